@@ -1,0 +1,1 @@
+//! MQTT listeners, sessions and the router

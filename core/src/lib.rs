@@ -1,0 +1,6 @@
+//! What all of Muster stands on: events and their log, values and rows, topic filters, the registry (embedded SQLite)
+//! and the clock. It knows no MQTT packet, no HTTP, no rule and no sink.
+
+pub mod clock;
+pub mod event;
+pub mod value;

@@ -1,0 +1,1 @@
+//! Rule SQL: parser, plan, program, functions
