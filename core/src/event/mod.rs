@@ -9,6 +9,8 @@ use prost::Message as _;
 
 mod column;
 mod kind;
+#[cfg(test)]
+mod tests;
 /// The types of `schemas/event.proto`.
 #[allow(missing_docs, reason = "generated; documented in schemas/event.proto")]
 #[allow(clippy::all, reason = "generated")]
