@@ -1,0 +1,178 @@
+//! What an operator can set, and where each value came from: built-in default, then file, then environment, then
+//! flags; the later wins. It must never know what a setting does.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod layers;
+mod settings;
+mod show;
+mod units;
+
+pub use layers::{Layers, Origin};
+
+use crate::error::{Error, ErrorKind};
+
+/// The effective configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where everything durable lives.
+    pub data: PathBuf,
+    /// The folder of rule files.
+    pub rules: PathBuf,
+    /// The name of this node.
+    pub node: String,
+    /// The longest orderly stop.
+    pub stop_timeout: Duration,
+    /// The broker's part.
+    pub mqtt: Mqtt,
+    /// REST's part.
+    pub http: Http,
+    /// The event log's part.
+    pub journal: Journal,
+    /// What holds for every sink.
+    pub delivery: Delivery,
+}
+
+/// How devices reach us.
+#[derive(Debug, Clone)]
+pub struct Mqtt {
+    /// Where devices connect.
+    pub listen: SocketAddr,
+    /// Most connections at a time.
+    pub connections_max: usize,
+    /// Largest packet that is read.
+    pub packet_bytes_max: usize,
+}
+
+/// How operators reach us.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where REST and metrics are served.
+    pub listen: SocketAddr,
+    /// Largest request body.
+    pub body_bytes_max: usize,
+    /// Longest time for one request.
+    pub request_timeout: Duration,
+}
+
+/// How the event log writes.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    /// When an event counts as written.
+    pub durability: Durability,
+    /// Size at which a new segment is started.
+    pub segment_bytes_max: u64,
+    /// Bytes that may wait for the disk.
+    pub queue_bytes_max: usize,
+}
+
+/// How rows travel to sinks.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Most rows in a batch.
+    pub batch_rows_max: usize,
+    /// Most bytes in a batch.
+    pub batch_bytes_max: usize,
+    /// Longest wait for a batch to fill.
+    pub batch_wait_max: Duration,
+    /// First wait after a failure.
+    pub retry_wait_min: Duration,
+    /// Longest wait after a failure.
+    pub retry_wait_max: Duration,
+}
+
+/// When an event counts as written, and with that when a publish is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// After fsync.
+    Always,
+    /// After the write; fsync follows within this time, which is what a power cut can lose.
+    Interval(Duration),
+    /// After the write; the operating system decides when it reaches the disk.
+    Os,
+}
+
+impl Durability {
+    fn parse(text: &str) -> Result<Self, String> {
+        let inner = text.strip_prefix("interval(").and_then(|rest| rest.strip_suffix(')'));
+        match (text, inner) {
+            ("always", _) => Ok(Self::Always),
+            ("os", _) => Ok(Self::Os),
+            (_, Some(inner)) => match units::duration(inner)? {
+                Duration::ZERO => Err("an interval of 0 is `always`; write that".to_owned()),
+                interval => Ok(Self::Interval(interval)),
+            },
+            _ => Err(format!("`{text}` is none of always, interval(100ms), os")),
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Interval(interval) => write!(f, "interval({}ms)", interval.as_millis()),
+            Self::Os => f.write_str("os"),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the effective values out of the layers.
+    ///
+    /// # Errors
+    /// A value that does not fit together with what the server can do today.
+    pub fn from_layers(layers: &Layers) -> Result<Self, Error> {
+        let config = Self {
+            data: layers.text("data")?.into(),
+            rules: layers.text("rules")?.into(),
+            node: layers.text("node")?.to_owned(),
+            stop_timeout: layers.duration("stop_timeout")?,
+            mqtt: Mqtt {
+                listen: layers.address("mqtt.listen")?,
+                connections_max: layers.count("mqtt.connections_max")?,
+                packet_bytes_max: layers.bytes("mqtt.packet_bytes_max")?,
+            },
+            http: Http {
+                listen: layers.address("http.listen")?,
+                body_bytes_max: layers.bytes("http.body_bytes_max")?,
+                request_timeout: layers.duration("http.request_timeout")?,
+            },
+            journal: Journal {
+                durability: Durability::parse(layers.text("journal.durability")?)
+                    .map_err(|why| layers.wrong("journal.durability", &why))?,
+                segment_bytes_max: layers.size("journal.segment_bytes_max")?,
+                queue_bytes_max: layers.bytes("journal.queue_bytes_max")?,
+            },
+            delivery: Delivery {
+                batch_rows_max: layers.count("delivery.batch_rows_max")?,
+                batch_bytes_max: layers.bytes("delivery.batch_bytes_max")?,
+                batch_wait_max: layers.duration("delivery.batch_wait_max")?,
+                retry_wait_min: layers.duration("delivery.retry_wait_min")?,
+                retry_wait_max: layers.duration("delivery.retry_wait_max")?,
+            },
+        };
+        config.check(layers)?;
+        Ok(config)
+    }
+
+    fn check(&self, layers: &Layers) -> Result<(), Error> {
+        if !self.http.listen.ip().is_loopback() {
+            return Err(layers.wrong(
+                "http.listen",
+                "REST asks for no key yet, so it is served on loopback addresses only (127.0.0.1, [::1])",
+            ));
+        }
+        if self.delivery.retry_wait_min > self.delivery.retry_wait_max {
+            return Err(layers.wrong("delivery.retry_wait_min", "is longer than delivery.retry_wait_max"));
+        }
+        Ok(())
+    }
+}
+
+fn config_error(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Config, message)
+}

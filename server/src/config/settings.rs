@@ -1,0 +1,171 @@
+//! The one table of settings: adding a row here and reading it in [`super::Config`] is all that a new setting takes.
+//! File, environment, flags, unknown-key errors and `muster config show` follow from it.
+
+use std::net::SocketAddr;
+
+use super::{Durability, units};
+
+/// A setting that an operator can give.
+#[derive(Debug)]
+pub(super) struct Setting {
+    /// Its key in TOML, dots between tables.
+    pub key: &'static str,
+    /// What it is when nobody gives it.
+    pub default: &'static str,
+    /// What may be written there.
+    pub kind: Kind,
+    /// Whether its value must never be shown.
+    pub secret: bool,
+    /// What it is for, in the words of `muster config show`.
+    pub help: &'static str,
+}
+
+/// What may be written for a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Path,
+    Address,
+    Duration,
+    Size,
+    Count,
+    Durability,
+}
+
+impl Kind {
+    /// Whether `text` can be read as this kind; if not, why.
+    pub(super) fn check(self, text: &str) -> Result<(), String> {
+        match self {
+            Self::Text | Self::Path if text.is_empty() => Err("may not be empty".to_owned()),
+            Self::Text | Self::Path => Ok(()),
+            Self::Address => text.parse::<SocketAddr>().map(drop).map_err(|_| {
+                format!("`{text}` is no address; write for example 127.0.0.1:1883 or [::1]:1883")
+            }),
+            Self::Duration => units::duration(text).map(drop),
+            Self::Size => units::size(text).map(drop),
+            Self::Count => match text.parse::<u64>() {
+                Ok(1..) => Ok(()),
+                _ => Err(format!("`{text}` is no whole number above 0")),
+            },
+            Self::Durability => Durability::parse(text).map(drop),
+        }
+    }
+}
+
+const fn setting(key: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Setting {
+    Setting { key, default, kind, secret: false, help }
+}
+
+/// Every setting, in the order in which `muster config show` prints them: those without a table first.
+pub(super) const SETTINGS: &[Setting] = &[
+    setting("data", Kind::Path, "./data", "where everything durable lives"),
+    setting("rules", Kind::Path, "./rules", "folder of rule files (*.sql)"),
+    setting("node", Kind::Text, "muster@127.0.0.1", "name of this node in events and in REST"),
+    setting(
+        "stop_timeout",
+        Kind::Duration,
+        "4s",
+        "longest orderly stop; what is not done by then is done after the restart",
+    ),
+    setting("mqtt.listen", Kind::Address, "127.0.0.1:1883", "where devices connect; port 0 takes a free one"),
+    setting("mqtt.connections_max", Kind::Count, "10000", "most connections at a time"),
+    setting("mqtt.packet_bytes_max", Kind::Size, "1MiB", "largest MQTT packet that is read"),
+    setting(
+        "http.listen",
+        Kind::Address,
+        "127.0.0.1:18083",
+        "where REST and metrics are served; loopback only for now",
+    ),
+    setting("http.body_bytes_max", Kind::Size, "1MiB", "largest request body"),
+    setting("http.request_timeout", Kind::Duration, "10s", "longest time for one request"),
+    setting(
+        "journal.durability",
+        Kind::Durability,
+        "always",
+        "when a publish is acknowledged: always (after fsync), interval(100ms), os",
+    ),
+    setting(
+        "journal.segment_bytes_max",
+        Kind::Size,
+        "64MiB",
+        "size at which the event log starts a new file",
+    ),
+    setting(
+        "journal.queue_bytes_max",
+        Kind::Size,
+        "16MiB",
+        "events waiting for the disk before sessions are slowed down",
+    ),
+    setting("delivery.batch_rows_max", Kind::Count, "500", "most rows in one batch to a sink"),
+    setting("delivery.batch_bytes_max", Kind::Size, "1MiB", "most bytes in one batch to a sink"),
+    setting("delivery.batch_wait_max", Kind::Duration, "50ms", "longest wait for a batch to fill"),
+    setting(
+        "delivery.retry_wait_min",
+        Kind::Duration,
+        "100ms",
+        "first wait after a failed attempt; doubles from there",
+    ),
+    setting("delivery.retry_wait_max", Kind::Duration, "30s", "longest wait between attempts"),
+];
+
+/// The setting of this key.
+pub(super) fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// The known key that is most like `key`, when one is like it at all.
+pub(super) fn nearest(key: &str) -> Option<&'static str> {
+    let leaf = |key: &'static str| key.rsplit_once('.').map_or(key, |(_, leaf)| leaf);
+    let by_distance = |setting: &&Setting| {
+        // A key given without its table, or in the wrong one, is as near as its last part is.
+        let typed_leaf = key.rsplit_once('.').map_or(key, |(_, leaf)| leaf);
+        strsim::damerau_levenshtein(key, setting.key)
+            .min(1 + strsim::damerau_levenshtein(typed_leaf, leaf(setting.key)))
+    };
+    let best = SETTINGS.iter().min_by_key(by_distance)?;
+    (by_distance(&best) <= 1 + key.len() / 3).then_some(best.key)
+}
+
+/// The environment variable of a key: `mqtt.listen` is `MUSTER_MQTT__LISTEN`.
+pub(super) fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// What every variable of ours begins with.
+pub(super) const PREFIX: &str = "MUSTER_";
+
+/// Variables that are no settings: read by the command line before there is a configuration.
+pub(super) const VARIABLES_ASIDE: &[&str] = &["MUSTER_CONFIG", "MUSTER_LOG"];
+
+/// The key of an environment variable.
+pub(super) fn key_of_variable(variable: &str) -> Option<String> {
+    variable.strip_prefix(PREFIX).map(|rest| rest.replace("__", ".").to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_valid_and_every_key_has_a_variable_of_its_own() {
+        for (at, setting) in SETTINGS.iter().enumerate() {
+            assert_eq!(setting.kind.check(setting.default), Ok(()), "{}", setting.key);
+            assert_eq!(key_of_variable(&variable(setting.key)).as_deref(), Some(setting.key));
+            assert!(SETTINGS[..at].iter().all(|other| other.key != setting.key), "{} twice", setting.key);
+            assert!(!VARIABLES_ASIDE.contains(&variable(setting.key).as_str()), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_finds_its_key() {
+        for (typed, meant) in [
+            ("mqtt.lisen", Some("mqtt.listen")),
+            ("datta", Some("data")),
+            ("segment_bytes_max", Some("journal.segment_bytes_max")),
+            ("log.durability", Some("journal.durability")),
+            ("quite.something_else", None),
+        ] {
+            assert_eq!(nearest(typed), meant, "{typed}");
+        }
+    }
+}
