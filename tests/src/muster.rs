@@ -1,0 +1,156 @@
+//! The binary under test, running.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::tools;
+use crate::wait::{PATIENCE, soon, until};
+
+/// The binary that was built with the tests; `E2E_BINARY` names another.
+///
+/// # Panics
+/// When it is not there.
+pub fn binary() -> PathBuf {
+    let given = std::env::var_os("E2E_BINARY").map(PathBuf::from);
+    let binary = given.unwrap_or_else(|| {
+        // .../debug/deps/e2e-0123 and .../debug/bench-publish both stand beside or below .../debug/muster.
+        let test = std::env::current_exe().expect("this program has a path");
+        let folders = test.ancestors().skip(1).take(2);
+        let mut places = folders.map(|folder| folder.join("muster"));
+        places
+            .find(|file| file.is_file())
+            .expect("no muster binary; tests/run builds it: cargo build --workspace")
+    });
+    assert!(binary.is_file(), "{} is no file", binary.display());
+    binary
+}
+
+/// `muster run`, until the test ends it.
+#[derive(Debug)]
+pub struct Muster {
+    child: Child,
+    output: Arc<Mutex<Vec<String>>>,
+    /// Where devices connect.
+    pub mqtt: SocketAddr,
+    /// Where REST is served.
+    pub http: SocketAddr,
+}
+
+impl Muster {
+    /// Starts the command and waits until it has printed where it listens.
+    pub async fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = tools::spawn(&mut command);
+        let output = Arc::new(Mutex::new(Vec::new()));
+        collect(child.stdout.take().expect("a pipe"), &output);
+        collect(child.stderr.take().expect("a pipe"), &output);
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut muster = Self { child, output, mqtt: unknown, http: unknown };
+        until("muster prints where it listens", PATIENCE, async || {
+            muster.mqtt = muster.find("mqtt://")?;
+            muster.http = muster.find("http://")?;
+            Some(())
+        })
+        .await;
+        muster
+    }
+
+    /// The address behind the first `prefix` that was printed.
+    fn find(&mut self, prefix: &str) -> Option<SocketAddr> {
+        let ended = self.child.try_wait().expect("its state");
+        let output = self.output();
+        assert!(ended.is_none(), "muster ended at once:\n{}", output.join("\n"));
+        let rest = output.iter().find_map(|line| line.split_once(prefix))?.1.to_owned();
+        let end = rest.find(|c: char| !(c.is_ascii_digit() || ".:[]".contains(c))).unwrap_or(rest.len());
+        Some(rest[..end].parse().unwrap_or_else(|_| panic!("no address: {rest}")))
+    }
+
+    /// All lines that it has printed, on either stream.
+    pub fn output(&self) -> Vec<String> {
+        self.output.lock().expect("no test panics with it").clone()
+    }
+
+    /// Waits until it has printed a line that holds `text`, and gives the line.
+    pub async fn until_printed(&self, text: &str) -> String {
+        let what = format!("muster prints `{text}`");
+        until(&what, PATIENCE, async || self.output().into_iter().find(|line| line.contains(text))).await
+    }
+
+    /// kill -9.
+    pub async fn kill(mut self) {
+        self.child.start_kill().expect("it runs");
+        self.child.wait().await.expect("its end");
+    }
+
+    /// Ctrl-C; gives how it ended, all it printed, and how long it took.
+    pub async fn interrupt(mut self) -> (ExitStatus, Vec<String>, Duration) {
+        let started = tokio::time::Instant::now();
+        self.signal(Signal::INT);
+        let status = soon("muster ends after Ctrl-C", self.child.wait()).await.expect("its end");
+        let took = started.elapsed();
+        (status, self.output(), took)
+    }
+
+    /// Ctrl-C, and everything in order.
+    ///
+    /// # Panics
+    /// When the exit code is not 0.
+    pub async fn stop(self) {
+        let (status, output, _) = self.interrupt().await;
+        assert!(status.success(), "{status}:\n{}", output.join("\n"));
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.id().expect("it runs");
+        let pid = Pid::from_raw(id.cast_signed()).expect("a process id");
+        kill_process(pid, signal).expect("a signal reaches it");
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("its state").is_none()
+    }
+
+    /// GET a path: status and body.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.http);
+        let response = soon(path, http_client().get(url).send()).await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.text().await.expect("a body"))
+    }
+
+    /// GET a path that answers 200 with JSON.
+    pub async fn json(&self, path: &str) -> Value {
+        let (status, body) = self.get(path).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
+    }
+}
+
+fn collect(stream: impl AsyncRead + Unpin + Send + 'static, output: &Arc<Mutex<Vec<String>>>) {
+    let output = Arc::clone(output);
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(stream).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            // The test harness shows it when the test fails.
+            eprintln!("muster: {line}");
+            output.lock().expect("no test panics with it").push(line);
+        }
+    });
+}
+
+fn http_client() -> reqwest::Client {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        rustls::crypto::ring::default_provider().install_default().expect("no other provider");
+    });
+    reqwest::Client::builder().no_proxy().build().expect("a client")
+}

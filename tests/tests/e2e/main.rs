@@ -1,0 +1,8 @@
+//! The binary from outside, as devices and operators meet it. One program, so that it is linked once and its tests
+//! share the cores.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says by a panic what is wrong"
+)]
