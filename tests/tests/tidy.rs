@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Longest line; rustfmt keeps its own in code, this one is for the comments that it leaves alone. A line with a
-/// text in quotes may be longer: breaking a text makes it harder to find.
+/// text in quotes may be longer: breaking a text makes it harder to find. Golden texts are as long as they are.
 const LINE_CHARS_MAX: usize = 120;
 /// A file is a subject; one that grows beyond this holds two.
 const FILE_LINES_MAX: usize = 600;
@@ -83,8 +83,13 @@ fn assert_none(what: &str, found: Vec<String>) {
 fn lines_and_files_fit() {
     let mut long = Vec::new();
     for (name, text) in files(&["rs", "proto", "py", "sh"]) {
-        let is_long = |line: &str| line.chars().count() > LINE_CHARS_MAX && !line.contains('"');
-        let too_long = text.lines().enumerate().filter(|(_, line)| is_long(line));
+        let mut golden = false;
+        let too_long = text.lines().enumerate().filter(|(_, line)| {
+            golden = golden || line.contains("expect![[");
+            let exempt = golden || line.contains('"');
+            golden = golden && !line.contains("]]");
+            line.chars().count() > LINE_CHARS_MAX && !exempt
+        });
         long.extend(
             too_long.map(|(at, _)| format!("{name}:{}: longer than {LINE_CHARS_MAX} characters", at + 1)),
         );

@@ -94,7 +94,11 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(code: u16, topic in prop::collection::vec(any::<u8>(), 0..9), body in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn no_bytes_panic(
+        code: u16,
+        topic in prop::collection::vec(any::<u8>(), 0..9),
+        body in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
         if let Ok(event) = Event::decode(u128::MAX, u64::MAX, i64::MIN, code, &topic, body.into()) {
             let _ = event.columns().to_json();
         }
