@@ -1,0 +1,8 @@
+//! Who is here, who is missing, since when, and why: a projection of the log in the table `devices`. It reads events
+//! and writes rows; it must never know who wrote the events, nor be asked whether a device may do something.
+
+mod fold;
+mod store;
+
+pub use fold::{Device, KINDS, fold};
+pub use store::{Position, Store, StoreError, Wanted, list};

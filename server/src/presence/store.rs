@@ -1,0 +1,399 @@
+//! Where devices are kept: the table `devices` of `DATA/muster.db`, with the fold's cursor in the same transaction.
+
+use std::path::Path;
+use std::time::Duration;
+
+use muster_core::event::Event;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, named_params};
+
+use super::fold::{Device, fold};
+
+/// What the fold is called in `muster_projections`.
+const NAME: &str = "devices";
+
+/// The steps that bring any earlier database to this version's shape, in order.
+const MIGRATIONS: &[(u32, &str)] = &[(1, include_str!("../../../migrations/sqlite/0001_devices.sql"))];
+
+/// How long a write waits for another writer of the same database (the embedded sink).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What can go wrong with the table of devices.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite refused.
+    #[error("the table of devices in {path} cannot be used")]
+    Sqlite {
+        /// The database.
+        path: String,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// A newer version wrote the database.
+    #[error("{path} was written by a newer version of Muster (shape {found}, this version knows {known})")]
+    Newer {
+        /// The database.
+        path: String,
+        /// The shape that it has.
+        found: u32,
+        /// The newest that we know.
+        known: u32,
+    },
+}
+
+/// How far the fold has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The next offset to read.
+    pub cursor: u64,
+    /// The time of the last event that was read.
+    pub last_event_ms: i64,
+}
+
+/// The one writer of the table.
+#[derive(Debug)]
+pub struct Store {
+    db: Connection,
+    path: String,
+    log_id: u128,
+    position: Option<Position>,
+}
+
+impl Store {
+    /// Opens the database, brings it to today's shape, and finds how far the fold of this log has come. A table that
+    /// was folded from another log is emptied: what it says is about other events.
+    ///
+    /// # Errors
+    /// The database cannot be opened or is of a newer version.
+    pub fn open(path: &Path, log_id: u128) -> Result<Self, StoreError> {
+        let shown = path.display().to_string();
+        let wrap = |source| StoreError::Sqlite { path: shown.clone(), source };
+        let mut db = Connection::open(path).map_err(wrap)?;
+        prepare(&db).map_err(wrap)?;
+        migrate(&mut db, &shown)?;
+        let position = position(&mut db, log_id).map_err(wrap)?;
+        Ok(Self { db, path: shown, log_id, position })
+    }
+
+    /// How far the fold has come; none before the first commit.
+    pub const fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// Folds events and moves the cursor, in one transaction. Returns how many devices changed.
+    ///
+    /// # Errors
+    /// SQLite refused; nothing has changed then.
+    pub fn apply<'a>(
+        &mut self,
+        events: impl IntoIterator<Item = &'a Event>,
+        to: Position,
+    ) -> Result<usize, StoreError> {
+        let changed = self.try_apply(events, to).map_err(|source| self.error(source))?;
+        self.position = Some(to);
+        Ok(changed)
+    }
+
+    fn try_apply<'a>(
+        &mut self,
+        events: impl IntoIterator<Item = &'a Event>,
+        to: Position,
+    ) -> Result<usize, rusqlite::Error> {
+        let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut changed = 0;
+        for event in events {
+            let known = device(&tx, event.clientid())?;
+            if let Some(next) = fold(known.as_ref(), event) {
+                put(&tx, &next)?;
+                changed += 1;
+            }
+        }
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO muster_projections (name, log_id, cursor, last_event_at)
+             VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute((NAME, log_id_text(self.log_id), int(to.cursor), to.last_event_ms))?;
+        tx.commit()?;
+        Ok(changed)
+    }
+
+    /// Every device that is online, by client id.
+    ///
+    /// # Errors
+    /// SQLite refused.
+    pub fn online(&self) -> Result<Vec<Device>, StoreError> {
+        let read = || {
+            let mut statement =
+                self.db.prepare_cached("SELECT * FROM devices WHERE online = 1 ORDER BY clientid")?;
+            let devices = statement.query_map([], from_row)?;
+            devices.collect::<Result<Vec<_>, _>>()
+        };
+        read().map_err(|source| self.error(source))
+    }
+
+    /// How many devices are online, and how many are known at all.
+    ///
+    /// # Errors
+    /// SQLite refused.
+    pub fn count(&self) -> Result<(u64, u64), StoreError> {
+        let row = self.db.query_row(
+            "SELECT COALESCE(SUM(online), 0) AS online, COUNT(*) AS known FROM devices",
+            [],
+            |row| Ok((uint(row, "online")?, uint(row, "known")?)),
+        );
+        row.map_err(|source| self.error(source))
+    }
+
+    fn error(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::Sqlite { path: self.path.clone(), source }
+    }
+}
+
+/// Which devices to list.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Only these that are online, or only those that are not.
+    pub online: Option<bool>,
+    /// Only client ids that contain this.
+    pub like_clientid: Option<String>,
+    /// How many to skip.
+    pub offset: u64,
+    /// How many to give at most.
+    pub limit: u64,
+}
+
+/// Reads devices without getting into the writer's way: a connection of its own, read only. Returns one page in the
+/// order of client ids and the number of all that match.
+///
+/// # Errors
+/// The database is not there or SQLite refused.
+pub fn list(path: &Path, wanted: &Wanted) -> Result<(Vec<Device>, u64), StoreError> {
+    let read = || {
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
+        let filter =
+            "(:online IS NULL OR online = :online) AND (:like IS NULL OR instr(clientid, :like) > 0)";
+        let total = db.query_row(
+            &format!("SELECT COUNT(*) AS total FROM devices WHERE {filter}"),
+            named_params! { ":online": wanted.online, ":like": wanted.like_clientid },
+            |row| uint(row, "total"),
+        )?;
+        let mut statement = db.prepare(&format!(
+            "SELECT * FROM devices WHERE {filter} ORDER BY clientid LIMIT :limit OFFSET :offset"
+        ))?;
+        let devices = statement.query_map(
+            named_params! {
+                ":online": wanted.online,
+                ":like": wanted.like_clientid,
+                ":limit": int(wanted.limit),
+                ":offset": int(wanted.offset),
+            },
+            from_row,
+        )?;
+        Ok((devices.collect::<Result<Vec<_>, _>>()?, total))
+    };
+    read().map_err(|source| StoreError::Sqlite { path: path.display().to_string(), source })
+}
+
+fn prepare(db: &Connection) -> Result<(), rusqlite::Error> {
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    // Everything here can be folded again from the log, so a commit need not wait for the disk; it stays whole.
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "NORMAL")
+}
+
+fn migrate(db: &mut Connection, path: &str) -> Result<(), StoreError> {
+    let wrap = |source| StoreError::Sqlite { path: path.to_owned(), source };
+    let known = MIGRATIONS.iter().map(|(version, _)| *version).max().unwrap_or_default();
+    let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(wrap)?;
+    tx.execute_batch(
+        "CREATE TABLE IF NOT EXISTS muster_migrations (
+            component TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    )
+    .map_err(wrap)?;
+    let found: u32 = tx
+        .query_row("SELECT version FROM muster_migrations WHERE component = ?1", [NAME], |row| row.get(0))
+        .optional()
+        .map_err(wrap)?
+        .unwrap_or_default();
+    if found > known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+    }
+    for (version, sql) in MIGRATIONS.iter().filter(|(version, _)| *version > found) {
+        tx.execute_batch(sql).map_err(wrap)?;
+        tx.execute("INSERT OR REPLACE INTO muster_migrations VALUES (?1, ?2)", (NAME, version))
+            .map_err(wrap)?;
+    }
+    tx.commit().map_err(wrap)
+}
+
+fn position(db: &mut Connection, log_id: u128) -> Result<Option<Position>, rusqlite::Error> {
+    let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found = tx
+        .query_row(
+            "SELECT log_id, cursor, last_event_at FROM muster_projections WHERE name = ?1",
+            [NAME],
+            |row| {
+                let position = Position { cursor: uint(row, "cursor")?, last_event_ms: row.get(2)? };
+                Ok((row.get::<_, String>(0)?, position))
+            },
+        )
+        .optional()?;
+    let ours = found.filter(|(id, _)| *id == log_id_text(log_id)).map(|(_, position)| position);
+    if ours.is_none() {
+        tx.execute("DELETE FROM devices", [])?;
+        tx.execute("DELETE FROM muster_projections WHERE name = ?1", [NAME])?;
+    }
+    tx.commit()?;
+    Ok(ours)
+}
+
+fn log_id_text(log_id: u128) -> String {
+    format!("{log_id:032X}")
+}
+
+/// SQLite's integers are signed; no number of ours comes near their end.
+fn int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn uint(row: &Row<'_>, column: &str) -> Result<u64, rusqlite::Error> {
+    row.get(column).map(|number: i64| u64::try_from(number).unwrap_or_default())
+}
+
+fn device(tx: &Transaction<'_>, clientid: &str) -> Result<Option<Device>, rusqlite::Error> {
+    tx.prepare_cached("SELECT * FROM devices WHERE clientid = ?1")?.query_row([clientid], from_row).optional()
+}
+
+fn from_row(row: &Row<'_>) -> Result<Device, rusqlite::Error> {
+    let attrs: String = row.get("attrs")?;
+    Ok(Device {
+        clientid: row.get("clientid")?,
+        online: row.get("online")?,
+        since_ms: row.get("since")?,
+        last_seen_ms: row.get("last_seen")?,
+        reason: row.get("reason")?,
+        connected_at_ms: row.get("connected_at")?,
+        disconnected_at_ms: row.get("disconnected_at")?,
+        session: uint(row, "session")?,
+        seq: uint(row, "seq")?,
+        connects: uint(row, "connects")?,
+        disconnects: uint(row, "disconnects")?,
+        username: row.get("username")?,
+        peername: row.get("peername")?,
+        sockname: row.get("sockname")?,
+        proto_name: row.get("proto_name")?,
+        proto_ver: row.get("proto_ver")?,
+        keepalive_seconds: row.get("keepalive")?,
+        clean_start: row.get("clean_start")?,
+        expiry_interval_seconds: uint(row, "expiry_interval")?,
+        mountpoint: row.get("mountpoint")?,
+        attrs: serde_json::from_str(&attrs).unwrap_or_default(),
+    })
+}
+
+fn put(tx: &Transaction<'_>, it: &Device) -> Result<(), rusqlite::Error> {
+    let attrs = serde_json::to_string(&it.attrs).unwrap_or_else(|_| "{}".to_owned());
+    // The guard stands in the statement too, not only in the fold.
+    let mut statement = tx.prepare_cached(
+        "INSERT INTO devices (clientid, online, since, last_seen, reason, connected_at, disconnected_at, session,
+             seq, connects, disconnects, username, peername, sockname, proto_name, proto_ver, keepalive,
+             clean_start, expiry_interval, mountpoint, attrs)
+         VALUES (:clientid, :online, :since, :last_seen, :reason, :connected_at, :disconnected_at, :session,
+             :seq, :connects, :disconnects, :username, :peername, :sockname, :proto_name, :proto_ver, :keepalive,
+             :clean_start, :expiry_interval, :mountpoint, :attrs)
+         ON CONFLICT (clientid) DO UPDATE SET
+             online = excluded.online, since = excluded.since, last_seen = excluded.last_seen,
+             reason = excluded.reason, connected_at = excluded.connected_at,
+             disconnected_at = excluded.disconnected_at, session = excluded.session, seq = excluded.seq,
+             connects = excluded.connects, disconnects = excluded.disconnects, username = excluded.username,
+             peername = excluded.peername, sockname = excluded.sockname, proto_name = excluded.proto_name,
+             proto_ver = excluded.proto_ver, keepalive = excluded.keepalive, clean_start = excluded.clean_start,
+             expiry_interval = excluded.expiry_interval, mountpoint = excluded.mountpoint, attrs = excluded.attrs
+         WHERE excluded.seq > devices.seq",
+    )?;
+    statement.execute(named_params! {
+        ":clientid": it.clientid,
+        ":online": it.online,
+        ":since": it.since_ms,
+        ":last_seen": it.last_seen_ms,
+        ":reason": it.reason,
+        ":connected_at": it.connected_at_ms,
+        ":disconnected_at": it.disconnected_at_ms,
+        ":session": int(it.session),
+        ":seq": int(it.seq),
+        ":connects": int(it.connects),
+        ":disconnects": int(it.disconnects),
+        ":username": it.username,
+        ":peername": it.peername,
+        ":sockname": it.sockname,
+        ":proto_name": it.proto_name,
+        ":proto_ver": it.proto_ver,
+        ":keepalive": it.keepalive_seconds,
+        ":clean_start": it.clean_start,
+        ":expiry_interval": int(it.expiry_interval_seconds),
+        ":mountpoint": it.mountpoint,
+        ":attrs": attrs,
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fold::tests::{connected, disconnected};
+    use super::*;
+
+    fn at(cursor: u64) -> Position {
+        Position { cursor, last_event_ms: 5 }
+    }
+
+    #[test]
+    fn rows_and_cursor_survive_together() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("muster.db");
+        let mut store = Store::open(&path, 7).expect("open");
+        assert_eq!(store.position(), None);
+        let events = [connected("a", 1, 1, 1), connected("b", 2, 2, 2), disconnected("a", 3, 1, 3, "normal")];
+        assert_eq!(store.apply(&events, at(4)).expect("apply"), 3);
+        assert_eq!(store.apply(&events, at(4)).expect("again"), 0);
+        drop(store);
+
+        let store = Store::open(&path, 7).expect("open again");
+        assert_eq!(store.position(), Some(at(4)));
+        assert_eq!(store.count().expect("count"), (1, 2));
+        let online = store.online().expect("online");
+        assert_eq!(online.len(), 1);
+        assert_eq!(
+            (online[0].clientid.as_str(), online[0].session, online[0].keepalive_seconds),
+            ("b", 2, 60)
+        );
+
+        let offline = Wanted { online: Some(false), limit: 10, ..Wanted::default() };
+        let (page, total) = list(&path, &offline).expect("list");
+        assert_eq!((page[0].clientid.as_str(), page[0].reason.as_deref(), total), ("a", Some("normal"), 1));
+        let like = Wanted { like_clientid: Some("zz".to_owned()), limit: 10, ..Wanted::default() };
+        assert_eq!(list(&path, &like).expect("list").1, 0);
+    }
+
+    #[test]
+    fn the_table_of_another_log_is_emptied() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("muster.db");
+        let mut store = Store::open(&path, 7).expect("open");
+        store.apply(&[connected("a", 1, 1, 1)], at(2)).expect("apply");
+        drop(store);
+        let store = Store::open(&path, 8).expect("open for another log");
+        assert_eq!(store.position(), None);
+        assert_eq!(store.count().expect("count"), (0, 0));
+    }
+
+    #[test]
+    fn a_database_of_a_newer_version_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("muster.db");
+        drop(Store::open(&path, 7).expect("open"));
+        let db = Connection::open(&path).expect("open directly");
+        db.execute("UPDATE muster_migrations SET version = 99", []).expect("pretend");
+        drop(db);
+        assert!(matches!(Store::open(&path, 7), Err(StoreError::Newer { found: 99, known: 1, .. })));
+    }
+}
