@@ -3,4 +3,7 @@
 
 pub mod config;
 pub mod error;
+pub mod metrics;
 pub mod presence;
+pub mod rest;
+pub mod schema;

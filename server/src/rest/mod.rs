@@ -1,0 +1,3 @@
+//! REST.
+#![allow(dead_code)]
+mod reply;
