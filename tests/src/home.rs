@@ -20,7 +20,12 @@ pub struct Home {
 impl Home {
     /// An empty home with a folder for rules.
     pub fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("muster-").tempdir().expect("a folder");
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// The same, below a folder of the caller's choice.
+    pub fn new_in(place: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("muster-").tempdir_in(place).expect("a folder");
         std::fs::create_dir(folder.path().join("rules")).expect("a folder");
         Self { folder }
     }

@@ -2,12 +2,15 @@
 //! back. Tests that ask what a *good* client sees use mosquitto's, paho or rumqttc; this one is for bad devices, for
 //! many devices at once, and for load.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::wait::soon;
 
@@ -312,29 +315,43 @@ impl Client {
         payloads: impl IntoIterator<Item = Bytes>,
         window: usize,
     ) -> Progress {
-        let mut payloads = payloads.into_iter().peekable();
-        let (mut progress, mut acked_id, first_id) = (Progress::default(), 0, self.next_id);
+        self.publish_timed(topic, payloads, window, &mut |_| {}).await
+    }
+
+    /// As [`Client::publish_all`], and tells `on_ack` how long each ack took.
+    pub async fn publish_timed(
+        &mut self,
+        topic: &str,
+        payloads: impl IntoIterator<Item = Bytes>,
+        window: usize,
+        on_ack: &mut (impl FnMut(Duration) + Send),
+    ) -> Progress {
+        let mut payloads = payloads.into_iter();
+        let mut progress = Progress::default();
+        let mut waiting = VecDeque::with_capacity(window);
         let mut out = Vec::new();
-        while progress.sent > progress.acked || payloads.peek().is_some() {
+        loop {
             out.clear();
-            let room = window - (progress.sent - progress.acked);
-            for payload in payloads.by_ref().take(room) {
+            for payload in payloads.by_ref().take(window - waiting.len()) {
                 let id = self.id();
                 out.extend(publish(self.version, topic, &payload, 1, false, id));
+                waiting.push_back((id, Instant::now()));
                 progress.sent += 1;
             }
-            if self.send(&out).await.is_err() {
-                break;
+            if waiting.is_empty() || self.send(&out).await.is_err() {
+                return progress;
             }
-            let Ok(Some(ack)) = soon("PUBACK", self.receive()).await else { break };
-            assert_eq!(ack.kind(), kind::PUBACK, "{ack:?}");
-            assert!(ack.reason() < 0x80, "{ack:?}");
-            let expected = if acked_id == 0 { first_id } else { next(acked_id) };
-            assert_eq!(ack.id(), expected, "acks come in order");
-            acked_id = ack.id();
-            progress.acked += 1;
+            let Ok(Some(first)) = soon("PUBACK", self.receive()).await else { return progress };
+            let mut next = Some(first);
+            while let Some(ack) = next {
+                assert!(ack.kind() == kind::PUBACK && ack.reason() < 0x80, "{ack:?}");
+                let (id, sent_at) = waiting.pop_front().expect("one ack for each publish");
+                assert_eq!(ack.id(), id, "acks come in the order of the publishes");
+                on_ack(sent_at.elapsed());
+                progress.acked += 1;
+                next = take_packet(&mut self.read);
+            }
         }
-        progress
     }
 
     /// Says goodbye.
@@ -342,10 +359,6 @@ impl Client {
         self.send(&packet(kind::DISCONNECT << 4, &[])).await.expect("a connection");
         self.until_closed().await;
     }
-}
-
-fn next(id: u16) -> u16 {
-    id.checked_add(1).unwrap_or(1)
 }
 
 /// How far a series of publishes came.
