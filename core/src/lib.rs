@@ -3,5 +3,7 @@
 
 pub mod clock;
 pub mod event;
+pub mod journal;
+pub mod log;
 pub mod topic;
 pub mod value;

@@ -1,0 +1,75 @@
+//! The log's settings, each a named limit with its unit.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::LogError;
+use super::format::{RECORD_BYTES_CEILING, RECORD_HEADER_BYTES};
+
+/// When an append counts as durable, and with that, how much an outage of power can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// After an fdatasync. Nothing that was acknowledged is lost.
+    #[default]
+    Always,
+    /// Once written; synced at this interval. Power or kernel failing takes what was acknowledged within it; the
+    /// process failing takes nothing.
+    Interval(Duration),
+    /// Once written; synced when the system pleases, and when a segment is full. Power or kernel failing takes what
+    /// the system had not written yet, on Linux usually up to 30 seconds; the process failing takes nothing.
+    Os,
+}
+
+/// Settings of a log. [`LogConfig::new`] has the defaults.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Where the segments are. One log a directory, nothing else in it.
+    pub dir: PathBuf,
+    /// When an append counts as durable.
+    pub durability: Durability,
+    /// A segment that would grow beyond this is sealed and the next one begun.
+    pub segment_bytes_max: u64,
+    /// The largest record, with header and topic.
+    pub record_bytes_max: u32,
+    /// What may wait to be written; who would exceed it waits.
+    pub queue_bytes_max: usize,
+    /// What of the newest records is kept in memory for those who read at the tail.
+    pub tail_bytes_max: usize,
+    /// The id of a log that is created; none for a random one.
+    pub new_log_id: Option<u128>,
+}
+
+impl LogConfig {
+    /// The defaults.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            durability: Durability::Always,
+            segment_bytes_max: 64 * 1024 * 1024,
+            record_bytes_max: 16 * 1024 * 1024,
+            queue_bytes_max: 32 * 1024 * 1024,
+            tail_bytes_max: 8 * 1024 * 1024,
+            new_log_id: None,
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), LogError> {
+        let wrong = |setting, reason| Err(LogError::Config { setting, reason });
+        if (self.record_bytes_max as usize) < RECORD_HEADER_BYTES {
+            return wrong("record_bytes_max", "smaller than an empty record");
+        }
+        if self.record_bytes_max as usize > RECORD_BYTES_CEILING {
+            return wrong("record_bytes_max", "larger than the format allows (512 MiB)");
+        }
+        if self.queue_bytes_max < self.record_bytes_max as usize {
+            return wrong("queue_bytes_max", "smaller than record_bytes_max");
+        }
+        if self.queue_bytes_max > u32::MAX as usize {
+            return wrong("queue_bytes_max", "larger than 4 GiB");
+        }
+        if self.segment_bytes_max < 4096 {
+            return wrong("segment_bytes_max", "smaller than 4 KiB");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,296 @@
+//! Opening: finds the segments, holds them against each other, and makes the end of the last one trustworthy. A tail
+//! that was torn by a crash is cut; anything else that is not as it was written refuses, and changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
+
+use super::config::LogConfig;
+use super::disk::{Access, Disk, DiskFile, DiskLock, read_up_to};
+use super::error::LogError;
+use super::format::{RECORD_HEADER_BYTES, RecordHeader, u32_at, u64_at};
+use super::index::Index;
+use super::marker::{MARKER_NAME, Marker};
+use super::segment::{Segment, index_path, open_segment, parse_segment_name, scan_segment};
+
+/// The lock file in a log's directory.
+const LOCK_NAME: &str = "LOCK";
+/// How much of a tail is searched at once.
+const SEARCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// What was found when a log was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// There was no log; it was created.
+    pub created: bool,
+    /// The last process closed it in order.
+    pub clean: bool,
+    /// What a crash had left unfinished at the end and was cut.
+    pub torn_tail: Option<TornTail>,
+    /// How many records there are.
+    pub records: u64,
+    /// How many segments.
+    pub segments: usize,
+    /// How many bytes, without what was cut.
+    pub bytes: u64,
+    /// How many indexes were missing or not to be trusted, and are new.
+    pub indexes_rebuilt: usize,
+}
+
+/// The unfinished end of the log that was cut. It was never acknowledged with `durability = always`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TornTail {
+    /// The last segment.
+    pub segment: PathBuf,
+    /// The offset that comes next.
+    pub offset: u64,
+    /// Where in the segment the cut is.
+    pub byte: u64,
+    /// How many bytes were cut.
+    pub bytes: u64,
+    /// What was wrong with them.
+    pub what: &'static str,
+}
+
+/// A log that was found in order.
+pub(super) struct Found {
+    pub(super) log_id: u128,
+    pub(super) segments: Vec<Arc<Segment>>,
+    /// The open file of the last segment; none if there is no segment.
+    pub(super) last: Option<Arc<dyn DiskFile>>,
+    /// Indexes to be written beside their segments.
+    pub(super) rebuilt: Vec<(Arc<Segment>, Index)>,
+    pub(super) report: OpenReport,
+}
+
+/// Takes the directory for this process.
+pub(super) fn lock_dir(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>, LogError> {
+    disk.create_dir_all(dir).map_err(LogError::io("create the directory", dir))?;
+    let path = dir.join(LOCK_NAME);
+    let lock = disk.try_lock(&path).map_err(LogError::io("lock", &path))?;
+    lock.ok_or_else(|| LogError::Locked { dir: dir.to_owned() })
+}
+
+/// Looks at everything, and changes nothing but a torn tail.
+pub(super) fn find(disk: &dyn Disk, config: &LogConfig) -> Result<Found, LogError> {
+    let dir = &config.dir;
+    let names = segment_files(disk, dir)?;
+    let Some((&(last_base, last_bytes), sealed)) = names.split_last() else {
+        return Ok(Found {
+            log_id: config.new_log_id.map_or_else(|| random_id(dir), Ok)?,
+            segments: Vec::new(),
+            last: None,
+            rebuilt: Vec::new(),
+            report: OpenReport { created: true, ..OpenReport::default() },
+        });
+    };
+    let log_id = first_id(disk, dir, names[0].0)?;
+    let mut found = Found {
+        log_id,
+        segments: Vec::new(),
+        last: None,
+        rebuilt: Vec::new(),
+        report: OpenReport::default(),
+    };
+    for (at, &(base, bytes)) in sealed.iter().enumerate() {
+        found.add_sealed(disk, dir, base, bytes, names[at + 1].0)?;
+    }
+    found.add_last(disk, dir, last_base, last_bytes)?;
+    found.report.segments = found.segments.len();
+    found.report.records = found.segments.iter().map(|segment| segment.end_offset() - segment.base).sum();
+    found.report.bytes = found.segments.iter().map(|segment| segment.bytes()).sum();
+    Ok(found)
+}
+
+/// Removes the mark of the clean stop and what a crash left half made. Called once the log is known to be good.
+pub(super) fn tidy(disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
+    let files = disk.list(dir).map_err(LogError::io("list", dir))?;
+    let is_segment = |base: &str| files.iter().any(|file| file.name.strip_suffix(".seg") == Some(base));
+    let mut removed = false;
+    for file in &files {
+        let orphan = file.name.strip_suffix(".index").is_some_and(|base| !is_segment(base));
+        if orphan || file.name.ends_with(".tmp") || file.name == MARKER_NAME {
+            let path = dir.join(&file.name);
+            disk.remove(&path).map_err(LogError::io("remove", &path))?;
+            removed = true;
+        }
+    }
+    if removed {
+        disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
+    }
+    Ok(())
+}
+
+impl Found {
+    /// Adds a segment that has a successor: it was synced and never written to since, so that all of it must be good.
+    fn add_sealed(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        base: u64,
+        bytes: u64,
+        next: u64,
+    ) -> Result<(), LogError> {
+        let path = dir.join(super::segment::segment_name(base));
+        let file = self.open_ours(disk, &path, base, Access::Read)?;
+        let saved = Index::load(disk, &index_path(&path), self.log_id, base, true);
+        let (index, is_new) = match saved.filter(|index| index.bytes == bytes) {
+            Some(index) => (index, false),
+            None => {
+                let scanned =
+                    scan_segment(&*file, base, bytes, |_| ()).map_err(LogError::io("read", &path))?;
+                if let Some(what) = scanned.bad {
+                    let Index { end_offset: offset, bytes: byte, .. } = scanned.index;
+                    return Err(LogError::Corrupt { segment: path, offset, byte, what });
+                }
+                (scanned.index, true)
+            }
+        };
+        if index.end_offset != next {
+            let what = "the segment that follows does not begin where this one ends; is a file missing?";
+            return Err(LogError::Corrupt { segment: path, offset: index.end_offset, byte: bytes, what });
+        }
+        let segment = Arc::new(Segment::sealed(path, &index));
+        if is_new {
+            self.report.indexes_rebuilt += 1;
+            self.rebuilt.push((segment.clone(), index));
+        }
+        self.segments.push(segment);
+        Ok(())
+    }
+
+    /// Adds the last segment: as the mark of the clean stop says, or read from its beginning to where it is good.
+    fn add_last(&mut self, disk: &dyn Disk, dir: &Path, base: u64, bytes: u64) -> Result<(), LogError> {
+        let path = dir.join(super::segment::segment_name(base));
+        let file = self.open_ours(disk, &path, base, Access::ReadWrite)?;
+        let marker = Marker::load(disk, dir).filter(|marker| marker.log_id == self.log_id);
+        if let Some(marker) = marker {
+            check_marker(&marker, &path, base, bytes)?;
+            let saved = Index::load(disk, &index_path(&path), self.log_id, base, false)
+                .filter(|index| index.bytes == bytes && index.end_offset == marker.end_offset);
+            if let Some(index) = saved {
+                self.report.clean = true;
+                self.last = Some(file);
+                self.segments.push(Arc::new(Segment::active(path, index)));
+                return Ok(());
+            }
+        }
+        let scanned = scan_segment(&*file, base, bytes, |_| ()).map_err(LogError::io("read", &path))?;
+        if let Some(what) = scanned.bad {
+            self.cut_tail(&*file, &path, &scanned.index, bytes, what, marker.is_some())?;
+        }
+        // What a killed process had written may be in the system's memory only: before anybody reads it, it is synced.
+        file.sync_data().map_err(LogError::io("sync", &path))?;
+        self.report.clean = marker.is_some();
+        self.last = Some(file);
+        self.segments.push(Arc::new(Segment::active(path, scanned.index)));
+        Ok(())
+    }
+
+    fn cut_tail(
+        &mut self,
+        file: &dyn DiskFile,
+        path: &Path,
+        good: &Index,
+        bytes: u64,
+        what: &'static str,
+        was_clean: bool,
+    ) -> Result<(), LogError> {
+        let (offset, byte) = (good.end_offset, good.bytes);
+        let was_durable =
+            was_clean || proves_durable(file, byte, bytes, offset).map_err(LogError::io("read", path))?;
+        if was_durable {
+            return Err(LogError::Corrupt { segment: path.to_owned(), offset, byte, what });
+        }
+        file.set_len(byte).map_err(LogError::io("cut the torn tail of", path))?;
+        self.report.torn_tail =
+            Some(TornTail { segment: path.to_owned(), offset, byte, bytes: bytes - byte, what });
+        Ok(())
+    }
+
+    fn open_ours(
+        &self,
+        disk: &dyn Disk,
+        path: &Path,
+        base: u64,
+        access: Access,
+    ) -> Result<Arc<dyn DiskFile>, LogError> {
+        let (file, header) = open_segment(disk, path, base, access)?;
+        if header.log_id != self.log_id {
+            let what = "the segment belongs to another log";
+            return Err(LogError::Corrupt { segment: path.to_owned(), offset: base, byte: 16, what });
+        }
+        Ok(file)
+    }
+}
+
+/// Base offset and length of each segment, in order.
+pub(super) fn segment_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, u64)>, LogError> {
+    let files = disk.list(dir).map_err(LogError::io("list", dir))?;
+    let mut segments: Vec<_> =
+        files.iter().filter_map(|file| Some((parse_segment_name(&file.name)?, file.bytes))).collect();
+    segments.sort_unstable();
+    Ok(segments)
+}
+
+fn first_id(disk: &dyn Disk, dir: &Path, base: u64) -> Result<u128, LogError> {
+    let path = dir.join(super::segment::segment_name(base));
+    Ok(open_segment(disk, &path, base, Access::Read)?.1.log_id)
+}
+
+fn random_id(dir: &Path) -> Result<u128, LogError> {
+    let mut bytes = [0; 16];
+    let drawn = OsRng.try_fill_bytes(&mut bytes);
+    drawn.map_err(std::io::Error::other).map_err(LogError::io("draw an id for the log in", dir))?;
+    Ok(u128::from_be_bytes(bytes))
+}
+
+/// After a clean stop the last segment ends exactly where the mark says.
+fn check_marker(marker: &Marker, path: &Path, base: u64, bytes: u64) -> Result<(), LogError> {
+    let what = if marker.base_offset > base {
+        "the log was closed in order, but its last segment is missing"
+    } else if marker.base_offset == base && marker.segment_bytes > bytes {
+        "the log was closed in order, but its last segment is shorter now"
+    } else {
+        return Ok(());
+    };
+    Err(LogError::Corrupt { segment: path.to_owned(), offset: marker.end_offset, byte: bytes, what })
+}
+
+/// Whether anything after the bad record at `byte` proves that the record at `offset` was synced once: a whole record
+/// that was written when everything before its own group was durable. If so, the record is not torn but damaged.
+fn proves_durable(file: &dyn DiskFile, byte: u64, end: u64, offset: u64) -> std::io::Result<bool> {
+    let most = offset + (end - byte) / RECORD_HEADER_BYTES as u64;
+    let mut window = BytesMut::new();
+    let mut at = byte + 1;
+    while at + RECORD_HEADER_BYTES as u64 <= end {
+        let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+        window.resize(left.min(SEARCH_BYTES), 0);
+        let read = read_up_to(file, &mut window, at)?;
+        if read < RECORD_HEADER_BYTES {
+            return Ok(false);
+        }
+        let starts = read - RECORD_HEADER_BYTES + 1;
+        for start in 0..starts {
+            let header = &window[start..];
+            let found = u64_at(header, 8);
+            let length = u32_at(header, 4) as usize;
+            let plausible =
+                found > offset && found <= most && (RECORD_HEADER_BYTES..=left - start).contains(&length);
+            if plausible && proves(file, at + start as u64, length, found, offset)? {
+                return Ok(true);
+            }
+        }
+        at += starts as u64;
+    }
+    Ok(false)
+}
+
+fn proves(file: &dyn DiskFile, at: u64, length: usize, found: u64, offset: u64) -> std::io::Result<bool> {
+    let mut record = vec![0; length];
+    let read = read_up_to(file, &mut record, at)?;
+    Ok(RecordHeader::check(&record[..read], found).is_ok_and(|header| header.synced_before() > offset))
+}

@@ -1,0 +1,310 @@
+//! What the handles, the readers and the writer of one open log share: the queue that gives offsets, the durable end,
+//! the segments, and the newest groups in memory.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use super::batch::RecordBatch;
+use super::config::{Durability, LogConfig};
+use super::disk::Disk;
+use super::error::LogError;
+use super::format::NewRecord;
+use super::segment::Segment;
+use super::{lock, read_lock, write_lock};
+use crate::clock::SharedClock;
+
+/// What a group in memory costs beyond its bytes.
+const TAIL_GROUP_OVERHEAD_BYTES: usize = 160;
+/// A queue buffer grows from the size of the group before it, but is never begun larger than this.
+const QUEUE_BUFFER_START_BYTES_MAX: usize = 1024 * 1024;
+
+pub(super) struct Shared {
+    pub(super) config: LogConfig,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: SharedClock,
+    pub(super) log_id: u128,
+    queue: Mutex<Queue>,
+    /// Wakes the writer.
+    work: Condvar,
+    /// Bytes that may still be queued.
+    pub(super) room: Semaphore,
+    /// The exclusive end of what is durable. Also touched, unchanged, whenever the health changes.
+    pub(super) durable: watch::Sender<u64>,
+    pub(super) segments: RwLock<Vec<Arc<Segment>>>,
+    tail: RwLock<Tail>,
+    pub(super) counters: Counters,
+}
+
+/// What the log counts since it was opened.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) groups: AtomicU64,
+    pub(super) syncs: AtomicU64,
+    pub(super) records: AtomicU64,
+    pub(super) bytes: AtomicU64,
+}
+
+/// How the log is.
+#[derive(Debug, Clone)]
+pub(super) enum Health {
+    Running,
+    /// No room on the disk; the writer tries on. Appends are refused, what is queued is kept.
+    Full(LogError),
+    /// For good.
+    Failed(LogError),
+    Closed,
+}
+
+struct Queue {
+    next_offset: u64,
+    /// The encoded records of the next group, and the offset of the first.
+    bytes: Vec<u8>,
+    first_offset: u64,
+    /// Everything before was synced before this group is written.
+    synced_end: u64,
+    health: Health,
+    closing: bool,
+    finished: bool,
+    writer_waits: bool,
+    last_group_bytes: usize,
+}
+
+#[derive(Default)]
+struct Tail {
+    groups: VecDeque<RecordBatch>,
+    bytes: usize,
+}
+
+/// Records that are committed together.
+pub(super) struct Group {
+    pub(super) bytes: bytes::Bytes,
+    pub(super) first_offset: u64,
+    pub(super) end_offset: u64,
+    /// How many of the bytes are committed already.
+    pub(super) committed: usize,
+}
+
+/// What the writer is woken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Records wait, or the time given has passed.
+    Commit,
+    /// The log is to be closed.
+    Close,
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: LogConfig,
+        disk: Arc<dyn Disk>,
+        clock: SharedClock,
+        log_id: u128,
+        segments: Vec<Arc<Segment>>,
+    ) -> Self {
+        let next_offset = segments.last().map_or(0, |segment| segment.end_offset());
+        let queue = Queue {
+            next_offset,
+            bytes: Vec::new(),
+            first_offset: next_offset,
+            synced_end: next_offset,
+            health: Health::Running,
+            closing: false,
+            finished: false,
+            writer_waits: false,
+            last_group_bytes: 0,
+        };
+        Self {
+            room: Semaphore::new(config.queue_bytes_max),
+            config,
+            disk,
+            clock,
+            log_id,
+            queue: Mutex::new(queue),
+            work: Condvar::new(),
+            durable: watch::Sender::new(next_offset),
+            segments: RwLock::new(segments),
+            tail: RwLock::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(super) fn next_offset(&self) -> u64 {
+        lock(&self.queue).next_offset
+    }
+
+    pub(super) fn first_offset(&self) -> u64 {
+        read_lock(&self.segments).first().map_or(0, |segment| segment.base)
+    }
+
+    pub(super) fn durable_offset(&self) -> u64 {
+        *self.durable.borrow()
+    }
+
+    /// Bytes that wait to be written.
+    pub(super) fn queued_bytes(&self) -> usize {
+        lock(&self.queue).bytes.len()
+    }
+
+    /// Why nothing can be appended now, if so.
+    pub(super) fn check(&self) -> Result<(), LogError> {
+        lock(&self.queue).check()
+    }
+
+    /// Why nothing more becomes durable, if so; unlike [`Shared::check`], a log that is about to close still commits.
+    pub(super) fn check_open(&self) -> Result<(), LogError> {
+        match &lock(&self.queue).health {
+            Health::Running => Ok(()),
+            Health::Full(error) | Health::Failed(error) => Err(error.clone()),
+            Health::Closed => Err(LogError::Closed),
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        lock(&self.queue).health.clone()
+    }
+
+    /// Gives `record` the next offset. Its bytes of room are taken already; they are given back on an error.
+    pub(super) fn enqueue(&self, record: &NewRecord) -> Result<u64, LogError> {
+        let content_crc = record.content_crc();
+        let mut queue = lock(&self.queue);
+        if let Err(error) = queue.check() {
+            drop(queue);
+            self.room.add_permits(record.encoded_bytes());
+            return Err(error);
+        }
+        let offset = queue.next_offset;
+        if queue.bytes.is_empty() {
+            queue.first_offset = offset;
+            let start = queue.last_group_bytes.min(QUEUE_BUFFER_START_BYTES_MAX);
+            queue.bytes.reserve(start.max(record.encoded_bytes()));
+        }
+        let synced_end = match self.config.durability {
+            Durability::Always => queue.first_offset,
+            Durability::Interval(_) | Durability::Os => queue.synced_end,
+        };
+        let unsynced = u32::try_from(offset - synced_end).unwrap_or(u32::MAX);
+        record.encode(content_crc, offset, unsynced, &mut queue.bytes);
+        queue.next_offset = offset + 1;
+        let wake = std::mem::take(&mut queue.writer_waits);
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+        Ok(offset)
+    }
+
+    /// The whole queue as one group; none if it is empty.
+    pub(super) fn take_group(&self) -> Option<Group> {
+        let mut queue = lock(&self.queue);
+        if queue.bytes.is_empty() {
+            return None;
+        }
+        let bytes = std::mem::take(&mut queue.bytes);
+        queue.last_group_bytes = bytes.len();
+        let (first_offset, end_offset) = (queue.first_offset, queue.next_offset);
+        drop(queue);
+        Some(Group { bytes: bytes.into(), first_offset, end_offset, committed: 0 })
+    }
+
+    /// Blocks the writer until there is something to do, or for `at_most`.
+    pub(super) fn wait_for_work(&self, at_most: Option<Duration>) -> Work {
+        let mut queue = lock(&self.queue);
+        loop {
+            if queue.closing {
+                return Work::Close;
+            }
+            if matches!(queue.health, Health::Running) && !queue.bytes.is_empty() {
+                return Work::Commit;
+            }
+            queue.writer_waits = true;
+            match at_most {
+                None => queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(at_most) => {
+                    let waited = self.work.wait_timeout(queue, at_most);
+                    let (woken, result) = waited.unwrap_or_else(PoisonError::into_inner);
+                    queue = woken;
+                    if result.timed_out() && !queue.closing {
+                        queue.writer_waits = false;
+                        return Work::Commit;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the writer to finish what is queued and end.
+    pub(super) fn begin_close(&self) {
+        lock(&self.queue).closing = true;
+        self.work.notify_one();
+    }
+
+    /// Says that the writer has ended and let go of the directory.
+    pub(super) fn finish(&self) {
+        let mut queue = lock(&self.queue);
+        queue.finished = true;
+        if matches!(queue.health, Health::Running | Health::Full(_)) {
+            queue.health = Health::Closed;
+        }
+        drop(queue);
+        self.room.close();
+        self.durable.send_modify(|_| ());
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        lock(&self.queue).finished
+    }
+
+    /// Says how the log is from now on, and wakes everybody who waits so that they see it.
+    pub(super) fn set_health(&self, health: Health) {
+        let failed = matches!(health, Health::Failed(_));
+        lock(&self.queue).health = health;
+        if failed {
+            self.room.close();
+        }
+        self.durable.send_modify(|_| ());
+    }
+
+    /// Notes that everything before `end` is synced.
+    pub(super) fn set_synced(&self, end: u64) {
+        lock(&self.queue).synced_end = end;
+    }
+
+    /// Keeps a committed group for those who read at the tail, and lets the oldest go.
+    pub(super) fn push_tail(&self, group: RecordBatch) {
+        let mut tail = write_lock(&self.tail);
+        tail.bytes += group.bytes().len() + TAIL_GROUP_OVERHEAD_BYTES;
+        tail.groups.push_back(group);
+        while tail.bytes > self.config.tail_bytes_max {
+            let Some(oldest) = tail.groups.pop_front() else { break };
+            tail.bytes -= oldest.bytes().len() + TAIL_GROUP_OVERHEAD_BYTES;
+        }
+    }
+
+    /// The group in memory that `offset` is in.
+    pub(super) fn tail_group(&self, offset: u64) -> Option<RecordBatch> {
+        let tail = read_lock(&self.tail);
+        let at = tail.groups.partition_point(|group| group.next_offset() <= offset);
+        tail.groups.get(at).filter(|group| group.first_offset() <= offset).cloned()
+    }
+}
+
+impl Queue {
+    fn check(&self) -> Result<(), LogError> {
+        match &self.health {
+            Health::Running if self.closing => Err(LogError::Closed),
+            Health::Running => Ok(()),
+            Health::Full(error) | Health::Failed(error) => Err(error.clone()),
+            Health::Closed => Err(LogError::Closed),
+        }
+    }
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, more: u64) {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
+}
