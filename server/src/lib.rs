@@ -1,9 +1,11 @@
 //! The server: configuration, wiring, pipelines, presence, REST, command line. The parts (log, broker, rules, sinks)
 //! live in their own crates and meet here; whatever can be decided without two of them belongs there, not here.
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod metrics;
+pub mod pipelines;
 pub mod presence;
 pub mod rest;
 pub mod schema;

@@ -1,0 +1,235 @@
+//! The command line: what can be asked, and which part of the server answers.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Layers};
+use crate::error::{Error, ErrorKind, chain};
+
+mod logging;
+
+/// Read when it is there and no other file is named.
+const CONFIG_FILE: &str = "muster.toml";
+
+const AFTER_HELP: &str = "\
+Settings come from muster.toml (or --config), then from environment variables (mqtt.listen is MUSTER_MQTT__LISTEN),
+then from flags; the later wins. `muster config show` lists every setting, its value and where it came from.
+
+Exit codes:
+  0    done, or stopped in order
+  1    the answer is no: a rule file has errors, a check failed
+  2    the configuration or the command line is wrong; nothing was touched
+  3    cannot start: the data directory, an address or the event log cannot be had
+  4    a part that everything depends on died; the cause is the last line on stderr
+  130  stopped at once by a second signal";
+
+/// Muster: a device platform in one binary. Devices speak MQTT to it; what happens becomes an event in a durable log;
+/// SQL rules filter and map events; sinks carry the rows to databases and webhooks, once each.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What is written to stderr: a level (error, warn, info, debug, trace) or a list such as
+    /// `info,muster_broker=debug`.
+    #[arg(long, global = true, env = "MUSTER_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the platform: broker, event log, rules, sinks and REST, until Ctrl-C.
+    Run(ConfigArgs),
+    /// See it at work: the whole platform in a fresh directory, with simulated devices and a live view.
+    Demo(DemoArgs),
+    /// Work on rule files without running them.
+    #[command(subcommand)]
+    Rules(RulesCommand),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look into the event log of a platform that is not running.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// List devices: who is here, who is missing, since when, and why.
+    Devices(DevicesArgs),
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConfigArgs {
+    /// Configuration file; muster.toml in the working directory is read by itself.
+    #[arg(long, env = "MUSTER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of everything durable [default: ./data].
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Folder of rule files (*.sql) [default: ./rules].
+    #[arg(long, value_name = "DIR")]
+    rules: Option<PathBuf>,
+    /// Address for devices; port 0 takes a free one [default: 127.0.0.1:1883].
+    #[arg(long, value_name = "ADDR")]
+    mqtt: Option<String>,
+    /// Address for REST and metrics; loopback only for now [default: 127.0.0.1:18083].
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
+    /// Any other setting, e.g. --set journal.durability=os; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Stop after this many seconds instead of at Ctrl-C.
+    #[arg(long = "for", value_name = "SECONDS")]
+    pub(crate) seconds: Option<u64>,
+    /// How many devices are simulated.
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub(crate) devices: u16,
+    /// Data directory; must be empty or new [default: a fresh one under the system's temporary folder].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Start of the random behaviour; the same number makes the same devices do the same things.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Subcommand)]
+enum RulesCommand {
+    /// Check rule files, or folders of them, together; exit code 1 when one has errors.
+    Check {
+        /// Files and folders.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Evaluate rule cases: one JSON object a line on stdin, one answer a line on stdout.
+    Eval,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the effective configuration as TOML, secrets masked, with where each value came from.
+    Show(ConfigArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum LogCommand {
+    /// Print the log in numbers.
+    Stats(ConfigArgs),
+    /// Print events.
+    Cat {
+        /// First offset.
+        #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+        from: u64,
+        /// How many at most.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct DevicesArgs {
+    /// Only those that are connected.
+    #[arg(long, conflicts_with = "offline")]
+    online: bool,
+    /// Only those that are not.
+    #[arg(long)]
+    offline: bool,
+    /// How many at most.
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    limit: u64,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl ConfigArgs {
+    /// Lays defaults, file, environment and flags over each other.
+    ///
+    /// # Errors
+    /// The file cannot be read, or one of the layers holds something that is no setting.
+    pub fn layers(&self) -> Result<Layers, Error> {
+        let mut layers = Layers::default();
+        let file =
+            self.config.clone().or_else(|| Some(PathBuf::from(CONFIG_FILE)).filter(|path| path.exists()));
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                Error::because(ErrorKind::Config, format!("cannot read {}", path.display()), error)
+            })?;
+            layers.add_toml(&path, &text)?;
+        }
+        let variables = std::env::vars_os();
+        layers.add_environment(
+            variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        )?;
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        for (flag, key, value) in [
+            ("--data", "data", path(&self.data)),
+            ("--rules", "rules", path(&self.rules)),
+            ("--mqtt", "mqtt.listen", self.mqtt.clone()),
+            ("--http", "http.listen", self.http.clone()),
+        ] {
+            if let Some(value) = value {
+                layers.add_flag(flag, key, value)?;
+            }
+        }
+        for pair in &self.set {
+            let (key, value) = pair.split_once('=').ok_or_else(|| {
+                Error::new(ErrorKind::Config, format!("--set {pair}: write it as --set KEY=VALUE"))
+            })?;
+            layers.add_flag("--set", key.trim(), value.trim().to_owned())?;
+        }
+        Ok(layers)
+    }
+
+    /// The effective configuration.
+    ///
+    /// # Errors
+    /// As [`ConfigArgs::layers`], or values that do not fit together.
+    pub fn load(&self) -> Result<Config, Error> {
+        Config::from_layers(&self.layers()?)
+    }
+}
+
+/// Does what the command line asks; errors are told on stderr and become the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match logging::start(&cli.log).and_then(|()| dispatch(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("muster: {}", chain(&error));
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Config(ConfigCommand::Show(config)) => {
+            let layers = config.layers()?;
+            Config::from_layers(&layers)?;
+            print!("{}", layers.to_toml());
+            Ok(())
+        }
+        _ => Err(Error::new(ErrorKind::Start, "not there yet")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

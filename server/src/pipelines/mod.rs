@@ -1,0 +1,3 @@
+//! From rule files to running pipelines.
+#![allow(dead_code)]
+mod secrets;
