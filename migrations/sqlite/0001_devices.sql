@@ -28,8 +28,7 @@ CREATE INDEX devices_by_state ON devices (online, since);
 
 -- How far the fold has come; moved in the same transaction as the rows.
 CREATE TABLE muster_projections (
-    name          TEXT    NOT NULL PRIMARY KEY,
-    log_id        TEXT    NOT NULL,
-    cursor        INTEGER NOT NULL, -- the next offset to read
-    last_event_at INTEGER NOT NULL
+    name   TEXT    NOT NULL PRIMARY KEY,
+    log_id TEXT    NOT NULL,
+    cursor INTEGER NOT NULL -- the next offset to read
 ) STRICT, WITHOUT ROWID;

@@ -7,7 +7,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Layers};
 use crate::error::{Error, ErrorKind, chain};
+use crate::presence::Wanted;
 
+mod devices;
+mod log;
 mod logging;
 
 /// Read when it is there and no other file is named.
@@ -218,8 +221,31 @@ fn dispatch(command: Command) -> Result<(), Error> {
             print!("{}", layers.to_toml());
             Ok(())
         }
+        Command::Log(LogCommand::Stats(config)) => log::stats(&config.load()?),
+        Command::Log(LogCommand::Cat { from, limit, json, config }) => {
+            log::cat(&config.load()?, from, limit, json)
+        }
+        Command::Devices(DevicesArgs { online, offline, limit, config }) => {
+            let online = (online || offline).then_some(online);
+            let wanted = Wanted { online, limit, ..Wanted::default() };
+            devices::list(&config.load()?, &wanted)
+        }
         _ => Err(Error::new(ErrorKind::Start, "not there yet")),
     }
+}
+
+/// Output that cannot be written: whoever stopped reading (`| head`) has what they wanted.
+fn failed_output(error: std::io::Error) -> Result<(), Error> {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        return Ok(());
+    }
+    Err(Error::because(ErrorKind::Start, "cannot write the output", error))
+}
+
+/// A time for a person.
+fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms)
+        .map_or_else(|_| ms.to_string(), |at| at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 
 #[cfg(test)]

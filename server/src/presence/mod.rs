@@ -2,7 +2,9 @@
 //! and writes rows; it must never know who wrote the events, nor be asked whether a device may do something.
 
 mod fold;
+mod follow;
 mod store;
 
 pub use fold::{Device, KINDS, fold};
-pub use store::{Position, Store, StoreError, Wanted, list};
+pub use follow::{FollowError, Follower};
+pub use store::{Store, StoreError, Wanted, list};

@@ -40,22 +40,13 @@ pub enum StoreError {
     },
 }
 
-/// How far the fold has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// The next offset to read.
-    pub cursor: u64,
-    /// The time of the last event that was read.
-    pub last_event_ms: i64,
-}
-
 /// The one writer of the table.
 #[derive(Debug)]
 pub struct Store {
     db: Connection,
     path: String,
     log_id: u128,
-    position: Option<Position>,
+    cursor: Option<u64>,
 }
 
 impl Store {
@@ -70,13 +61,13 @@ impl Store {
         let mut db = Connection::open(path).map_err(wrap)?;
         prepare(&db).map_err(wrap)?;
         migrate(&mut db, &shown)?;
-        let position = position(&mut db, log_id).map_err(wrap)?;
-        Ok(Self { db, path: shown, log_id, position })
+        let cursor = cursor(&mut db, log_id).map_err(wrap)?;
+        Ok(Self { db, path: shown, log_id, cursor })
     }
 
-    /// How far the fold has come; none before the first commit.
-    pub const fn position(&self) -> Option<Position> {
-        self.position
+    /// The next offset to read; none before the first commit.
+    pub const fn cursor(&self) -> Option<u64> {
+        self.cursor
     }
 
     /// Folds events and moves the cursor, in one transaction. Returns how many devices changed.
@@ -86,17 +77,17 @@ impl Store {
     pub fn apply<'a>(
         &mut self,
         events: impl IntoIterator<Item = &'a Event>,
-        to: Position,
+        cursor: u64,
     ) -> Result<usize, StoreError> {
-        let changed = self.try_apply(events, to).map_err(|source| self.error(source))?;
-        self.position = Some(to);
+        let changed = self.try_apply(events, cursor).map_err(|source| self.error(source))?;
+        self.cursor = Some(cursor);
         Ok(changed)
     }
 
     fn try_apply<'a>(
         &mut self,
         events: impl IntoIterator<Item = &'a Event>,
-        to: Position,
+        cursor: u64,
     ) -> Result<usize, rusqlite::Error> {
         let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut changed = 0;
@@ -108,10 +99,9 @@ impl Store {
             }
         }
         tx.prepare_cached(
-            "INSERT OR REPLACE INTO muster_projections (name, log_id, cursor, last_event_at)
-             VALUES (?1, ?2, ?3, ?4)",
+            "INSERT OR REPLACE INTO muster_projections (name, log_id, cursor) VALUES (?1, ?2, ?3)",
         )?
-        .execute((NAME, log_id_text(self.log_id), int(to.cursor), to.last_event_ms))?;
+        .execute((NAME, log_id_text(self.log_id), int(cursor)))?;
         tx.commit()?;
         Ok(changed)
     }
@@ -226,19 +216,14 @@ fn migrate(db: &mut Connection, path: &str) -> Result<(), StoreError> {
     tx.commit().map_err(wrap)
 }
 
-fn position(db: &mut Connection, log_id: u128) -> Result<Option<Position>, rusqlite::Error> {
+fn cursor(db: &mut Connection, log_id: u128) -> Result<Option<u64>, rusqlite::Error> {
     let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let found = tx
-        .query_row(
-            "SELECT log_id, cursor, last_event_at FROM muster_projections WHERE name = ?1",
-            [NAME],
-            |row| {
-                let position = Position { cursor: uint(row, "cursor")?, last_event_ms: row.get(2)? };
-                Ok((row.get::<_, String>(0)?, position))
-            },
-        )
+        .query_row("SELECT log_id, cursor FROM muster_projections WHERE name = ?1", [NAME], |row| {
+            Ok((row.get::<_, String>("log_id")?, uint(row, "cursor")?))
+        })
         .optional()?;
-    let ours = found.filter(|(id, _)| *id == log_id_text(log_id)).map(|(_, position)| position);
+    let ours = found.filter(|(id, _)| *id == log_id_text(log_id)).map(|(_, cursor)| cursor);
     if ours.is_none() {
         tx.execute("DELETE FROM devices", [])?;
         tx.execute("DELETE FROM muster_projections WHERE name = ?1", [NAME])?;
@@ -342,23 +327,19 @@ mod tests {
     use super::super::fold::tests::{connected, disconnected};
     use super::*;
 
-    fn at(cursor: u64) -> Position {
-        Position { cursor, last_event_ms: 5 }
-    }
-
     #[test]
     fn rows_and_cursor_survive_together() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("muster.db");
         let mut store = Store::open(&path, 7).expect("open");
-        assert_eq!(store.position(), None);
+        assert_eq!(store.cursor(), None);
         let events = [connected("a", 1, 1, 1), connected("b", 2, 2, 2), disconnected("a", 3, 1, 3, "normal")];
-        assert_eq!(store.apply(&events, at(4)).expect("apply"), 3);
-        assert_eq!(store.apply(&events, at(4)).expect("again"), 0);
+        assert_eq!(store.apply(&events, 4).expect("apply"), 3);
+        assert_eq!(store.apply(&events, 4).expect("again"), 0);
         drop(store);
 
         let store = Store::open(&path, 7).expect("open again");
-        assert_eq!(store.position(), Some(at(4)));
+        assert_eq!(store.cursor(), Some(4));
         assert_eq!(store.count().expect("count"), (1, 2));
         let online = store.online().expect("online");
         assert_eq!(online.len(), 1);
@@ -379,10 +360,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("muster.db");
         let mut store = Store::open(&path, 7).expect("open");
-        store.apply(&[connected("a", 1, 1, 1)], at(2)).expect("apply");
+        store.apply(&[connected("a", 1, 1, 1)], 2).expect("apply");
         drop(store);
         let store = Store::open(&path, 8).expect("open for another log");
-        assert_eq!(store.position(), None);
+        assert_eq!(store.cursor(), None);
         assert_eq!(store.count().expect("count"), (0, 0));
     }
 
