@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::log::LogContents;
 use crate::muster::Muster;
 use crate::tools;
 use crate::wait::{PATIENCE, until};
@@ -119,6 +120,11 @@ impl Home {
             (lines.len() == count).then_some(lines)
         })
         .await
+    }
+
+    /// What is in the log, read from a copy, so that nothing is changed by looking; for when no Muster runs here.
+    pub async fn log(&self) -> LogContents {
+        LogContents::copy_of(&self.data().join("log")).await
     }
 }
 

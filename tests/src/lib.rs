@@ -11,6 +11,7 @@
 
 pub mod exposition;
 pub mod home;
+pub mod log;
 pub mod mqtt;
 pub mod muster;
 pub mod paho;

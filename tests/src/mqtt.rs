@@ -228,6 +228,12 @@ impl Client {
         self.stream.write_all(bytes).await
     }
 
+    /// Says that nothing more will come, and goes on reading.
+    pub async fn half_close(&mut self) {
+        // Fails where the broker has closed already, which is as good.
+        let _ = self.stream.shutdown().await;
+    }
+
     /// The next packet, `None` when the broker has closed the connection.
     pub async fn receive(&mut self) -> io::Result<Option<Packet>> {
         loop {
@@ -308,7 +314,8 @@ impl Client {
     }
 
     /// Publishes all messages at QoS 1, at most `window` of them unacknowledged, and gives how many were sent and
-    /// acknowledged when it was done or the connection broke. Acks come in the order of the publishes.
+    /// acknowledged when it was done, the broker said goodbye, or the connection broke. Acks come in the order of
+    /// the publishes.
     pub async fn publish_all(
         &mut self,
         topic: &str,
@@ -344,6 +351,9 @@ impl Client {
             let Ok(Some(first)) = soon("PUBACK", self.receive()).await else { return progress };
             let mut next = Some(first);
             while let Some(ack) = next {
+                if ack.kind() == kind::DISCONNECT {
+                    return progress;
+                }
                 assert!(ack.kind() == kind::PUBACK && ack.reason() < 0x80, "{ack:?}");
                 let (id, sent_at) = waiting.pop_front().expect("one ack for each publish");
                 assert_eq!(ack.id(), id, "acks come in the order of the publishes");

@@ -121,6 +121,16 @@ pub async fn run_with_input(command: &mut Command, input: &str) -> String {
     text
 }
 
+/// What a process prints on its standard output until it ends.
+///
+/// # Panics
+/// When it fails.
+pub async fn output(child: Child) -> String {
+    let output = soon("the program ends", child.wait_with_output()).await.expect("its output");
+    assert!(output.status.success(), "{}", output.status);
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
 /// One of mosquitto's clients, aimed at a broker.
 pub fn mosquitto(program: &Path, broker: SocketAddr) -> Command {
     let mut command = command(program);

@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// What only one place may name, and why.
 const NAMED_IN: &[(&str, &[&str], &str)] = &[
-    ("rumqttd", &["broker/"], "the codec's types stay inside broker"),
+    ("rumqttd::", &["broker/"], "the codec's types stay inside broker"),
     ("rumqttd::Router", &["broker/src/router"], "one file knows the router, so that it can be replaced"),
     ("rumqttd::local", &["broker/src/router"], "one file knows the router, so that it can be replaced"),
     (
@@ -36,7 +36,7 @@ const NAMED_IN: &[(&str, &[&str], &str)] = &[
         "libraries have errors with kinds; only the last layer may forget them",
     ),
     (
-        "rumqttc",
+        "rumqttc::",
         &["server/src/demo", "tests/", "broker/tests/"],
         "a foreign client is for the demo and for tests",
     ),
