@@ -14,12 +14,12 @@ use super::error::LogError;
 use super::format::{RECORD_HEADER_BYTES, RecordHeader, u32_at, u64_at};
 use super::index::Index;
 use super::marker::{MARKER_NAME, Marker};
-use super::segment::{Segment, index_path, open_segment, parse_segment_name, scan_segment};
+use super::segment::{Scanned, Segment, index_path, open_segment, parse_segment_name, scan_segment};
 
 /// The lock file in a log's directory.
 const LOCK_NAME: &str = "LOCK";
-/// How much of a tail is searched at once.
-const SEARCH_BYTES: usize = 4 * 1024 * 1024;
+/// How much of a tail is looked at or written at once.
+const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
 /// What was found when a log was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -182,8 +182,7 @@ impl Found {
         if let Some(what) = scanned.bad {
             self.cut_tail(&*file, &path, &scanned.index, bytes, what, marker.is_some())?;
         }
-        // What a killed process had written may be in the system's memory only: before anybody reads it, it is synced.
-        file.sync_data().map_err(LogError::io("sync", &path))?;
+        make_durable(&*file, &scanned).map_err(LogError::io("sync", &path))?;
         self.report.clean = marker.is_some();
         self.last = Some(file);
         self.segments.push(Arc::new(Segment::active(path, scanned.index)));
@@ -260,6 +259,26 @@ fn check_marker(marker: &Marker, path: &Path, base: u64, bytes: u64) -> Result<(
     Err(LogError::Corrupt { segment: path.to_owned(), offset: marker.end_offset, byte: bytes, what })
 }
 
+/// Makes what was found durable before anybody reads it. What a killed process had written may be in the system's
+/// memory only, and after a sync that failed the system may even believe that it is not: so the records that are not
+/// known to have been synced are written again, byte for byte, in their places.
+fn make_durable(file: &dyn DiskFile, scanned: &Scanned) -> std::io::Result<()> {
+    let Scanned { index, synced_before, .. } = scanned;
+    let mut at = index.point_before(*synced_before).byte;
+    let mut window = BytesMut::new();
+    while at < index.bytes {
+        let left = usize::try_from(index.bytes - at).unwrap_or(usize::MAX);
+        window.resize(left.min(WINDOW_BYTES), 0);
+        let read = read_up_to(file, &mut window, at)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_all_at(&window[..read], at)?;
+        at += read as u64;
+    }
+    file.sync_data()
+}
+
 /// Whether anything after the bad record at `byte` proves that the record at `offset` was synced once: a whole record
 /// that was written when everything before its own group was durable. If so, the record is not torn but damaged.
 fn proves_durable(file: &dyn DiskFile, byte: u64, end: u64, offset: u64) -> std::io::Result<bool> {
@@ -268,7 +287,7 @@ fn proves_durable(file: &dyn DiskFile, byte: u64, end: u64, offset: u64) -> std:
     let mut at = byte + 1;
     while at + RECORD_HEADER_BYTES as u64 <= end {
         let left = usize::try_from(end - at).unwrap_or(usize::MAX);
-        window.resize(left.min(SEARCH_BYTES), 0);
+        window.resize(left.min(WINDOW_BYTES), 0);
         let read = read_up_to(file, &mut window, at)?;
         if read < RECORD_HEADER_BYTES {
             return Ok(false);

@@ -204,7 +204,9 @@ pub(super) fn read_chunk(
 pub(super) struct Scanned {
     /// The index of all good records.
     pub(super) index: Index,
-    /// What follows them before the end of the file, if anything.
+    /// Everything before this offset is known to have been synced once.
+    pub(super) synced_before: u64,
+    /// What follows the good records before the end of the file, if anything.
     pub(super) bad: Option<&'static str>,
 }
 
@@ -215,17 +217,18 @@ pub(super) fn scan_segment(
     limit: u64,
     mut progress: impl FnMut(u64),
 ) -> io::Result<Scanned> {
-    let mut index = Index::new(base);
+    let mut scanned = Scanned { index: Index::new(base), synced_before: base, bad: None };
     let mut buffer = BytesMut::new();
-    while index.bytes < limit {
-        let (at, offset) = (index.bytes, index.end_offset);
-        let chunk = read_chunk(file, at, offset, limit, &mut buffer, |header| index.push(header))?;
-        if chunk.bad.is_some() {
-            return Ok(Scanned { index, bad: chunk.bad });
-        }
-        progress(index.bytes);
+    while scanned.index.bytes < limit && scanned.bad.is_none() {
+        let (at, offset) = (scanned.index.bytes, scanned.index.end_offset);
+        let chunk = read_chunk(file, at, offset, limit, &mut buffer, |header| {
+            scanned.index.push(header);
+            scanned.synced_before = header.synced_before();
+        })?;
+        scanned.bad = chunk.bad;
+        progress(scanned.index.bytes);
     }
-    Ok(Scanned { index, bad: None })
+    Ok(scanned)
 }
 
 #[cfg(test)]

@@ -207,16 +207,10 @@ impl Writer {
         true
     }
 
-    /// Nothing is acknowledged from now on. What was written and never acknowledged is taken out of the system's
-    /// memory, where it may look whole although it never reached the disk.
+    /// Nothing is acknowledged from now on. What was written since the last sync may look whole and yet never have
+    /// reached the disk: the next start writes it again before anybody reads it.
     fn fail(&mut self, error: LogError) {
         tracing::error!(%error, "nothing more is written or acknowledged");
-        if self.shared.config.durability == Durability::Always {
-            let Active { segment, file } = &self.active;
-            if let Err(error) = file.set_len(segment.bytes()) {
-                tracing::warn!(%error, "the unsynced tail could not be cut; the next start checks it");
-            }
-        }
         (self.held, self.dirty_since) = (None, None);
         self.shared.set_health(Health::Failed(error));
     }

@@ -1,0 +1,476 @@
+//! The log against a plain list, over a disk that tears, shortens, reorders, forgets, fills up and fails.
+//!
+//! `MUSTER_CASES=1000000` runs more cases, `MUSTER_SEED=7` the one that failed. A failing case prints its seed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use muster_core::clock::ManualClock;
+use muster_core::log::{
+    Durability, Log, LogConfig, LogError, LogErrorKind, NewRecord, OpenReport, RECORD_HEADER_BYTES, Record,
+    SEGMENT_HEADER_BYTES, Writer,
+};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use support::sim_disk::{Faults, SimDisk};
+use support::{env_number, now};
+
+const CASES: u64 = 20_000;
+
+#[test]
+fn the_log_holds_what_it_acknowledged_whatever_the_disk_does() {
+    if let Some(seed) = env_number("MUSTER_SEED") {
+        return Case::new(seed).run();
+    }
+    let cases = env_number("MUSTER_CASES").unwrap_or(CASES);
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= cases {
+                        return;
+                    }
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| Case::new(seed).run())) {
+                        eprintln!("SEED={seed}: run again with MUSTER_SEED={seed}");
+                        next.store(cases, Ordering::Relaxed);
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// One history of one log.
+struct Case {
+    rng: SmallRng,
+    disk: SimDisk,
+    clock: Arc<ManualClock>,
+    config: LogConfig,
+    open: Option<(Log, Writer)>,
+    /// All that was appended, by offset.
+    model: Vec<NewRecord>,
+    /// How many of them were acknowledged.
+    acked: usize,
+    /// How many of them survive the loss of power.
+    synced: usize,
+    is_full: bool,
+    trace: bool,
+}
+
+impl Case {
+    fn new(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let durability = match rng.random_range(0..6) {
+            0 => Durability::Os,
+            1 => Durability::Interval(Duration::from_millis(5)),
+            _ => Durability::Always,
+        };
+        let config = LogConfig {
+            durability,
+            segment_bytes_max: rng.random_range(4096..9000),
+            record_bytes_max: 2000,
+            queue_bytes_max: 6000,
+            tail_bytes_max: if rng.random() { 0 } else { 2000 },
+            new_log_id: Some(rng.random()),
+            ..LogConfig::new("/sim")
+        };
+        Self {
+            disk: SimDisk::new(rng.random()),
+            clock: ManualClock::at(1_000_000),
+            rng,
+            config,
+            open: None,
+            model: Vec::new(),
+            acked: 0,
+            synced: 0,
+            is_full: false,
+            trace: env_number("MUSTER_SEED").is_some(),
+        }
+    }
+
+    fn run(mut self) {
+        self.reopen();
+        for _ in 0..self.rng.random_range(5..60) {
+            let op = self.rng.random_range(0..100);
+            match op {
+                0..40 => self.append(),
+                40..65 => self.step(),
+                65..75 => self.read(),
+                75..80 => self.stop(Stop::Crash),
+                80..84 => self.stop(Stop::Kill),
+                84..88 => self.stop(Stop::Close),
+                88..91 => self.fill_disk(),
+                91..93 => self.fail_io(),
+                93..95 => self.crash_within(),
+                95..97 => self.corrupt(),
+                97..98 => self.lose_index(),
+                _ => self.clock.advance(Duration::from_millis(3)),
+            }
+        }
+        self.stop(Stop::Crash);
+        self.step();
+        self.read();
+    }
+
+    fn say(&self, what: impl std::fmt::Display) {
+        if self.trace {
+            eprintln!("{what}");
+        }
+    }
+
+    fn log(&self) -> &Log {
+        &self.open.as_ref().unwrap().0
+    }
+
+    fn append(&mut self) {
+        for _ in 0..self.rng.random_range(1..6) {
+            let size = if self.rng.random_range(0..10) == 0 { 1500 } else { 120 };
+            let record = NewRecord {
+                timestamp_ms: self.rng.random_range(0..1000),
+                kind: self.rng.random(),
+                topic: vec![b't'; self.rng.random_range(0..20)].into(),
+                body: (0..self.rng.random_range(0..size)).map(|_| self.rng.random()).collect(),
+            };
+            match self.log().try_append(&record) {
+                Ok(offset) => {
+                    assert_eq!(offset, self.model.len() as u64, "offsets are dense and in order");
+                    self.model.push(record);
+                }
+                Err(error) => assert_eq!(error.kind(), LogErrorKind::QueueFull),
+            }
+        }
+        self.say(format_args!("appended up to {}", self.model.len()));
+    }
+
+    fn step(&mut self) {
+        let (log, writer) = self.open.as_mut().unwrap();
+        while writer.step() {
+            if log.check().is_err() {
+                break;
+            }
+        }
+        self.note_durable();
+    }
+
+    /// Takes over what the log says is durable, and holds its answers to it.
+    fn note_durable(&mut self) {
+        let durable = usize::try_from(self.log().durable_offset()).unwrap();
+        assert!(durable >= self.acked && durable <= self.model.len());
+        self.acked = durable;
+        if self.config.durability == Durability::Always {
+            self.synced = durable;
+        }
+        if let Some(last) = durable.checked_sub(1) {
+            assert!(matches!(now(self.log().durable(last as u64)), Some(Ok(()))));
+        }
+        if durable < self.model.len() {
+            let answer = now(self.log().durable(durable as u64));
+            assert!(!matches!(answer, Some(Ok(()))), "acknowledged what is not durable");
+            assert_eq!(answer.is_some(), self.log().check().is_err(), "waiters are told");
+        }
+        self.say(format_args!("durable up to {durable}, synced {}", self.synced));
+    }
+
+    /// Reads from somewhere, or from the beginning, to the end of what is acknowledged.
+    fn read(&mut self) {
+        let from = if self.rng.random() { 0 } else { self.rng.random_range(0..=self.acked) };
+        self.expect_records(from, self.acked);
+        let ms = self.rng.random_range(-1..1001);
+        let first = self.model[..self.acked].iter().position(|record| record.timestamp_ms >= ms);
+        let expected = first.unwrap_or(self.acked) as u64;
+        assert_eq!(self.log().offset_at_time(ms).unwrap(), expected, "by time {ms}");
+    }
+
+    fn expect_records(&self, from: usize, to: usize) {
+        let mut reader = self.log().reader(from as u64);
+        let mut at = from;
+        while let Some(batch) = reader.try_next_batch().unwrap() {
+            assert_eq!(batch.first_offset(), at as u64);
+            for record in batch.iter() {
+                assert_same(&record.to_record(), &self.model[at], at);
+                at += 1;
+            }
+            assert_eq!(batch.next_offset(), at as u64);
+        }
+        assert_eq!(at, to, "a reader sees all that is acknowledged and no more");
+    }
+
+    fn stop(&mut self, how: Stop) {
+        self.say(format_args!("{how:?}"));
+        let (log, mut writer) = self.open.take().unwrap();
+        match how {
+            Stop::Close => {
+                writer.finish();
+                let end = usize::try_from(log.durable_offset()).unwrap();
+                let failed = log.stats().refuses == Some(LogErrorKind::ReadOnly);
+                assert!(end == self.model.len() || failed || self.is_full);
+                self.acked = end;
+                if !failed && (end == self.model.len() || self.config.durability == Durability::Always) {
+                    self.synced = end;
+                }
+            }
+            Stop::Crash | Stop::Kill => {}
+        }
+        drop((log, writer));
+        self.disk.set_capacity(None);
+        self.is_full = false;
+        match how {
+            Stop::Crash => {
+                self.disk.crash();
+                // With weaker durability that is the loss window.
+                self.acked = self.acked.min(self.synced);
+            }
+            Stop::Kill | Stop::Close => self.disk.kill(),
+        }
+        self.reopen();
+    }
+
+    fn try_open(&self) -> Result<(Log, Writer, OpenReport), LogError> {
+        Log::open_stepwise(self.config.clone(), self.disk.shared(), self.clock.clone())
+    }
+
+    fn reopen(&mut self) {
+        let (log, writer, report) = self.try_open().expect("a log that was only torn opens");
+        self.say(format_args!("{report:?}"));
+        let end = usize::try_from(log.next_offset()).unwrap();
+        assert!(end >= self.acked, "{} records were acknowledged, {end} are there: {report:?}", self.acked);
+        assert!(end <= self.model.len(), "{end} records of {}", self.model.len());
+        assert_eq!(report.records, end as u64);
+        assert_eq!(log.durable_offset(), end as u64);
+        self.model.truncate(end);
+        (self.acked, self.synced) = (end, end);
+        self.open = Some((log, writer));
+        self.expect_records(0, end);
+    }
+
+    /// The disk is full for a while: appends are refused, nothing is lost, and it goes on by itself.
+    fn fill_disk(&mut self) {
+        let room = self.rng.random_range(0..1500);
+        self.say(format_args!("disk full in {room}"));
+        self.disk.set_capacity(Some(self.disk.used() + room));
+        self.is_full = true;
+        for _ in 0..3 {
+            if self.log().check().is_ok() {
+                self.append();
+            }
+            self.step();
+            if let Err(error) = self.log().check() {
+                assert_eq!(error.kind(), LogErrorKind::DiskFull);
+                assert_eq!(
+                    self.log().try_append(&NewRecord::default()).unwrap_err().kind(),
+                    LogErrorKind::DiskFull
+                );
+            }
+        }
+        self.read();
+        match self.rng.random_range(0..4) {
+            0 => return self.stop(Stop::Crash),
+            1 => return self.stop(Stop::Close),
+            _ => {}
+        }
+        self.disk.set_capacity(None);
+        self.is_full = false;
+        self.step();
+        self.log().check().expect("there is room again");
+        assert_eq!(self.acked, self.model.len(), "what was refused an acknowledgement is written after all");
+    }
+
+    /// A write or a sync fails: nothing is acknowledged from then on, what was is there.
+    fn fail_io(&mut self) {
+        let count = Some(self.rng.random_range(0..3));
+        let faults = if self.rng.random() {
+            Faults { write_in: count, ..Faults::default() }
+        } else {
+            Faults { sync_in: count, ..Faults::default() }
+        };
+        self.disk.set_faults(faults);
+        for _ in 0..4 {
+            if self.log().check().is_ok() {
+                self.append();
+                self.step();
+            }
+        }
+        self.disk.set_faults(Faults::default());
+        if let Err(error) = self.log().check() {
+            self.say(&error);
+            assert_eq!(error.kind(), LogErrorKind::ReadOnly);
+            assert_eq!(
+                self.log().try_append(&NewRecord::default()).unwrap_err().kind(),
+                LogErrorKind::ReadOnly
+            );
+            let acked = self.acked;
+            self.step();
+            assert_eq!(self.acked, acked, "nothing is acknowledged after a failure");
+            self.read();
+            self.config.durability = Durability::Always;
+            let how = if self.rng.random() { Stop::Crash } else { Stop::Kill };
+            self.stop(how);
+        }
+    }
+
+    /// The power goes in the middle of writing, rolling, closing or recovering.
+    fn crash_within(&mut self) {
+        let in_calls = self.rng.random_range(0..8);
+        self.say(format_args!("power goes in {in_calls} calls"));
+        self.append();
+        self.disk.set_faults(Faults { all_in: Some(in_calls), ..Faults::default() });
+        let always = self.config.durability == Durability::Always;
+        if self.rng.random() {
+            self.step();
+        } else {
+            let (log, mut writer) = self.open.take().unwrap();
+            writer.finish();
+            if always {
+                self.acked = usize::try_from(log.durable_offset()).unwrap();
+                self.synced = self.acked;
+            }
+            self.open = Some((log, writer));
+        }
+        self.open = None;
+        self.disk.crash();
+        self.acked = self.acked.min(self.synced);
+        for _ in 0..self.rng.random_range(0..3) {
+            let in_calls = self.rng.random_range(0..6);
+            self.disk.set_faults(Faults { all_in: Some(in_calls), ..Faults::default() });
+            drop(self.try_open());
+            self.disk.crash();
+        }
+        self.reopen();
+    }
+
+    fn lose_index(&mut self) {
+        self.stop(Stop::Close);
+        let indexes: Vec<_> = self.disk.names().into_iter().filter(|name| name.ends_with(".index")).collect();
+        if indexes.is_empty() {
+            return;
+        }
+        let name = &indexes[self.rng.random_range(0..indexes.len())];
+        match self.rng.random_range(0..3) {
+            0 => self.disk.delete(name),
+            1 => self.disk.put(name, &vec![0; self.disk.bytes(name).len()]),
+            _ => {
+                let (bad, _) = self.flipped(name);
+                self.disk.put(name, &bad);
+            }
+        }
+        self.stop(Stop::Kill);
+    }
+
+    /// A bit of a segment changes on the disk: the log refuses, or its readers do; never is anything wrong shown, and
+    /// once the bit is back nothing is missing.
+    fn corrupt(&mut self) {
+        self.step();
+        let cleanly = self.rng.random();
+        let (log, mut writer) = self.open.take().unwrap();
+        if cleanly {
+            writer.finish();
+            self.acked = usize::try_from(log.durable_offset()).unwrap();
+        }
+        drop((log, writer));
+        self.disk.kill();
+        let segments: Vec<_> = self.disk.names().into_iter().filter(|name| name.ends_with(".seg")).collect();
+        let name = segments[self.rng.random_range(0..segments.len())].clone();
+        let whole = self.disk.bytes(&name);
+        let (bad, byte) = self.flipped(&name);
+        self.say(format_args!("flip {name} at {byte}, clean {cleanly}"));
+        let last_group = self.group_of_last(&whole);
+        self.disk.put(&name, &bad);
+        match self.try_open() {
+            Err(error) => {
+                let kind = error.kind();
+                assert!(matches!(kind, LogErrorKind::Corrupt | LogErrorKind::NewerVersion), "{error}");
+                self.disk.kill();
+                assert_eq!(self.disk.bytes(&name), bad, "a refused log is left as it is");
+            }
+            Ok((log, writer, report)) if report.torn_tail.is_some() => {
+                let torn = report.torn_tail.unwrap();
+                assert!(!cleanly, "after a clean stop nothing is torn");
+                assert!(torn.byte >= last_group, "damage at {byte} before the last group is not a torn tail");
+                assert_eq!(Some(name), segments.last().cloned());
+                self.acked = usize::try_from(torn.offset).unwrap();
+                drop((log, writer));
+                self.disk.kill();
+                return self.reopen();
+            }
+            Ok((log, writer, _)) => {
+                self.expect_refused(&log);
+                drop((log, writer));
+                self.disk.kill();
+            }
+        }
+        self.disk.put(&name, &whole);
+        self.reopen();
+    }
+
+    /// Where the group of the last record begins: the damage of anything before is provable.
+    fn group_of_last(&self, segment: &[u8]) -> u64 {
+        let (mut at, mut starts) = (SEGMENT_HEADER_BYTES, Vec::new());
+        let mut unsynced = 0;
+        while at + RECORD_HEADER_BYTES <= segment.len() {
+            let header = muster_core::log::RecordHeader::read(&segment[at..]);
+            if header.length < RECORD_HEADER_BYTES {
+                break;
+            }
+            starts.push(at as u64);
+            unsynced = header.unsynced as usize;
+            at += header.length;
+        }
+        let last = starts.len().saturating_sub(unsynced + 1);
+        starts.get(last).copied().unwrap_or(SEGMENT_HEADER_BYTES as u64)
+    }
+
+    fn expect_refused(&self, log: &Log) {
+        let mut reader = log.reader(0);
+        let mut at = 0;
+        loop {
+            match reader.try_next_batch() {
+                Ok(Some(batch)) => {
+                    for record in batch.iter() {
+                        assert_same(&record.to_record(), &self.model[at], at);
+                        at += 1;
+                    }
+                }
+                Ok(None) => panic!("a flipped bit was not seen"),
+                Err(error) => return assert_eq!(error.kind(), LogErrorKind::Corrupt, "{error}"),
+            }
+        }
+    }
+
+    fn flipped(&mut self, name: &str) -> (Vec<u8>, usize) {
+        let mut bytes = self.disk.bytes(name);
+        let byte = self.rng.random_range(0..bytes.len());
+        bytes[byte] ^= 1 << self.rng.random_range(0..8);
+        (bytes, byte)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    /// The power goes.
+    Crash,
+    /// The process goes.
+    Kill,
+    /// In order.
+    Close,
+}
+
+fn assert_same(found: &Record, expected: &NewRecord, at: usize) {
+    let NewRecord { timestamp_ms, kind, topic, body } = expected.clone();
+    assert_eq!(*found, Record { offset: at as u64, timestamp_ms, kind, topic, body });
+}
