@@ -1,1 +1,18 @@
-//! Sinks and delivery
+//! Sinks and delivery: how the rows that rules make reach their targets, none lost and none doubled. The engine
+//! ([`delivery`]) reads the log and knows the promises; a sink knows its target. Neither knows a rule.
+
+pub mod database;
+pub mod delivery;
+pub mod error;
+mod registry;
+mod sink;
+mod sqlite;
+mod webhook;
+
+pub use registry::{Built, COMMON, Kind, OptionSpec, SinkEnv, SinkSpec, build, kinds};
+pub use sink::{
+    Batch, BatchId, BatchRow, BoxFuture, Checkpoint, Cursor, Durable, Memory, Outcome, PipelineId,
+    RowOutcome, Sink, Totals,
+};
+
+pub use error::{ErrorKind, SinkError};

@@ -131,6 +131,11 @@ impl Event {
         self.body.client.as_ref().map_or(0, |client| client.seq)
     }
 
+    /// The body as it stands in the log, apart from fields of newer versions.
+    pub fn encode_body(&self) -> Bytes {
+        self.body.encode_to_vec().into()
+    }
+
     /// The payload of the message; empty where there is none.
     pub fn payload(&self) -> Bytes {
         self.body.message.as_ref().map(|message| message.payload.clone()).unwrap_or_default()

@@ -1,0 +1,49 @@
+-- What delivery must not forget, in DATA/delivery.db. Applied when the file is opened; idempotent.
+-- Cursors and books of the sinks that cannot keep them in the target itself.
+CREATE TABLE IF NOT EXISTS checkpoints (
+  pipeline      TEXT PRIMARY KEY,
+  rule          TEXT NOT NULL,
+  sink          TEXT NOT NULL,
+  target        TEXT NOT NULL,
+  log_id        BLOB NOT NULL,
+  cursor_offset INTEGER NOT NULL,
+  cursor_row    INTEGER NOT NULL,
+  matched       INTEGER NOT NULL,
+  delivered     INTEGER NOT NULL,
+  dead          INTEGER NOT NULL,
+  updated_ms    INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- The batch that is under way: where it began, where it ends, and which text of the rule made its rows.
+CREATE TABLE IF NOT EXISTS batches (
+  pipeline     TEXT PRIMARY KEY,
+  log_id       BLOB NOT NULL,
+  from_offset  INTEGER NOT NULL,
+  from_row     INTEGER NOT NULL,
+  to_offset    INTEGER NOT NULL,
+  to_row       INTEGER NOT NULL,
+  rule_version TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- Rows that a target refused, and events on which a rule failed.
+CREATE TABLE IF NOT EXISTS dead_letters (
+  id           INTEGER PRIMARY KEY AUTOINCREMENT,
+  pipeline     TEXT NOT NULL,
+  rule         TEXT NOT NULL,
+  sink         TEXT NOT NULL,
+  target       TEXT NOT NULL,
+  rule_version TEXT NOT NULL,
+  log_id       BLOB NOT NULL,
+  event_offset INTEGER NOT NULL,
+  event_row    INTEGER NOT NULL,
+  event_id     TEXT NOT NULL,
+  event_ms     INTEGER NOT NULL,
+  attempts     INTEGER NOT NULL,
+  reason       TEXT NOT NULL,
+  row_json     TEXT,
+  event_kind   INTEGER NOT NULL,
+  event_topic  TEXT NOT NULL,
+  event_body   BLOB NOT NULL,
+  created_ms   INTEGER NOT NULL,
+  UNIQUE (pipeline, log_id, event_offset, event_row)
+);

@@ -1,0 +1,13 @@
+-- What an SQLite target remembers of each pipeline into it: who may write (the epoch), and what is committed, in the
+-- same transaction as the rows. Applied when a pipeline opens the file; idempotent.
+CREATE TABLE IF NOT EXISTS _muster_pipelines (
+  pipeline      TEXT PRIMARY KEY,
+  epoch         INTEGER NOT NULL,
+  log_id        BLOB,
+  cursor_offset INTEGER,
+  cursor_row    INTEGER,
+  matched       INTEGER,
+  delivered     INTEGER,
+  dead          INTEGER,
+  updated_ms    INTEGER
+) WITHOUT ROWID;

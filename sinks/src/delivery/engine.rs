@@ -1,0 +1,514 @@
+//! The delivery loop: takes work from the intake, has the sink make it durable, sets refused rows aside, commits,
+//! and waits where the table of policies says so. It must never know a rule or a particular target.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::clock::SharedClock;
+use rand::rngs::SmallRng;
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::handle::Control;
+use super::intake::Intake;
+use super::source::LogSource;
+use super::status::{Board, PipelineState};
+use super::work::{Draft, Work};
+use super::{DeliveryStore, PipelineConfig, RecordedBatch, Start, Transform, balanced};
+use crate::error::{ErrorKind, Policy, SinkError};
+use crate::sink::{
+    Batch, Checkpoint, Cursor, Durable, Memory, Outcome, PipelineId, RowOutcome, Sink, Totals,
+};
+
+pub(crate) struct Engine {
+    transform: Option<Box<dyn Transform>>,
+    source: Arc<dyn LogSource>,
+    outlet: Outlet,
+}
+
+/// The far end of a pipeline: everything but the reading.
+struct Outlet {
+    config: PipelineConfig,
+    id: Arc<PipelineId>,
+    sink: Box<dyn Sink>,
+    store: DeliveryStore,
+    clock: SharedClock,
+    backoff: Backoff,
+    board: Arc<Board>,
+    control: watch::Receiver<Control>,
+    stop: CancellationToken,
+    /// Whether the target keeps the checkpoint.
+    remembers: bool,
+    committed: Checkpoint,
+}
+
+/// Why the loop is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stop,
+    /// Until an operator says "go on".
+    Hold,
+}
+
+/// What became of a window.
+enum Window {
+    Settled,
+    Split(usize),
+}
+
+impl Engine {
+    pub(crate) fn new(
+        (config, id): (PipelineConfig, Arc<PipelineId>),
+        source: Arc<dyn LogSource>,
+        transform: Box<dyn Transform>,
+        (sink, store): (Box<dyn Sink>, DeliveryStore),
+        clock: SharedClock,
+        rng: SmallRng,
+        (board, control, stop): (Arc<Board>, watch::Receiver<Control>, CancellationToken),
+    ) -> Self {
+        let backoff = Backoff::new(rng);
+        let committed =
+            Checkpoint { log_id: source.log_id(), cursor: Cursor::default(), totals: Totals::default() };
+        let remembers = false;
+        let outlet =
+            Outlet { config, id, sink, store, clock, backoff, board, control, stop, remembers, committed };
+        Self { transform: Some(transform), source, outlet }
+    }
+
+    /// Runs until it is stopped.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let resumes = self.outlet.control.borrow().resumes;
+            match self.session().await {
+                End::Stop => break,
+                End::Hold => {
+                    let stop = self.outlet.stop.clone();
+                    let resumed = self.outlet.control.wait_for(|control| control.resumes > resumes);
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        _ = resumed => {}
+                    }
+                }
+            }
+        }
+        self.outlet.board.update(|facts| facts.state = PipelineState::Stopped);
+    }
+
+    /// From opening the target to an end. Whatever was read and not committed is read again by the next session.
+    async fn session(&mut self) -> End {
+        let until = loop {
+            match self.outlet.open(&*self.source).await {
+                Ok(until) => break until,
+                Err(error) => {
+                    if let Err(end) = self.outlet.after(&error).await {
+                        return end;
+                    }
+                }
+            }
+        };
+        let Some(transform) = self.transform.take() else { return End::Stop };
+        let outlet = &mut self.outlet;
+        let (limits, board) = (outlet.config.limits, outlet.board.clone());
+        let mut intake = Intake::new(&*self.source, transform, limits, board, outlet.committed.cursor, until);
+        let end = outlet.deliver_all(&mut intake).await;
+        self.transform = Some(intake.into_transform());
+        end
+    }
+}
+
+impl Outlet {
+    /// Opens the target and finds the place to go on from; answers where the batch that was under way ended.
+    async fn open(&mut self, source: &dyn LogSource) -> Result<Option<Cursor>, SinkError> {
+        let memory = self.sink.open(&self.id).await?;
+        self.remembers = memory != Memory::None;
+        let kept = match memory {
+            Memory::None => self.store.checkpoint(&self.id).await?,
+            Memory::Fresh => None,
+            Memory::At(checkpoint) => Some(balanced(checkpoint)?),
+        };
+        let log_id = source.log_id();
+        let (mut checkpoint, new) = match kept {
+            Some(kept) if kept.log_id == log_id => (kept, false),
+            kept => {
+                let totals = kept.map_or(Totals::default(), |kept| kept.totals);
+                if kept.is_some() {
+                    self.note("the event log is another one than before: starting anew, the totals go on");
+                }
+                (Checkpoint { log_id, cursor: Cursor::at(self.start(source)?), totals }, true)
+            }
+        };
+        let moved = self.reconcile(source, &mut checkpoint)?;
+        self.store.forget_letters(&self.id, log_id, checkpoint.cursor).await?;
+        self.committed = checkpoint;
+        let (cursor, totals) = (checkpoint.cursor.offset, checkpoint.totals);
+        self.board.update(|facts| {
+            facts.matched = totals.matched;
+            facts.committed = totals;
+            (facts.cursor, facts.settled) = (cursor, cursor);
+            facts.pending_since_ms = None;
+        });
+        if new || moved {
+            // A start such as "latest" must not be found anew after a crash: what came between would be skipped.
+            self.attempt(&mut Draft::default().take(checkpoint.cursor), &mut (0..0), 1).await?;
+        }
+        self.recovered();
+        let recorded = match self.sink.wants_recorded_batches() {
+            true => self.store.recorded_batch(&self.id).await?,
+            false => None,
+        };
+        Ok(recorded.filter(|batch| self.is_under_way(batch)).map(|batch| batch.to))
+    }
+
+    fn start(&self, source: &dyn LogSource) -> Result<u64, SinkError> {
+        let end = source.end_offset();
+        let unreadable = |error| SinkError::unavailable("the start cannot be found").caused_by(error);
+        Ok(match self.config.start {
+            Start::Earliest => source.first_offset(),
+            Start::Latest => end,
+            Start::Offset(offset) => offset.min(end),
+            Start::Timestamp(ms) => source.offset_at_time(ms).map_err(unreadable)?.min(end),
+        })
+    }
+
+    /// Holds the cursor against what the log still has; whether it had to move.
+    fn reconcile(&self, source: &dyn LogSource, checkpoint: &mut Checkpoint) -> Result<bool, SinkError> {
+        let (first, end, at) = (source.first_offset(), source.end_offset(), checkpoint.cursor.offset);
+        if at > end {
+            let message =
+                format!("the cursor stands at {at}, but the log ends at {end}: the log has lost its end");
+            return Err(SinkError::new(ErrorKind::Fatal, message)
+                .with_hint("restore the log, or reset the pipeline to an offset that exists"));
+        }
+        if at < first {
+            self.note(&format!(
+                "events {at} to {first} were removed from the log before they were delivered"
+            ));
+            checkpoint.cursor = Cursor::at(first);
+        }
+        Ok(at < first)
+    }
+
+    fn is_under_way(&self, batch: &RecordedBatch) -> bool {
+        let at = self.committed.cursor;
+        batch.log_id == self.committed.log_id
+            && batch.rule_version == self.config.rule_version
+            && (batch.from..batch.to).contains(&at)
+    }
+
+    async fn deliver_all(&mut self, intake: &mut Intake) -> End {
+        loop {
+            if let Err(end) = self.gather(intake).await {
+                return end;
+            }
+            let stopping = self.stop.is_cancelled();
+            if stopping && !intake.ready() {
+                return End::Stop;
+            }
+            let replayed = intake.replaying();
+            let mut work = intake.take();
+            if let Err(end) = self.settle_and_gather(&mut work, replayed, intake).await {
+                return end;
+            }
+            self.show(intake);
+            if stopping {
+                return End::Stop;
+            }
+        }
+    }
+
+    /// Waits for a batch that is full or due, or for the stop.
+    async fn gather(&mut self, intake: &mut Intake) -> Result<(), End> {
+        let stop = self.stop.clone();
+        while !intake.full() {
+            let deadline = intake.deadline();
+            let due = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let read = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                read = intake.step() => read,
+                () = due => return Ok(()),
+            };
+            if let Err(error) = read {
+                self.after(&SinkError::unavailable("events cannot be read").caused_by(error)).await?;
+            }
+            self.show(intake);
+        }
+        Ok(())
+    }
+
+    /// Settles `work` while the next batch is being gathered.
+    async fn settle_and_gather(
+        &mut self,
+        work: &mut Work,
+        replayed: bool,
+        intake: &mut Intake,
+    ) -> Result<(), End> {
+        let mut gathering = !self.stop.is_cancelled();
+        let mut settle = std::pin::pin!(self.settle(work, replayed));
+        loop {
+            tokio::select! {
+                biased;
+                settled = &mut settle => return settled,
+                // An error of the log comes again when the next batch is gathered.
+                read = intake.step(), if gathering => gathering = read.is_ok() && !intake.full(),
+            }
+        }
+    }
+
+    /// Makes all of `work` durable or dead, in order, and commits it; the only ways out before are the stop and an
+    /// error that waits for an operator. `recorded` says that the store has the boundaries of `work` already.
+    async fn settle(&mut self, work: &mut Work, mut recorded: bool) -> Result<(), End> {
+        let mut windows = vec![work.whole()];
+        while let Some(window) = windows.pop() {
+            // The halves of a refused batch are batches of their own: after a crash each must be the same again.
+            if !recorded && self.sink.wants_recorded_batches() && work.pending(&window) > 0 {
+                self.record(work, &window).await?;
+            }
+            recorded = false;
+            let end = window.end;
+            match self.settle_window(work, window).await? {
+                (_, Window::Settled) => {}
+                (start, Window::Split(middle)) => windows.extend([middle..end, start..middle]),
+            }
+        }
+        Ok(())
+    }
+
+    async fn record(&mut self, work: &Work, window: &Range<usize>) -> Result<(), End> {
+        loop {
+            self.gate().await?;
+            let Checkpoint { log_id, cursor, .. } = self.committed;
+            let to = work.checkpoint_after(window, &self.committed).cursor;
+            let rule_version = self.config.rule_version.clone();
+            let batch = RecordedBatch { log_id, from: cursor, to, rule_version };
+            match self.store.record_batch(&self.id, batch).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.after(&error.into()).await?,
+            }
+        }
+    }
+
+    /// Tries `window` until it is settled, or found to be worth splitting; answers with its start by then.
+    async fn settle_window(
+        &mut self,
+        work: &mut Work,
+        mut window: Range<usize>,
+    ) -> Result<(usize, Window), End> {
+        let mut attempts = 0;
+        loop {
+            self.gate().await?;
+            let oldest = work.oldest_ms(&window);
+            self.board.update(|facts| facts.pending_since_ms = oldest);
+            attempts += 1;
+            let error = match self.attempt(work, &mut window, attempts).await {
+                Ok(true) => {
+                    self.recovered();
+                    return Ok((window.start, Window::Settled));
+                }
+                Ok(false) => continue,
+                Err(error) => error,
+            };
+            if error.policy() != Policy::Split {
+                self.after(&error).await?;
+            } else if work.pending(&window) > 1 {
+                return Ok((window.start, Window::Split(work.middle(&window))));
+            } else {
+                let reason = error.in_words();
+                self.refused(&reason);
+                work.judge(&window, attempts, || Some(Err(reason.clone())));
+            }
+        }
+    }
+
+    /// One attempt at `window`; whether it is settled and committed. `window` shrinks by what was committed.
+    async fn attempt(
+        &mut self,
+        work: &mut Work,
+        window: &mut Range<usize>,
+        attempts: u32,
+    ) -> Result<bool, SinkError> {
+        let batch = work.batch(window, &self.id, &self.committed, attempts);
+        if self.remembers {
+            // The checkpoint that counts the letters is the target's; the letters must be there before it is.
+            self.put_letters(work, window).await?;
+        } else if batch.is_empty() {
+            self.commit(work, window, batch.after).await?;
+            return Ok(true);
+        }
+        match self.sink.deliver(&batch).await? {
+            Outcome::Durable(durable) => {
+                self.check_promise(&batch, &durable)?;
+                work.delivered(window);
+                if self.remembers {
+                    self.advance(batch.after);
+                } else {
+                    self.commit(work, window, batch.after).await?;
+                }
+                for note in durable.notes() {
+                    self.note(note);
+                }
+                Ok(true)
+            }
+            Outcome::PerRow { rows, error } => self.per_row(work, window, &batch, (rows, error)).await,
+        }
+    }
+
+    async fn per_row(
+        &mut self,
+        work: &mut Work,
+        window: &mut Range<usize>,
+        batch: &Batch,
+        (rows, error): (Vec<RowOutcome>, Option<SinkError>),
+    ) -> Result<bool, SinkError> {
+        if rows.len() != batch.len() {
+            let message = format!("the sink gave {} answers for {} rows", rows.len(), batch.len());
+            return Err(SinkError::new(ErrorKind::Fatal, message));
+        }
+        let mut rows = rows.into_iter();
+        let settled = work.judge(window, batch.attempt, || match rows.next()? {
+            RowOutcome::Durable => Some(Ok(())),
+            RowOutcome::Rejected(error) => Some(Err(error.in_words())),
+            RowOutcome::Untried => None,
+        });
+        let prefix = work.settled_prefix(window);
+        if !self.remembers && !prefix.is_empty() {
+            let after = work.checkpoint_after(&prefix, &self.committed);
+            self.commit(work, &prefix, after).await?;
+            window.start = prefix.end;
+        }
+        match error {
+            Some(error) => Err(error),
+            None if settled == 0 => {
+                let message = "the sink neither delivered nor refused a row";
+                Err(SinkError::new(ErrorKind::Fatal, message))
+            }
+            None => Ok(window.start >= window.end),
+        }
+    }
+
+    fn check_promise(&self, batch: &Batch, durable: &Durable) -> Result<(), SinkError> {
+        if durable.cursor() == batch.after.cursor {
+            return Ok(());
+        }
+        Err(SinkError::new(ErrorKind::Fatal, "the sink promised another batch than it was given"))
+    }
+
+    async fn put_letters(&mut self, work: &mut Work, window: &Range<usize>) -> Result<(), SinkError> {
+        let letters = work.letters(window, self.committed.log_id, &self.config.rule_version);
+        if !letters.is_empty() {
+            self.store.put_letters(&self.id, letters, self.clock.wall_ms()).await?;
+            work.letters_written(window);
+        }
+        Ok(())
+    }
+
+    /// Commits in the delivery store. Delivered rows are marked as such before, so that a store that fails costs
+    /// no second delivery.
+    async fn commit(
+        &mut self,
+        work: &mut Work,
+        window: &Range<usize>,
+        after: Checkpoint,
+    ) -> Result<(), SinkError> {
+        let letters = work.letters(window, self.committed.log_id, &self.config.rule_version);
+        self.store.commit(&self.id, after, letters, self.clock.wall_ms()).await?;
+        work.letters_written(window);
+        self.advance(after);
+        Ok(())
+    }
+
+    fn advance(&mut self, after: Checkpoint) {
+        debug_assert!(after.totals.balanced() && after.cursor >= self.committed.cursor);
+        self.committed = after;
+        self.board.update(|facts| {
+            facts.committed = after.totals;
+            facts.cursor = after.cursor.offset;
+            facts.settled = after.cursor.offset;
+        });
+    }
+
+    /// After an error that is not about a row: says so, waits as the table of policies wants, or ends.
+    async fn after(&mut self, error: &SinkError) -> Result<(), End> {
+        let (state, wait) = match error.policy() {
+            Policy::Retry { after } => (PipelineState::Retrying, self.backoff.next(after)),
+            // Outside of a batch there is nothing to split.
+            Policy::RetrySlowly | Policy::Split => (PipelineState::Stalled, self.backoff.slowest()),
+            Policy::Hold => return self.hold(error),
+        };
+        let now_ms = self.clock.wall_ms();
+        let next_ms = now_ms.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+        self.board.update(|facts| facts.failed(state, error, now_ms, Some(next_ms)));
+        tracing::warn!(pipeline = %self.id, error = error.in_words(), hint = error.hint(), wait_ms = wait.as_millis(), "delivery failed");
+        self.wait(wait).await
+    }
+
+    fn hold(&self, error: &SinkError) -> Result<(), End> {
+        let gone = error.kind() == ErrorKind::Gone;
+        let state = if gone { PipelineState::Paused } else { PipelineState::Stalled };
+        let now_ms = self.clock.wall_ms();
+        self.board.update(|facts| facts.failed(state, error, now_ms, None));
+        tracing::error!(pipeline = %self.id, error = error.in_words(), hint = error.hint(), "delivery is halted");
+        Err(End::Hold)
+    }
+
+    /// Sleeps; an operator who resumes ends the wait.
+    async fn wait(&mut self, wait: Duration) -> Result<(), End> {
+        let stop = self.stop.clone();
+        let resumes = self.control.borrow().resumes;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(End::Stop),
+            () = tokio::time::sleep(wait) => Ok(()),
+            _ = self.control.wait_for(|control| control.resumes > resumes) => Ok(()),
+        }
+    }
+
+    /// Passes while nobody has paused the pipeline. The stop lets one attempt through; `after` ends a second one.
+    async fn gate(&mut self) -> Result<(), End> {
+        let stop = self.stop.clone();
+        if !self.control.borrow().paused {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(End::Stop),
+            _ = self.control.wait_for(|control| !control.paused) => Ok(()),
+        }
+    }
+
+    fn recovered(&mut self) {
+        self.backoff.reset();
+        self.board.update(super::status::Facts::recovered);
+    }
+
+    fn refused(&self, reason: &str) {
+        let now_ms = self.clock.wall_ms();
+        self.board.update(|facts| {
+            facts.last_error = Some(reason.to_owned());
+            facts.last_error_at_ms = Some(now_ms);
+        });
+    }
+
+    fn note(&self, note: &str) {
+        tracing::info!(pipeline = %self.id, "{note}");
+        self.board.update(|facts| facts.note(note));
+    }
+
+    /// What has been read since the commit, for the status.
+    fn show(&self, intake: &Intake) {
+        let oldest = intake.oldest_ms();
+        let settled = if oldest.is_none() { intake.read().offset } else { self.committed.cursor.offset };
+        self.board.update(|facts| {
+            facts.pending_since_ms = oldest;
+            facts.settled = settled;
+        });
+    }
+}

@@ -1,0 +1,155 @@
+//! A running pipeline, seen from outside: its status, and the switches that an operator has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::clock::SharedClock;
+use rand::rngs::SmallRng;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::engine::Engine;
+use super::source::LogSource;
+use super::status::{Board, PipelineState, PipelineStatus};
+use super::{DeliveryStore, PipelineConfig, Transform};
+use crate::sink::{PipelineId, Sink};
+
+/// Starts pipelines.
+#[derive(Debug)]
+pub struct Pipeline;
+
+/// What the handle tells the engine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Control {
+    pub(crate) paused: bool,
+    /// How often an operator said "go on".
+    pub(crate) resumes: u64,
+}
+
+/// How a pipeline ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// What was under way is committed, or was left for the next start.
+    InTime,
+    /// The target did not answer in time; what was under way will be tried again at the next start.
+    Late,
+    /// The pipeline had ended before, by a fault of ours.
+    Crashed,
+}
+
+/// A running pipeline. Dropping it stops the pipeline without waiting.
+#[derive(Debug)]
+pub struct PipelineHandle {
+    id: Arc<PipelineId>,
+    board: Arc<Board>,
+    control: watch::Sender<Control>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    source: SourceEnd,
+    clock: ClockBox,
+}
+
+struct SourceEnd(Arc<dyn LogSource>);
+struct ClockBox(SharedClock);
+
+impl std::fmt::Debug for SourceEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "log ending at {}", self.0.end_offset())
+    }
+}
+
+impl std::fmt::Debug for ClockBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("clock")
+    }
+}
+
+impl Pipeline {
+    /// Starts a pipeline on the current tokio runtime. `rng` is for jitter alone.
+    pub fn spawn(
+        config: PipelineConfig,
+        source: Arc<dyn LogSource>,
+        transform: Box<dyn Transform>,
+        sink: Box<dyn Sink>,
+        store: DeliveryStore,
+        clock: SharedClock,
+        rng: SmallRng,
+    ) -> PipelineHandle {
+        let board = Arc::new(Board::default());
+        let (control, told) = watch::channel(Control::default());
+        let stop = CancellationToken::new();
+        let id = Arc::new(config.id.clone());
+        let engine = Engine::new(
+            (config, id.clone()),
+            source.clone(),
+            transform,
+            (sink, store),
+            clock.clone(),
+            rng,
+            (board.clone(), told, stop.clone()),
+        );
+        let task = tokio::spawn(engine.run());
+        PipelineHandle { id, board, control, stop, task, source: SourceEnd(source), clock: ClockBox(clock) }
+    }
+}
+
+impl PipelineHandle {
+    /// Which pipeline it is.
+    pub fn id(&self) -> &PipelineId {
+        &self.id
+    }
+
+    /// The pipeline at this moment.
+    pub fn status(&self) -> PipelineStatus {
+        let mut status = self.board.read(&self.id, self.source.0.end_offset(), self.clock.0.wall_ms());
+        if self.task.is_finished() && status.state != PipelineState::Stopped {
+            status.state = PipelineState::Stalled;
+            status.last_error = Some("the pipeline ended by a fault of its own; see the log".into());
+            status.hint = Some("restart Muster and report the fault; nothing is lost".into());
+        } else if self.control.borrow().paused {
+            status.state = PipelineState::Paused;
+        }
+        status
+    }
+
+    /// Halts delivery after the attempt that is under way; it stays halted until [`PipelineHandle::resume`] or a
+    /// restart.
+    pub fn pause(&self) {
+        self.control.send_modify(|control| control.paused = true);
+    }
+
+    /// Goes on after [`PipelineHandle::pause`], and after an error that waits for an operator.
+    pub fn resume(&self) {
+        self.control.send_modify(|control| {
+            control.paused = false;
+            control.resumes += 1;
+        });
+    }
+
+    /// Ends the pipeline at its next await, as a crash would: nothing more is committed.
+    pub fn kill(self) {
+        self.task.abort();
+    }
+
+    /// Ends the pipeline: what is under way is committed if the target answers within `limit`.
+    pub async fn stop(mut self, limit: Duration) -> Stopped {
+        self.stop.cancel();
+        match tokio::time::timeout(limit, &mut self.task).await {
+            Ok(Ok(())) => Stopped::InTime,
+            Ok(Err(_)) => Stopped::Crashed,
+            Err(_) => {
+                self.task.abort();
+                // Ends at its next await; until then it may still commit what the target has.
+                drop((&mut self.task).await);
+                Stopped::Late
+            }
+        }
+    }
+}
+
+impl Drop for PipelineHandle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,229 @@
+//! The near end of a pipeline: reads events, lets the rule make rows of them, and gathers the rows until a batch is
+//! full. All its state outlives a dropped future, so that gathering can go on while a batch is being delivered. It
+//! must never know a sink.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::event::Event;
+use muster_core::value::{Map, Row, Value};
+use tokio::time::Instant;
+
+use super::source::{LogReader, LogSource, SourceError};
+use super::status::Board;
+use super::work::{Draft, Work};
+use super::{Limits, Transform};
+use crate::sink::{BatchRow, Cursor};
+
+/// Events that may pass without a row before the cursor is committed all the same: what a restart may have to read
+/// again.
+const UNCOMMITTED_EVENTS_MAX: u64 = 100_000;
+/// How long the cursor may stay uncommitted while nothing matches.
+const UNCOMMITTED_WAIT: Duration = Duration::from_secs(2);
+
+pub(crate) struct Intake {
+    reader: Box<dyn LogReader>,
+    transform: Box<dyn Transform>,
+    limits: Limits,
+    board: Arc<Board>,
+    /// Events read and not yet looked at; they end before `buffer_end`.
+    buffer: VecDeque<Arc<Event>>,
+    buffer_end: u64,
+    /// Rows of an event that did not fit the last batch.
+    carry: VecDeque<BatchRow>,
+    draft: Draft,
+    /// Everything before it is in the draft, or was taken.
+    read: Cursor,
+    /// Where the work that was taken last ended.
+    taken: Cursor,
+    /// Where the batch that was under way before a restart ended: this batch ends there too.
+    until: Option<Cursor>,
+    /// When the draft got its first item, or the cursor its first uncommitted event.
+    since: Option<Instant>,
+    scratch: Vec<Row>,
+}
+
+impl Intake {
+    pub(crate) fn new(
+        source: &dyn LogSource,
+        transform: Box<dyn Transform>,
+        limits: Limits,
+        board: Arc<Board>,
+        from: Cursor,
+        until: Option<Cursor>,
+    ) -> Self {
+        let reader = source.reader(from.offset, transform.kinds());
+        Self {
+            reader,
+            transform,
+            limits,
+            board,
+            buffer: VecDeque::new(),
+            buffer_end: from.offset,
+            carry: VecDeque::new(),
+            draft: Draft::default(),
+            read: from,
+            taken: from,
+            until,
+            since: None,
+            scratch: Vec::new(),
+        }
+    }
+
+    pub(crate) fn into_transform(self) -> Box<dyn Transform> {
+        self.transform
+    }
+
+    /// Reads on, once, unless a batch is full. While there is nothing to read it waits; dropping the future loses
+    /// nothing.
+    pub(crate) async fn step(&mut self) -> Result<(), SourceError> {
+        if self.gather() {
+            return Ok(());
+        }
+        let batch = self.reader.next().await?;
+        self.buffer.extend(batch.events);
+        self.buffer_end = batch.next_offset;
+        self.gather();
+        // The other tasks of this thread want to live too.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    /// When what has been gathered is to be taken although it is no full batch.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let wait = if self.draft.items() > 0 { self.limits.batch_wait } else { UNCOMMITTED_WAIT };
+        self.since.filter(|_| self.until.is_none()).map(|since| since + wait)
+    }
+
+    /// Whether there is something to deliver or to commit. A batch that was under way is delivered whole or not.
+    pub(crate) fn ready(&self) -> bool {
+        match self.until {
+            Some(until) => self.read >= until,
+            None => self.draft.items() > 0 || self.read > self.taken,
+        }
+    }
+
+    /// Whether the batch has the boundaries that it had before a restart.
+    pub(crate) fn replaying(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// What has been gathered, as a batch.
+    pub(crate) fn take(&mut self) -> Work {
+        self.until = None;
+        self.taken = self.read;
+        self.since = (!self.carry.is_empty()).then(Instant::now);
+        self.draft.take(self.read)
+    }
+
+    pub(crate) fn read(&self) -> Cursor {
+        self.read
+    }
+
+    pub(crate) fn oldest_ms(&self) -> Option<i64> {
+        self.draft.oldest_ms()
+    }
+
+    /// Moves what is in the buffer into the draft; whether the draft is full.
+    fn gather(&mut self) -> bool {
+        loop {
+            if self.full() {
+                return true;
+            }
+            if let Some(row) = self.carry.pop_front() {
+                self.push(row);
+                continue;
+            }
+            let Some(event) = self.buffer.front() else { break };
+            if let Some(until) = self.until
+                && Cursor::at(event.offset) >= until
+            {
+                self.advance(until);
+                continue;
+            }
+            if let Some(event) = self.buffer.pop_front() {
+                self.evaluate(event);
+            }
+        }
+        self.advance(Cursor::at(self.buffer_end.max(self.read.offset)));
+        self.full()
+    }
+
+    /// Whether a batch is full.
+    pub(crate) fn full(&self) -> bool {
+        match self.until {
+            Some(until) => self.read >= until,
+            None => {
+                self.draft.items() >= self.limits.batch_rows_max
+                    || self.draft.bytes() >= self.limits.batch_bytes_max
+                    || (self.draft.items() == 0
+                        && self.read.offset.saturating_sub(self.taken.offset) >= UNCOMMITTED_EVENTS_MAX)
+            }
+        }
+    }
+
+    fn evaluate(&mut self, event: Arc<Event>) {
+        let skipped = if event.offset == self.read.offset { self.read.row } else { 0 };
+        if event.offset < self.read.offset {
+            return;
+        }
+        self.scratch.clear();
+        let result = self.transform.apply(&event, &mut self.scratch);
+        let made = match result {
+            // A failure stands for the event's only row; when it is settled already, so is the event.
+            Err(reason) if skipped == 0 => {
+                self.draft.push_failed(event.clone(), reason);
+                self.since.get_or_insert_with(Instant::now);
+                1
+            }
+            Err(_) => 0,
+            Ok(()) => {
+                let rows = (0..).zip(self.scratch.drain(..)).skip(skipped as usize);
+                let before = self.carry.len();
+                self.carry.extend(rows.map(|(index, row)| BatchRow { event: event.clone(), index, row }));
+                self.carry.len() - before
+            }
+        };
+        let timestamp_ms = event.timestamp_ms;
+        self.board.update(|facts| {
+            facts.matched += made as u64;
+            facts.read_at_ms = Some(timestamp_ms);
+        });
+        if self.carry.is_empty() {
+            self.advance(Cursor::at(event.offset + 1));
+        }
+    }
+
+    fn push(&mut self, row: BatchRow) {
+        let after = match self.carry.front() {
+            Some(next) => next.cursor(),
+            None => Cursor::at(row.offset() + 1),
+        };
+        let bytes = map_bytes(&row.row);
+        self.draft.push(row, bytes);
+        self.advance(after);
+    }
+
+    fn advance(&mut self, to: Cursor) {
+        if to > self.read {
+            self.read = to;
+            self.since.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+/// About how many bytes a row takes, on the wire and in memory.
+fn map_bytes(map: &Map) -> usize {
+    map.iter().map(|(key, value)| key.len() + value_bytes(value) + 4).sum()
+}
+
+fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::Undefined | Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 8,
+        Value::BigInt(int) => usize::try_from(int.bits() / 3).unwrap_or(usize::MAX),
+        Value::Str(bytes) => bytes.len(),
+        Value::Array(items) => items.iter().map(|item| value_bytes(item) + 1).sum(),
+        Value::Map(map) => map_bytes(map),
+    }
+}

@@ -1,0 +1,78 @@
+//! Delivery: one pipeline per rule and target reads the log from its cursor, batches what the rule makes of it, and
+//! commits a cursor only for what is durable. It must never know a rule's text or a particular target; the server
+//! gives it a [`Transform`] and a [`Sink`](crate::Sink).
+
+mod backoff;
+mod engine;
+mod handle;
+mod intake;
+mod source;
+mod status;
+mod store;
+mod work;
+
+use std::time::Duration;
+
+use muster_core::event::{Event, EventKinds};
+use muster_core::value::Row;
+
+use crate::sink::PipelineId;
+
+pub use handle::{Pipeline, PipelineHandle, Stopped};
+pub use source::{LogReader, LogSource, ReadBatch, SourceError};
+pub use status::{PipelineState, PipelineStatus};
+pub use store::{
+    DeadLetter, DeliveryStore, KnownPipeline, LETTERS_MAX, LetterFilter, NewLetter, RecordedBatch, StoreError,
+};
+pub(crate) use store::{balanced, checkpoint_at, int};
+
+/// What makes rows of events: a rule, as far as delivery is concerned.
+pub trait Transform: Send + 'static {
+    /// The kinds of events that can yield a row.
+    fn kinds(&self) -> EventKinds;
+
+    /// Appends the rows that `event` yields, the same ones each time.
+    ///
+    /// # Errors
+    /// Why the rule failed on the event, for people; the event then goes to the dead letters, and rows that were
+    /// appended before the failure are not delivered.
+    fn apply(&mut self, event: &Event, rows: &mut Vec<Row>) -> Result<(), String>;
+}
+
+/// When a batch is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows in a batch.
+    pub batch_rows_max: usize,
+    /// About how many bytes of rows; a single row may exceed it.
+    pub batch_bytes_max: usize,
+    /// How long the first row of a batch waits for others.
+    pub batch_wait: Duration,
+}
+
+/// Where a pipeline begins that never committed anything. One that did goes on from its cursor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest event that is still kept.
+    #[default]
+    Earliest,
+    /// After the newest event.
+    Latest,
+    /// At this offset.
+    Offset(u64),
+    /// At the first event of this time or later, milliseconds since 1970.
+    Timestamp(i64),
+}
+
+/// A pipeline, as the server wants it.
+#[derive(Debug, Clone)]
+pub struct PipelineConfig {
+    /// Which rule, into what.
+    pub id: PipelineId,
+    /// A version of the rule's text, e.g. a hash: kept with dead letters and recorded batches.
+    pub rule_version: String,
+    /// Where to begin, if it is new.
+    pub start: Start,
+    /// When a batch is full.
+    pub limits: Limits,
+}

@@ -1,0 +1,175 @@
+//! What a pipeline says of itself, kept up to date by the engine and read by whoever asks. It must never influence
+//! delivery.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::SinkError;
+use crate::sink::{PipelineId, Totals};
+
+/// What the pipeline is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineState {
+    /// Connecting to the target for the first time.
+    Starting,
+    /// Delivering, or waiting for events.
+    Running,
+    /// An attempt failed; the next one is set.
+    Retrying,
+    /// Halted by an operator.
+    Paused,
+    /// No progress without somebody's help; see the hint.
+    Stalled,
+    /// Ended.
+    Stopped,
+}
+
+/// A pipeline at one moment. `matched = delivered + dead + pending` holds in each.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct PipelineStatus {
+    /// The rule.
+    pub rule: String,
+    /// The sink.
+    pub sink: String,
+    /// The table, topic or collection in it; empty where there is none.
+    pub target: String,
+    /// What it is doing.
+    pub state: PipelineState,
+    /// Rows made, and events on which the rule failed.
+    pub matched: u64,
+    /// Rows in the target, committed.
+    pub delivered: u64,
+    /// Rows and events that went to the dead letters.
+    pub dead: u64,
+    /// Rows made and not settled yet.
+    pub pending: u64,
+    /// Everything before this offset is committed.
+    pub cursor: u64,
+    /// Events in the log that are not settled yet.
+    pub lag_events: u64,
+    /// Age of the oldest of them.
+    pub lag_ms: u64,
+    /// Failed attempts since the last success.
+    pub failures: u32,
+    /// When the next attempt comes, milliseconds since 1970.
+    pub next_attempt_at_ms: Option<i64>,
+    /// The last trouble, in words; kept after it is over.
+    pub last_error: Option<String>,
+    /// When it was, milliseconds since 1970.
+    pub last_error_at_ms: Option<i64>,
+    /// What the operator can do, while something is wrong.
+    pub hint: Option<String>,
+    /// What the sink reported last, such as tables it created.
+    pub notes: Vec<String>,
+}
+
+/// Notes kept for the status.
+const NOTES_MAX: usize = 16;
+
+/// The engine's side of the status.
+#[derive(Debug, Default)]
+pub(crate) struct Board(Mutex<Facts>);
+
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub(crate) state: PipelineState,
+    /// Rows made since the checkpoint that is committed, counted when they were made.
+    pub(crate) matched: u64,
+    pub(crate) committed: Totals,
+    pub(crate) cursor: u64,
+    /// The first event that is not wholly settled; beyond the cursor while a commit of nothing is put off.
+    pub(crate) settled: u64,
+    /// Time of the oldest row that is pending.
+    pub(crate) pending_since_ms: Option<i64>,
+    /// Time of the last event that was read.
+    pub(crate) read_at_ms: Option<i64>,
+    pub(crate) failures: u32,
+    pub(crate) next_attempt_at_ms: Option<i64>,
+    pub(crate) last_error: Option<String>,
+    pub(crate) last_error_at_ms: Option<i64>,
+    pub(crate) hint: Option<String>,
+    pub(crate) notes: Vec<String>,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            state: PipelineState::Starting,
+            matched: 0,
+            committed: Totals::default(),
+            cursor: 0,
+            settled: 0,
+            pending_since_ms: None,
+            read_at_ms: None,
+            failures: 0,
+            next_attempt_at_ms: None,
+            last_error: None,
+            last_error_at_ms: None,
+            hint: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
+impl Board {
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Facts) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The status, for a log that ends at `end_offset` and a clock that shows `now_ms`.
+    pub(crate) fn read(&self, id: &PipelineId, end_offset: u64, now_ms: i64) -> PipelineStatus {
+        let facts = self.update(|facts| facts.clone());
+        let lag_events = end_offset.saturating_sub(facts.settled);
+        let oldest = facts.pending_since_ms.or(facts.read_at_ms).filter(|_| lag_events > 0);
+        PipelineStatus {
+            rule: id.rule.clone(),
+            sink: id.sink.clone(),
+            target: id.target.clone(),
+            state: facts.state,
+            matched: facts.matched,
+            delivered: facts.committed.delivered,
+            dead: facts.committed.dead,
+            pending: facts.matched.saturating_sub(facts.committed.matched),
+            cursor: facts.cursor,
+            lag_events,
+            lag_ms: oldest.map_or(0, |at| u64::try_from(now_ms.saturating_sub(at)).unwrap_or(0)),
+            failures: facts.failures,
+            next_attempt_at_ms: facts.next_attempt_at_ms,
+            last_error: facts.last_error,
+            last_error_at_ms: facts.last_error_at_ms,
+            hint: facts.hint,
+            notes: facts.notes,
+        }
+    }
+}
+
+impl Facts {
+    pub(crate) fn failed(
+        &mut self,
+        state: PipelineState,
+        error: &SinkError,
+        now_ms: i64,
+        next_ms: Option<i64>,
+    ) {
+        self.state = state;
+        self.failures = self.failures.saturating_add(1);
+        self.last_error = Some(error.in_words());
+        self.last_error_at_ms = Some(now_ms);
+        self.hint = Some(error.hint().to_owned());
+        self.next_attempt_at_ms = next_ms;
+    }
+
+    pub(crate) fn recovered(&mut self) {
+        self.state = PipelineState::Running;
+        self.failures = 0;
+        self.hint = None;
+        self.next_attempt_at_ms = None;
+    }
+
+    pub(crate) fn note(&mut self, note: &str) {
+        if self.notes.len() == NOTES_MAX {
+            self.notes.remove(0);
+        }
+        self.notes.push(note.to_owned());
+    }
+}

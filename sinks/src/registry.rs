@@ -1,0 +1,262 @@
+//! The kinds of sinks that exist: one row in one table each, with its options. Adding a kind is a row here, a folder,
+//! and a page in `docs/`. It must never know how a sink does its work.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use muster_core::clock::SharedClock;
+
+use crate::database::Databases;
+use crate::delivery::Limits;
+use crate::error::SinkError;
+use crate::sink::Sink;
+use crate::{sqlite, webhook};
+
+/// A kind of sink.
+#[derive(Debug)]
+pub struct Kind {
+    /// The word after `TYPE`.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub summary: &'static str,
+    /// The options between the brackets of `WITH`, apart from the [`COMMON`] ones.
+    pub options: &'static [OptionSpec],
+    /// A statement that declares one.
+    pub example: &'static str,
+    /// Its page.
+    pub page: &'static str,
+    /// When a batch is full, unless the options say otherwise.
+    pub limits: Limits,
+    /// Makes a sink of options that were checked against `options`; opens nothing.
+    pub(crate) build: Build,
+    /// Whether rows go into a table, topic or collection, named after the rule unless `INTO` names it.
+    pub has_targets: bool,
+}
+
+type Build = fn(&Options<'_>, &SinkEnv) -> Result<Box<dyn Sink>, SinkError>;
+
+/// An option of a sink.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionSpec {
+    /// Its name; one that ends in `.` begins the names of many options.
+    pub name: &'static str,
+    /// The value when it is not given; none where there is no default.
+    pub default: Option<&'static str>,
+    /// What it does.
+    pub help: &'static str,
+    /// Whether its value is shown to nobody.
+    pub secret: bool,
+}
+
+impl OptionSpec {
+    /// An option that may be shown.
+    pub const fn new(name: &'static str, default: Option<&'static str>, help: &'static str) -> Self {
+        Self { name, default, help, secret: false }
+    }
+
+    /// An option that holds a secret.
+    pub const fn secret(name: &'static str, help: &'static str) -> Self {
+        Self { name, default: None, help, secret: true }
+    }
+
+    fn covers(&self, name: &str) -> bool {
+        if self.name.ends_with('.') { name.starts_with(self.name) } else { name == self.name }
+    }
+}
+
+/// The options that every kind has. Their defaults are the kind's limits.
+pub const COMMON: &[OptionSpec] = &[
+    OptionSpec::new("batch_rows", None, "most rows in a batch"),
+    OptionSpec::new("batch_bytes", None, "about how many bytes of rows in a batch"),
+    OptionSpec::new("batch_wait_ms", None, "how long the first row of a batch waits for others"),
+];
+
+/// One row a kind.
+const KINDS: &[Kind] = &[sqlite::KIND, webhook::KIND];
+
+/// Every kind.
+pub fn kinds() -> &'static [Kind] {
+    KINDS
+}
+
+/// What sinks need of the process.
+#[derive(Clone)]
+pub struct SinkEnv {
+    /// The data directory; relative paths start here.
+    pub data_dir: PathBuf,
+    /// The SQLite files of the process; whoever else writes to one shares its thread.
+    pub databases: Databases,
+    /// The clock.
+    pub clock: SharedClock,
+}
+
+impl std::fmt::Debug for SinkEnv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SinkEnv").field("data_dir", &self.data_dir).finish_non_exhaustive()
+    }
+}
+
+/// A sink for one rule, as declared.
+#[derive(Clone, Copy)]
+pub struct SinkSpec<'a> {
+    /// The word after `TYPE`.
+    pub kind: &'a str,
+    /// The sink's name.
+    pub name: &'a str,
+    /// What stands behind the point in `INTO sink.target`.
+    pub target: Option<&'a str>,
+    /// The rule that writes to it.
+    pub rule: &'a str,
+    /// The options of `WITH`, their secrets filled in.
+    pub options: &'a BTreeMap<String, String>,
+}
+
+/// Options may hold secrets: their names are shown, their values are not.
+impl std::fmt::Debug for SinkSpec<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let options: Vec<_> = self.options.keys().collect();
+        f.debug_struct("SinkSpec")
+            .field("kind", &self.kind)
+            .field("name", &self.name)
+            .field("target", &self.target)
+            .field("rule", &self.rule)
+            .field("options", &options)
+            .finish()
+    }
+}
+
+/// A sink that is ready to be opened by a pipeline.
+pub struct Built {
+    /// The sink.
+    pub sink: Box<dyn Sink>,
+    /// When its batches are full.
+    pub limits: Limits,
+    /// The target with its default filled in, for the pipeline's identity.
+    pub target: String,
+}
+
+impl std::fmt::Debug for Built {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Built")
+            .field("limits", &self.limits)
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes the sink that `spec` declares. It opens and sends nothing, so it also serves to check a declaration.
+///
+/// # Errors
+/// Says which kind, option or value is wrong, and what was probably meant.
+pub fn build(spec: &SinkSpec<'_>, env: &SinkEnv) -> Result<Built, SinkError> {
+    let kind = KINDS.iter().find(|kind| kind.name == spec.kind).ok_or_else(|| {
+        let known = KINDS.iter().map(|kind| kind.name);
+        SinkError::misconfigured(format!(
+            "there is no sink of type `{}`{}",
+            spec.kind,
+            nearest(spec.kind, known)
+        ))
+    })?;
+    let known = || kind.options.iter().chain(COMMON);
+    for name in spec.options.keys() {
+        if !known().any(|option| option.covers(name)) {
+            let names = known().map(|option| option.name);
+            let message = format!("a {} sink has no option `{name}`{}", kind.name, nearest(name, names));
+            return Err(SinkError::misconfigured(message));
+        }
+    }
+    let options = Options { spec: *spec, kind };
+    let limits = Limits {
+        batch_rows_max: options.parse_or("batch_rows", kind.limits.batch_rows_max, 1)?,
+        batch_bytes_max: options.parse_or("batch_bytes", kind.limits.batch_bytes_max, 1)?,
+        batch_wait: Duration::from_millis(options.parse_or(
+            "batch_wait_ms",
+            u64::try_from(kind.limits.batch_wait.as_millis()).unwrap_or(u64::MAX),
+            0,
+        )?),
+    };
+    let sink = (kind.build)(&options, env)?;
+    let target = if kind.has_targets { options.target_or_rule() } else { "" };
+    Ok(Built { sink, limits, target: target.to_owned() })
+}
+
+/// `; did you mean ...` and what there is.
+fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let distance = |name: &&str| strsim::damerau_levenshtein(given, name);
+    let near = known.clone().min_by_key(distance).filter(|name| distance(name) <= 1 + name.len() / 3);
+    match near {
+        Some(name) => format!("; did you mean `{name}`?"),
+        None => {
+            format!("; there are {}", known.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// A declaration whose option names are known to be right.
+pub(crate) struct Options<'a> {
+    spec: SinkSpec<'a>,
+    kind: &'static Kind,
+}
+
+impl<'a> Options<'a> {
+    /// The value of `name`, or its default.
+    pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
+        let default = || self.kind.options.iter().find(|option| option.name == name)?.default;
+        self.spec.options.get(name).map(String::as_str).or_else(default)
+    }
+
+    pub(crate) fn required(&self, name: &str) -> Result<&'a str, SinkError> {
+        self.get(name).ok_or_else(|| {
+            SinkError::misconfigured(format!(
+                "the {} sink `{}` needs the option `{name}`",
+                self.kind.name, self.spec.name
+            ))
+        })
+    }
+
+    /// The options whose names begin with `prefix`, without it.
+    pub(crate) fn with_prefix(&self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let named =
+            move |(name, value): (&'a String, &'a String)| Some((name.strip_prefix(prefix)?, value.as_str()));
+        self.spec.options.iter().filter_map(named)
+    }
+
+    /// The table, topic or collection; the rule's name where none is given.
+    pub(crate) fn target_or_rule(&self) -> &'a str {
+        self.spec.target.unwrap_or(self.spec.rule)
+    }
+
+    pub(crate) fn target(&self) -> Option<&'a str> {
+        self.spec.target
+    }
+
+    pub(crate) fn parse<T: FromStr>(&self, name: &str) -> Result<T, SinkError> {
+        let value = self.required(name)?;
+        value.parse().map_err(|_| self.wrong(name, "is not of the right form"))
+    }
+
+    pub(crate) fn one_of<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<T, SinkError> {
+        let value = self.required(name)?;
+        let found = choices.iter().find(|(choice, _)| *choice == value);
+        found.map(|(_, choice)| *choice).ok_or_else(|| {
+            let names: Vec<_> = choices.iter().map(|(choice, _)| format!("`{choice}`")).collect();
+            self.wrong(name, &format!("must be one of {}", names.join(", ")))
+        })
+    }
+
+    /// A message about the value of `name`, which it does not repeat: the value may be a secret.
+    pub(crate) fn wrong(&self, name: &str, what: &str) -> SinkError {
+        SinkError::misconfigured(format!(
+            "option `{name}` of the {} sink `{}` {what}",
+            self.kind.name, self.spec.name
+        ))
+    }
+
+    fn parse_or<T: FromStr + PartialOrd>(&self, name: &str, default: T, min: T) -> Result<T, SinkError> {
+        let Some(value) = self.spec.options.get(name) else { return Ok(default) };
+        let parsed = value.parse().ok().filter(|parsed| *parsed >= min);
+        parsed.ok_or_else(|| self.wrong(name, "must be a whole number, and no smaller than makes sense"))
+    }
+}

@@ -1,0 +1,1 @@
+//! What only SQLite does; the contract suite tests what every sink must do.

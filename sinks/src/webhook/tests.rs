@@ -1,0 +1,1 @@
+//! Bodies, ids, signatures, and what statuses mean.

@@ -1,0 +1,173 @@
+//! What the tests of delivery share: a log in memory, a rule that can be told what to do, and conditions to wait for.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use muster_core::event::{Event, EventKind, EventKinds, NewEvent, proto};
+use muster_core::value::Row;
+use muster_sinks::BoxFuture;
+use muster_sinks::delivery::{Limits, LogReader, LogSource, ReadBatch, SourceError, Transform};
+use tokio::sync::watch;
+
+/// The id of every log here: far from 0, so that an id and an offset are never mistaken for each other.
+pub const LOG_ID: u128 = 0xabcd_0000_0000_0000_0000_0000_0000_0000;
+
+/// A log in memory; clones share it.
+#[derive(Clone)]
+pub struct MemoryLog {
+    events: Arc<Mutex<Vec<Arc<Event>>>>,
+    end: Arc<watch::Sender<u64>>,
+    first: Arc<Mutex<u64>>,
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self { events: Arc::default(), end: Arc::new(watch::channel(0).0), first: Arc::default() }
+    }
+}
+
+impl MemoryLog {
+    pub fn append(&self, event: NewEvent) -> u64 {
+        let mut events = self.events.lock().unwrap();
+        let offset = events.len() as u64;
+        events.push(Arc::new(event.at(LOG_ID, offset)));
+        self.end.send_replace(offset + 1);
+        offset
+    }
+
+    pub fn drop_before(&self, offset: u64) {
+        *self.first.lock().unwrap() = offset;
+    }
+
+    pub fn len(&self) -> u64 {
+        *self.end.borrow()
+    }
+}
+
+impl LogSource for MemoryLog {
+    fn log_id(&self) -> u128 {
+        LOG_ID
+    }
+
+    fn first_offset(&self) -> u64 {
+        *self.first.lock().unwrap()
+    }
+
+    fn end_offset(&self) -> u64 {
+        self.len()
+    }
+
+    fn offset_at_time(&self, timestamp_ms: i64) -> Result<u64, SourceError> {
+        let events = self.events.lock().unwrap();
+        Ok(events.iter().position(|event| event.timestamp_ms >= timestamp_ms).unwrap_or(events.len()) as u64)
+    }
+
+    fn reader(&self, offset: u64, kinds: EventKinds) -> Box<dyn LogReader> {
+        Box::new(MemoryReader { log: self.clone(), end: self.end.subscribe(), position: offset, kinds })
+    }
+}
+
+struct MemoryReader {
+    log: MemoryLog,
+    end: watch::Receiver<u64>,
+    position: u64,
+    kinds: EventKinds,
+}
+
+/// Events in one read: few, so that batches and reads do not end at the same places.
+const READ_EVENTS_MAX: u64 = 7;
+
+impl LogReader for MemoryReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<ReadBatch, SourceError>> {
+        Box::pin(async move {
+            let position = self.position;
+            let end =
+                *self.end.wait_for(|end| *end > position).await.map_err(|error| SourceError(error.into()))?;
+            let next_offset = end.min(position + READ_EVENTS_MAX);
+            let events = self.log.events.lock().unwrap();
+            let events = events[position as usize..next_offset as usize].iter();
+            let events = events.filter(|event| self.kinds.contains(event.kind)).cloned().collect();
+            self.position = next_offset;
+            Ok(ReadBatch { events, next_offset })
+        })
+    }
+}
+
+/// A publish of `client` with `payload`, `at_ms` after 1970.
+pub fn publish(client: &str, payload: &str, at_ms: i64) -> NewEvent {
+    let client = proto::Client { clientid: client.into(), ..Default::default() };
+    let message = proto::Message { payload: payload.to_owned().into(), ..Default::default() };
+    NewEvent {
+        timestamp_ms: at_ms,
+        kind: EventKind::MessagePublish,
+        topic: "sensors/1/up".into(),
+        body: proto::Event {
+            node: "muster@test".into(),
+            client: Some(client),
+            message: Some(message),
+            ..Default::default()
+        },
+    }
+}
+
+/// An event that no rule here wants.
+pub fn noise(at_ms: i64) -> NewEvent {
+    NewEvent { kind: EventKind::NodeStarted, ..publish("", "", at_ms) }
+}
+
+/// A rule by payload: `fail` fails, `none` yields nothing, `N rows` (a number) yields that many rows, `{...}` yields
+/// itself, anything else one row that says it.
+pub struct ByPayload;
+
+impl Transform for ByPayload {
+    fn kinds(&self) -> EventKinds {
+        EventKinds::NONE.with(EventKind::MessagePublish)
+    }
+
+    fn apply(&mut self, event: &Event, rows: &mut Vec<Row>) -> Result<(), String> {
+        let payload = event.payload();
+        let payload = std::str::from_utf8(&payload).unwrap();
+        let row = |part: i64| -> Row {
+            [
+                ("clientid", event.clientid().into()),
+                ("offset", (event.offset as i64).into()),
+                ("part", part.into()),
+                ("payload", muster_core::value::Value::from(payload)),
+            ]
+            .into_iter()
+            .collect()
+        };
+        match payload {
+            "none" => {}
+            "fail" => {
+                rows.push(row(0));
+                return Err("division by zero in SELECT".into());
+            }
+            _ if payload.starts_with('{') => match muster_core::value::Value::from_json(payload) {
+                muster_core::value::Value::Map(map) => rows.push(map),
+                other => panic!("{other:?} is no map"),
+            },
+            _ => match payload.parse() {
+                Ok(many) => rows.extend((0..many).map(row)),
+                Err(_) => rows.push(row(0)),
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Limits that make many small batches.
+pub fn small_batches() -> Limits {
+    Limits { batch_rows_max: 10, batch_bytes_max: 1 << 20, batch_wait: Duration::from_millis(5) }
+}
+
+/// Waits until `condition` holds, and panics with `what` if it does not within 20 s.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
