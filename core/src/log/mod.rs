@@ -21,6 +21,8 @@ mod index;
 mod marker;
 mod reader;
 mod recover;
+mod repair;
+mod salvage;
 mod segment;
 mod shared;
 mod writer;
@@ -35,6 +37,8 @@ pub use format::{
 };
 pub use reader::Reader;
 pub use recover::{OpenReport, TornTail};
+pub use repair::{LOST_KIND, RepairReport, repair};
+pub use salvage::{Damage, Progress, VerifyReport, verify};
 pub use writer::Writer;
 
 use crate::clock::SharedClock;

@@ -11,14 +11,15 @@ use rand::rngs::OsRng;
 use super::config::LogConfig;
 use super::disk::{Access, Disk, DiskFile, DiskLock, read_up_to};
 use super::error::LogError;
-use super::format::{RECORD_HEADER_BYTES, RecordHeader, u32_at, u64_at};
+use super::format::RECORD_HEADER_BYTES;
 use super::index::Index;
 use super::marker::{MARKER_NAME, Marker};
+use super::salvage::Search;
 use super::segment::{Scanned, Segment, index_path, open_segment, parse_segment_name, scan_segment};
 
 /// The lock file in a log's directory.
 const LOCK_NAME: &str = "LOCK";
-/// How much of a tail is looked at or written at once.
+/// How much of a tail is written again at once.
 const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
 /// What was found when a log was opened.
@@ -282,34 +283,11 @@ fn make_durable(file: &dyn DiskFile, scanned: &Scanned) -> std::io::Result<()> {
 /// Whether anything after the bad record at `byte` proves that the record at `offset` was synced once: a whole record
 /// that was written when everything before its own group was durable. If so, the record is not torn but damaged.
 fn proves_durable(file: &dyn DiskFile, byte: u64, end: u64, offset: u64) -> std::io::Result<bool> {
-    let most = offset + (end - byte) / RECORD_HEADER_BYTES as u64;
-    let mut window = BytesMut::new();
-    let mut at = byte + 1;
-    while at + RECORD_HEADER_BYTES as u64 <= end {
-        let left = usize::try_from(end - at).unwrap_or(usize::MAX);
-        window.resize(left.min(WINDOW_BYTES), 0);
-        let read = read_up_to(file, &mut window, at)?;
-        if read < RECORD_HEADER_BYTES {
-            return Ok(false);
-        }
-        let starts = read - RECORD_HEADER_BYTES + 1;
-        for start in 0..starts {
-            let header = &window[start..];
-            let found = u64_at(header, 8);
-            let length = u32_at(header, 4) as usize;
-            let plausible =
-                found > offset && found <= most && (RECORD_HEADER_BYTES..=left - start).contains(&length);
-            if plausible && proves(file, at + start as u64, length, found, offset)? {
-                return Ok(true);
-            }
-        }
-        at += starts as u64;
-    }
-    Ok(false)
-}
-
-fn proves(file: &dyn DiskFile, at: u64, length: usize, found: u64, offset: u64) -> std::io::Result<bool> {
-    let mut record = vec![0; length];
-    let read = read_up_to(file, &mut record, at)?;
-    Ok(RecordHeader::check(&record[..read], found).is_ok_and(|header| header.synced_before() > offset))
+    let before = offset + (end - byte) / RECORD_HEADER_BYTES as u64 + 1;
+    let mut proof = false;
+    Search { after: offset, before }.each(file, byte + 1, end, |_, header| {
+        proof = header.synced_before() > offset;
+        proof
+    })?;
+    Ok(proof)
 }

@@ -1,5 +1,12 @@
 //! What the log's tests share.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
 #![allow(dead_code, reason = "not every test uses all of it")]
 
 pub mod sim_disk;
