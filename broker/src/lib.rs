@@ -1,1 +1,38 @@
-//! MQTT listeners, sessions and the router
+//! MQTT for Muster: listeners, sessions, and the embedded router behind them. Everything that happens to a client is
+//! written to the event log, and a publish is acknowledged only when its event is durable.
+//!
+//! The way of a packet: [`listener`] -> [`connect`] (CONNECT, takeover, CONNACK) -> [`session`] (one task a client)
+//! -> [`hub`] (log, retained messages, is anybody subscribed?) -> [`router`] -> sessions of subscribers.
+//!
+//! It must never know rules, sinks or HTTP.
+
+mod access;
+mod broker;
+mod clients;
+mod codec;
+mod config;
+mod connect;
+mod envelope;
+mod error;
+mod frame;
+mod groups;
+mod hub;
+mod info;
+mod listener;
+mod record;
+mod retained;
+mod router;
+mod session;
+mod stats;
+mod wanted;
+
+pub use access::{
+    Action, AllowAll, Answer, Authenticator, Authn, Authorizer, Authz, Credentials, Identity, Request,
+};
+pub use broker::{Broker, Environment, PublishOutcome, PublishRequest};
+pub use codec::Qos;
+pub use config::{BrokerConfig, Limits};
+pub use error::BrokerError;
+pub use info::{ClientInfo, SubscriptionInfo};
+pub use stats::{Counters, Stats};
+pub use wanted::Wanted;

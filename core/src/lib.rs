@@ -5,5 +5,6 @@ pub mod clock;
 pub mod event;
 pub mod journal;
 pub mod log;
+pub mod registry;
 pub mod topic;
 pub mod value;

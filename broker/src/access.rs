@@ -1,0 +1,156 @@
+//! Who may come in and who may do what: the two questions that the broker asks, and the answer "everybody, everything".
+//! An answer may come at once or later, so that a check in memory costs no allocation and one over the network is
+//! possible.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::codec::Qos;
+
+/// An answer that is there, or that is being found.
+pub enum Answer<'a, T> {
+    /// It is there.
+    Now(T),
+    /// It is being found.
+    Later(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
+}
+
+impl<T> Answer<'_, T> {
+    /// Waits for it, if that is necessary.
+    pub async fn get(self) -> T {
+        match self {
+            Self::Now(answer) => answer,
+            Self::Later(answer) => answer.await,
+        }
+    }
+}
+
+/// Who says to be who, in CONNECT.
+pub struct Credentials<'a> {
+    /// The client identifier.
+    pub clientid: &'a str,
+    /// The user name, if one was given.
+    pub username: Option<&'a str>,
+    /// The password, if one was given. Any bytes.
+    pub password: Option<&'a [u8]>,
+    /// `address:port` of the client.
+    pub peername: &'a str,
+    /// 3, 4 or 5.
+    pub proto_ver: u8,
+}
+
+/// Everything but the password.
+impl fmt::Debug for Credentials<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("clientid", &self.clientid)
+            .field("username", &self.username)
+            .field("peername", &self.peername)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the credentials are worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authn {
+    /// Let in.
+    Allow(Identity),
+    /// User name or password are wrong.
+    BadCredentials,
+    /// The credentials may be right, but this client is not let in.
+    NotAuthorized,
+    /// Shut out by an operator.
+    Banned,
+}
+
+/// What is known of a client that is let in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// Nobody checked who it is.
+    pub is_anonymous: bool,
+    /// May do everything.
+    pub is_superuser: bool,
+    /// Attributes that events carry.
+    pub attrs: BTreeMap<String, String>,
+}
+
+/// Decides who is let in.
+pub trait Authenticator: Send + Sync + 'static {
+    /// What these credentials are worth.
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Answer<'a, Authn>;
+}
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Publish to a topic.
+    Publish {
+        /// With this QoS.
+        qos: Qos,
+        /// To be retained.
+        retain: bool,
+    },
+    /// Subscribe to a filter.
+    Subscribe {
+        /// With at most this QoS.
+        qos: Qos,
+    },
+}
+
+impl Action {
+    /// Its name in events.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Publish { .. } => "publish",
+            Self::Subscribe { .. } => "subscribe",
+        }
+    }
+}
+
+/// A question about a permission.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Who.
+    pub clientid: &'a str,
+    /// Who, by the name that was authenticated.
+    pub username: Option<&'a str>,
+    /// From where, `address:port`.
+    pub peername: &'a str,
+    /// What.
+    pub action: Action,
+    /// On which topic, or with which filter (`$share/GROUP/` kept).
+    pub topic: &'a str,
+}
+
+/// The answer about a permission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Authz {
+    /// Whether it may.
+    pub allow: bool,
+    /// Who says so, e.g. `file`, `default`.
+    pub source: &'static str,
+}
+
+/// Decides who may do what.
+pub trait Authorizer: Send + Sync + 'static {
+    /// Whether this may be done.
+    fn authorize<'a>(&'a self, request: &'a Request<'a>) -> Answer<'a, Authz>;
+}
+
+/// Lets everybody in and everything be done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AllowAll;
+
+impl Authenticator for AllowAll {
+    fn authenticate<'a>(&'a self, _: &'a Credentials<'a>) -> Answer<'a, Authn> {
+        Answer::Now(Authn::Allow(Identity { is_anonymous: true, ..Identity::default() }))
+    }
+}
+
+impl Authorizer for AllowAll {
+    fn authorize<'a>(&'a self, _: &'a Request<'a>) -> Answer<'a, Authz> {
+        Answer::Now(Authz { allow: true, source: "default" })
+    }
+}

@@ -1,0 +1,231 @@
+//! The broker's handle: what the rest of the platform can see and do.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use muster_core::clock::SharedClock;
+use muster_core::event::{EventId, proto};
+use muster_core::journal::Journal;
+use muster_core::registry::Registry;
+use muster_core::topic::{self, FilterIndex};
+use rand::SeedableRng as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::{AllowAll, Authenticator, Authorizer};
+use crate::clients::{Clients, Facts};
+use crate::codec::Qos;
+use crate::config::BrokerConfig;
+use crate::error::BrokerError;
+use crate::groups::Groups;
+use crate::hub::{Hub, NewMessage, PublishError};
+use crate::info::{ClientInfo, SubscriptionInfo};
+use crate::listener;
+use crate::record::Recorder;
+use crate::retained::Retained;
+use crate::router::Router;
+use crate::stats::{LiveCounters, Stats};
+use crate::wanted::Wanted;
+
+/// Links to the router beyond one a client: shared groups and what is on its way out.
+const SPARE_LINKS: usize = 4_096;
+
+/// What the broker works with.
+pub struct Environment {
+    /// Where events go.
+    pub journal: Journal,
+    /// What survives a restart.
+    pub registry: Registry,
+    /// Which events on request are asked for.
+    pub wanted: Wanted,
+    /// The time.
+    pub clock: SharedClock,
+    /// Who may come in.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// Who may do what.
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
+impl Environment {
+    /// An environment in which everybody may come in and do everything.
+    pub fn open(journal: Journal, registry: Registry, wanted: Wanted, clock: SharedClock) -> Self {
+        let (authenticator, authorizer) = (Arc::new(AllowAll), Arc::new(AllowAll));
+        Self { journal, registry, wanted, clock, authenticator, authorizer }
+    }
+}
+
+/// A message from inside the platform.
+#[derive(Debug, Clone, Default)]
+pub struct PublishRequest {
+    /// In whose name; may be empty.
+    pub clientid: String,
+    /// By which user name.
+    pub username: Option<String>,
+    /// To which topic.
+    pub topic: String,
+    /// What.
+    pub payload: Bytes,
+    /// How.
+    pub qos: Qos,
+    /// Whether it is kept for later subscribers.
+    pub retain: bool,
+    /// MQTT 5 properties.
+    pub props: Option<proto::Properties>,
+    /// The rule that asks for it; empty where an operator does.
+    pub republished_by: String,
+}
+
+/// What became of a [`PublishRequest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishOutcome {
+    /// The event's place in the log; it is durable.
+    pub offset: u64,
+    /// The message's identity.
+    pub id: EventId,
+    /// Whether somebody subscribes to the topic.
+    pub has_subscribers: bool,
+}
+
+/// A running broker. Clones are the same broker.
+#[derive(Clone)]
+pub struct Broker {
+    hub: Arc<Hub>,
+    local_addr: SocketAddr,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker").field("local_addr", &self.local_addr).finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Starts the router and the listener.
+    ///
+    /// # Errors
+    /// The address cannot be listened on, the registry cannot be read, or the router did not start.
+    pub async fn start(config: BrokerConfig, environment: Environment) -> Result<Self, BrokerError> {
+        let Environment { journal, registry, wanted, clock, authenticator, authorizer } = environment;
+        let address = config.listen;
+        let limits = &config.limits;
+        let retained = Retained::load(registry, limits.retained_messages_max, limits.retained_bytes_max)?;
+        let listening = TcpListener::bind(address).await;
+        let socket = listening.map_err(|source| BrokerError::Listen { address, source })?;
+        let local_addr = socket.local_addr().map_err(|source| BrokerError::Listen { address, source })?;
+        let links_max = limits.connections_max.saturating_add(SPARE_LINKS);
+        let router = Router::start(links_max, limits.router_filter_bytes_max).await?;
+        let hub = Arc::new(Hub {
+            journal,
+            clock,
+            wanted,
+            authenticator,
+            authorizer,
+            router,
+            clients: Clients::default(),
+            groups: Groups::default(),
+            retained,
+            counters: LiveCounters::default(),
+            index: RwLock::new(FilterIndex::new()),
+            session_ids: AtomicU64::new(1),
+            random: std::sync::Mutex::new(rand::rngs::StdRng::from_os_rng()),
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            config,
+        });
+        tokio::spawn(listener::run(Arc::clone(&hub), socket));
+        tracing::info!(address = %local_addr, "MQTT listens");
+        Ok(Self { hub, local_addr })
+    }
+
+    /// The address of the listener.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Every client with a session, in no order.
+    pub fn clients(&self) -> Vec<ClientInfo> {
+        self.hub.clients.all().iter().map(|facts| facts.info()).collect()
+    }
+
+    /// One client.
+    pub fn client(&self, clientid: &str) -> Option<ClientInfo> {
+        self.hub.clients.facts(clientid).map(|facts| facts.info())
+    }
+
+    /// The subscriptions of one client; none where there is no such client.
+    pub fn client_subscriptions(&self, clientid: &str) -> Option<Vec<SubscriptionInfo>> {
+        self.hub.clients.facts(clientid).map(|facts| facts.subscriptions().clone())
+    }
+
+    /// Every subscription with its client.
+    pub fn subscriptions(&self) -> Vec<(String, SubscriptionInfo)> {
+        let of = |facts: &Arc<Facts>| {
+            let clientid = facts.fixed.clientid.clone();
+            let held = facts.subscriptions().clone();
+            held.into_iter().map(move |subscription| (clientid.clone(), subscription))
+        };
+        self.hub.clients.all().iter().flat_map(of).collect()
+    }
+
+    /// Numbers.
+    pub fn stats(&self) -> Stats {
+        let hub = &self.hub;
+        let all = hub.clients.all();
+        Stats {
+            connections: hub.clients.connected.load(Ordering::Relaxed),
+            sessions: all.len(),
+            subscriptions: all.iter().map(|facts| facts.subscriptions().len()).sum(),
+            subscriptions_shared: hub.groups.subscriptions(),
+            topics: hub.index.read().unwrap_or_else(PoisonError::into_inner).len(),
+            retained: hub.retained.len(),
+            counters: hub.counters.read(),
+        }
+    }
+
+    /// Ends a client's connection and session; whether there was one.
+    pub async fn kick(&self, clientid: &str) -> bool {
+        self.hub.clients.kick(clientid).await
+    }
+
+    /// Publishes a message from inside and waits until its event is durable.
+    ///
+    /// # Errors
+    /// The topic is none, the log refused the event, or the router stopped.
+    pub async fn publish(&self, request: PublishRequest) -> Result<PublishOutcome, BrokerError> {
+        topic::validate_name(&request.topic)?;
+        let PublishRequest { clientid, username, topic, payload, qos, retain, props, republished_by } =
+            request;
+        let client = proto::Client { clientid, username, ..Default::default() };
+        let mut recorder =
+            Recorder::outside(&self.hub.journal, &self.hub.clock, &self.hub.config.node, client);
+        let origin = if republished_by.is_empty() { "rest" } else { "rule" };
+        let message = NewMessage { topic, payload, qos, retain, dup: false, props, origin, republished_by };
+        let published = self.hub.publish(&mut recorder, message).await.map_err(|error| match error {
+            PublishError::Log(error) => BrokerError::Log(error),
+            PublishError::Router(stopped) => stopped.into(),
+        })?;
+        self.hub.journal.durable(published.offset).await?;
+        Ok(PublishOutcome { offset: published.offset, id: published.id, has_subscribers: published.matched })
+    }
+
+    /// Stops listening, tells every client, and waits until every event is appended.
+    pub async fn shutdown(&self) {
+        self.hub.shutdown.cancel();
+        self.hub.clients.shut_down().await;
+        self.hub.tasks.close();
+        let limit = self.hub.config.limits.shutdown_timeout();
+        if tokio::time::timeout(limit, self.hub.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.hub.tasks.len(), "some connections did not end in time");
+        }
+        self.hub.retained.flush().await;
+    }
+
+    /// Resolves when the broker cannot go on; the process must stop then.
+    pub async fn fatal(&self) -> BrokerError {
+        self.hub.router.stopped().await;
+        BrokerError::RouterStopped
+    }
+}

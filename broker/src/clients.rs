@@ -1,0 +1,222 @@
+//! Who is here: one entry a client identifier, with the way to reach its session's task. It serializes connections of
+//! one client, so that a takeover hands the session over before the next connection begins.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+
+use crate::info::{ClientInfo, SubscriptionInfo};
+use crate::session::Session;
+use crate::stats::Counter;
+
+/// Messages to a session's task that may wait.
+const CONTROL_MESSAGES_MAX: usize = 8;
+
+/// What others may ask of a session's task.
+pub(crate) enum Control {
+    /// Another connection of the client takes its place. `clean`: it wants nothing of the session. The reply comes
+    /// when every event of the old connection is written.
+    TakeOver { clean: bool, reply: oneshot::Sender<Option<Box<Session>>> },
+    /// An operator ends connection and session.
+    Kick { reply: oneshot::Sender<()> },
+    /// The server stops.
+    Shutdown,
+}
+
+/// What is known of a session from outside; its task keeps it up to date.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// What does not change during a connection.
+    pub(crate) fixed: ClientInfo,
+    /// 0 while connected.
+    pub(crate) disconnected_at_ms: AtomicI64,
+    pub(crate) inflight: AtomicUsize,
+    pub(crate) queued: AtomicUsize,
+    pub(crate) awaiting_release: AtomicUsize,
+    pub(crate) bytes_received: Counter,
+    pub(crate) packets_received: Counter,
+    pub(crate) messages_received: [Counter; 3],
+    pub(crate) bytes_sent: Counter,
+    pub(crate) packets_sent: Counter,
+    pub(crate) messages_sent: [Counter; 3],
+    pub(crate) dropped: Counter,
+    pub(crate) dropped_queue_full: Counter,
+    pub(crate) dropped_expired: Counter,
+    pub(crate) dropped_too_large: Counter,
+    pub(crate) subscriptions: Mutex<Vec<SubscriptionInfo>>,
+}
+
+impl Facts {
+    pub(crate) fn is_connected(&self) -> bool {
+        self.disconnected_at_ms.load(Ordering::Relaxed) == 0
+    }
+
+    /// The subscriptions, for reading and writing.
+    pub(crate) fn subscriptions(&self) -> MutexGuard<'_, Vec<SubscriptionInfo>> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of everything as it is now.
+    pub(crate) fn info(&self) -> ClientInfo {
+        let disconnected_at_ms = self.disconnected_at_ms.load(Ordering::Relaxed);
+        let received = self.messages_received.each_ref().map(Counter::get);
+        let sent = self.messages_sent.each_ref().map(Counter::get);
+        ClientInfo {
+            connected: disconnected_at_ms == 0,
+            disconnected_at_ms: (disconnected_at_ms != 0).then_some(disconnected_at_ms),
+            subscriptions_count: self.subscriptions().len(),
+            inflight_count: self.inflight.load(Ordering::Relaxed),
+            queue_count: self.queued.load(Ordering::Relaxed),
+            awaiting_release_count: self.awaiting_release.load(Ordering::Relaxed),
+            bytes_received: self.bytes_received.get(),
+            packets_received: self.packets_received.get(),
+            messages_received_by_qos: received,
+            bytes_sent: self.bytes_sent.get(),
+            packets_sent: self.packets_sent.get(),
+            messages_sent_by_qos: sent,
+            messages_dropped: self.dropped.get(),
+            messages_dropped_queue_full: self.dropped_queue_full.get(),
+            messages_dropped_expired: self.dropped_expired.get(),
+            messages_dropped_too_large: self.dropped_too_large.get(),
+            ..self.fixed.clone()
+        }
+    }
+}
+
+/// All clients with a session.
+#[derive(Default)]
+pub(crate) struct Clients {
+    entries: Mutex<HashMap<Arc<str>, Entry>>,
+    generations: AtomicU64,
+    pub(crate) connected: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// Held by a connection from CONNECT until it is registered.
+    gate: Arc<tokio::sync::Mutex<()>>,
+    live: Option<Live>,
+}
+
+struct Live {
+    control: mpsc::Sender<Control>,
+    facts: Arc<Facts>,
+    generation: u64,
+}
+
+/// The right to be the next connection of a client.
+pub(crate) struct Turn {
+    clientid: Arc<str>,
+    _gate: OwnedMutexGuard<()>,
+}
+
+/// A registered session; its task gives it back at the end.
+#[derive(Debug, Clone)]
+pub(crate) struct Registration {
+    clientid: Arc<str>,
+    generation: u64,
+}
+
+impl Clients {
+    /// Waits until no other connection of the client is between CONNECT and CONNACK.
+    pub(crate) async fn turn(&self, clientid: &str) -> Turn {
+        let clientid: Arc<str> = clientid.into();
+        let gate = Arc::clone(&self.lock().entry(Arc::clone(&clientid)).or_default().gate);
+        Turn { clientid, _gate: gate.lock_owned().await }
+    }
+
+    /// Ends the client's earlier connection, if there is one; its session, unless it ended with it or `clean`.
+    pub(crate) async fn take_over(&self, turn: &Turn, clean: bool) -> Option<Box<Session>> {
+        let control = self.lock().get(&turn.clientid)?.live.as_ref()?.control.clone();
+        let (reply, answer) = oneshot::channel();
+        control.send(Control::TakeOver { clean, reply }).await.ok()?;
+        answer.await.ok().flatten()
+    }
+
+    /// Registers the client's new session.
+    pub(crate) fn register(&self, turn: &Turn, facts: Arc<Facts>) -> (Registration, mpsc::Receiver<Control>) {
+        let (control, receiver) = mpsc::channel(CONTROL_MESSAGES_MAX);
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+        let live = Some(Live { control, facts, generation });
+        self.lock().entry(Arc::clone(&turn.clientid)).or_default().live = live;
+        (Registration { clientid: Arc::clone(&turn.clientid), generation }, receiver)
+    }
+
+    /// Forgets a session that has ended, unless another took its place.
+    pub(crate) fn unregister(&self, registration: &Registration) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(&registration.clientid) else { return };
+        if entry.live.as_ref().is_some_and(|live| live.generation == registration.generation) {
+            entry.live = None;
+        }
+        Self::prune(&mut entries, &registration.clientid);
+    }
+
+    /// Gives up a turn without having registered anything.
+    pub(crate) fn abandon(&self, turn: Turn) {
+        let clientid = Arc::clone(&turn.clientid);
+        drop(turn);
+        Self::prune(&mut self.lock(), &clientid);
+    }
+
+    /// Whether the client is connected.
+    pub(crate) fn is_connected(&self, clientid: &str) -> bool {
+        let entries = self.lock();
+        let live = entries.get(clientid).and_then(|entry| entry.live.as_ref());
+        live.is_some_and(|live| live.facts.is_connected())
+    }
+
+    /// What is known of one client.
+    pub(crate) fn facts(&self, clientid: &str) -> Option<Arc<Facts>> {
+        self.lock().get(clientid)?.live.as_ref().map(|live| Arc::clone(&live.facts))
+    }
+
+    /// What is known of each client.
+    pub(crate) fn all(&self) -> Vec<Arc<Facts>> {
+        let entries = self.lock();
+        entries.values().filter_map(|entry| entry.live.as_ref()).map(|live| Arc::clone(&live.facts)).collect()
+    }
+
+    /// Ends connection and session of a client; whether there was one.
+    pub(crate) async fn kick(&self, clientid: &str) -> bool {
+        let Some(control) = self.control(clientid) else { return false };
+        let (reply, done) = oneshot::channel();
+        control.send(Control::Kick { reply }).await.is_ok() && done.await.is_ok()
+    }
+
+    /// Tells every session that the server stops.
+    pub(crate) async fn shut_down(&self) {
+        let controls: Vec<_> = {
+            let entries = self.lock();
+            entries
+                .values()
+                .filter_map(|entry| entry.live.as_ref())
+                .map(|live| live.control.clone())
+                .collect()
+        };
+        for control in controls {
+            // Who has ended meanwhile needs not be told.
+            drop(control.send(Control::Shutdown).await);
+        }
+    }
+
+    fn control(&self, clientid: &str) -> Option<mpsc::Sender<Control>> {
+        Some(self.lock().get(clientid)?.live.as_ref()?.control.clone())
+    }
+
+    /// Removes an entry that nobody uses and nobody waits for.
+    fn prune(entries: &mut HashMap<Arc<str>, Entry>, clientid: &str) {
+        if entries
+            .get(clientid)
+            .is_some_and(|entry| entry.live.is_none() && Arc::strong_count(&entry.gate) == 1)
+        {
+            entries.remove(clientid);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,101 @@
+//! Where the broker listens, and every limit it keeps. Units stand last in each name.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How the broker is set up.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// The address of the TCP listener; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The node's name in events, `name@host`.
+    pub node: String,
+    /// Limits.
+    pub limits: Limits,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)),
+            node: "muster@127.0.0.1".to_owned(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What one client, and all of them together, may use.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Clients that are connected at a time; a further CONNECT is answered with "quota exceeded".
+    pub connections_max: usize,
+    /// Connections beyond them that may be between TCP and CONNACK; a further one is closed unheard.
+    pub handshakes_max: usize,
+    /// From the TCP connection to the whole CONNECT.
+    pub connect_timeout_ms: u64,
+    /// Largest packet from a client.
+    pub packet_bytes_max: usize,
+    /// Longest client identifier.
+    pub clientid_bytes_max: usize,
+    /// Publishes with QoS 1 and 2 that a client may have unacknowledged; then nothing more is read from it.
+    pub receive_maximum: u16,
+    /// Unacknowledged QoS 1 and 2 messages towards a client, unless it asks for fewer.
+    pub inflight_max: u16,
+    /// Messages that wait for a client, connected or not; beyond it the oldest is dropped and counted.
+    pub queue_messages_max: usize,
+    /// Bytes on their way to a client's socket; beyond it messages wait in its queue.
+    pub write_bytes_max: usize,
+    /// Topic aliases that a client may set.
+    pub topic_alias_maximum: u16,
+    /// Subscriptions of one client.
+    pub subscriptions_max: usize,
+    /// Longest keep-alive; a client that asks for more, or for none, is given this one. 0: any.
+    pub keep_alive_seconds_max: u16,
+    /// Longest life of a session without a connection; also what MQTT 3.1.1 sessions get.
+    pub session_expiry_seconds_max: u32,
+    /// Retained messages; beyond it a new topic is not retained.
+    pub retained_messages_max: usize,
+    /// Payload of a retained message.
+    pub retained_bytes_max: usize,
+    /// What the router keeps per topic filter for readers that lag; beyond it they miss messages, which is counted.
+    pub router_filter_bytes_max: usize,
+    /// How long a shutdown waits for clients to take their DISCONNECT.
+    pub shutdown_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 100_000,
+            handshakes_max: 1_024,
+            connect_timeout_ms: 10_000,
+            packet_bytes_max: 1 << 20,
+            clientid_bytes_max: 1_024,
+            receive_maximum: 1_024,
+            inflight_max: 32,
+            queue_messages_max: 1_000,
+            write_bytes_max: 256 << 10,
+            topic_alias_maximum: 64,
+            subscriptions_max: 1_000,
+            keep_alive_seconds_max: 0,
+            session_expiry_seconds_max: 7 * 24 * 3_600,
+            retained_messages_max: 1_000_000,
+            retained_bytes_max: 1 << 20,
+            router_filter_bytes_max: 4 << 20,
+            shutdown_timeout_ms: 2_000,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub(crate) fn shutdown_timeout(&self) -> Duration {
+        Duration::from_millis(self.shutdown_timeout_ms)
+    }
+}

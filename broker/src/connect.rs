@@ -1,0 +1,368 @@
+//! From a socket to a session: the first packet, who it is, the takeover of an earlier connection, the events, CONNACK.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bytes::BytesMut;
+use muster_core::event::proto::event::Detail;
+use muster_core::event::{EventKind, proto};
+use muster_core::log::LogError;
+use muster_core::topic;
+use rand::RngCore as _;
+use tokio::io::{ReadHalf, WriteHalf};
+
+use crate::access::{Authn, Credentials, Identity};
+use crate::clients::{Facts, Turn};
+use crate::codec::encode::{self, ConnAck};
+use crate::codec::{self, Connect, DecodeError, Packet, Version, reason};
+use crate::frame::{FrameReader, ReadError};
+use crate::hub::Hub;
+use crate::info::ClientInfo;
+use crate::listener::{Endpoints, Socket};
+use crate::record::Recorder;
+use crate::session::{self, Actor, Parts, Session};
+
+/// A socket with its halves apart.
+struct Wire {
+    reader: FrameReader<ReadHalf<Socket>>,
+    writer: WriteHalf<Socket>,
+}
+
+/// What a client asked for, and what it gets.
+struct Terms {
+    keep_alive_seconds: u16,
+    expiry_seconds: u32,
+    receive_maximum: u32,
+    inflight_max: usize,
+    packet_bytes_max: usize,
+}
+
+/// Serves one connection from its first byte to its last.
+pub(crate) async fn serve(hub: Arc<Hub>, socket: Socket, endpoints: Endpoints) {
+    let (source, writer) = tokio::io::split(socket);
+    let mut reader = FrameReader::new(source, hub.config.limits.packet_bytes_max);
+    let first = tokio::select! {
+        () = hub.shutdown.cancelled() => return,
+        first = tokio::time::timeout(hub.config.limits.connect_timeout(), first_packet(&mut reader)) => first,
+    };
+    let wire = Wire { reader, writer };
+    match first {
+        Ok(Ok(connect)) => {
+            hub.counters.connects.add(1);
+            // What the handshake needs is given back before the session begins.
+            let established = Box::pin(Handshake { hub, endpoints, connect }.run(wire)).await;
+            if let Some(parts) = established {
+                session::run(parts).await;
+            }
+        }
+        Ok(Err(ReadError::Decode(error))) => {
+            hub.counters.handshakes_failed.add(1);
+            tracing::debug!(peer = endpoints.peername, %error, "not a valid CONNECT");
+            let mut out = BytesMut::new();
+            if let DecodeError::Version { level } = error {
+                let version = if level & 0x7F > 5 { Version::V5 } else { Version::V4 };
+                encode::connack(&mut out, version, &ConnAck { code: error.reason(), ..ConnAck::default() });
+            }
+            session::close(wire.reader.into_source(), wire.writer, out).await;
+        }
+        // Nothing came, or not in time: there is nobody to answer to.
+        Ok(Err(ReadError::Closed | ReadError::Io(_))) | Err(_) => hub.counters.handshakes_failed.add(1),
+    }
+}
+
+async fn first_packet(reader: &mut FrameReader<ReadHalf<Socket>>) -> Result<Connect, ReadError> {
+    let frame = reader.next().await?;
+    if frame.first >> 4 != codec::CONNECT {
+        return Err(DecodeError::Protocol("the first packet is not CONNECT").into());
+    }
+    match codec::decode(frame, Version::V4)? {
+        Packet::Connect(connect) => Ok(*connect),
+        _ => Err(DecodeError::Protocol("the first packet is not CONNECT").into()),
+    }
+}
+
+struct Handshake {
+    hub: Arc<Hub>,
+    endpoints: Endpoints,
+    connect: Connect,
+}
+
+impl Handshake {
+    async fn run(mut self, wire: Wire) -> Option<Box<Parts>> {
+        let assigned = match self.check() {
+            Ok(assigned) => assigned,
+            Err(code) => return self.refuse(wire, code, None).await,
+        };
+        let identity = match self.authenticate().await {
+            Ok(identity) => identity,
+            Err(code) => return self.refuse(wire, code, Some(code)).await,
+        };
+        let turn = self.hub.clients.turn(&self.connect.clientid).await;
+        if self.hub.shutdown.is_cancelled() {
+            self.hub.clients.abandon(turn);
+            return self.refuse(wire, reason::SERVER_UNAVAILABLE, None).await;
+        }
+        let resumed = self.hub.clients.take_over(&turn, self.connect.clean_start).await;
+        self.establish(wire, turn, identity, resumed, assigned).await
+    }
+
+    /// Checks what needs nobody else; whether the client identifier was assigned here.
+    fn check(&mut self) -> Result<bool, u8> {
+        let Connect { version, clean_start, clientid, will, props, .. } = &mut self.connect;
+        let limits = &self.hub.config.limits;
+        let assigned = clientid.is_empty();
+        if assigned {
+            let allowed = match version {
+                Version::V3 => false,
+                Version::V4 => *clean_start,
+                Version::V5 => true,
+            };
+            if !allowed {
+                return Err(reason::CLIENT_IDENTIFIER_NOT_VALID);
+            }
+            *clientid = self.hub.new_clientid();
+        }
+        if clientid.len() > limits.clientid_bytes_max {
+            return Err(reason::CLIENT_IDENTIFIER_NOT_VALID);
+        }
+        if will.as_ref().is_some_and(|will| topic::validate_name(&will.topic).is_err()) {
+            return Err(reason::TOPIC_NAME_INVALID);
+        }
+        if props.authentication_method.is_some() {
+            return Err(reason::BAD_AUTHENTICATION_METHOD);
+        }
+        // Who is connected already only takes its own place again.
+        let clients = &self.hub.clients;
+        if clients.connected.load(Ordering::Relaxed) >= limits.connections_max
+            && !clients.is_connected(clientid)
+        {
+            return Err(reason::QUOTA_EXCEEDED);
+        }
+        Ok(assigned)
+    }
+
+    async fn authenticate(&self) -> Result<Identity, u8> {
+        let credentials = Credentials {
+            clientid: &self.connect.clientid,
+            username: self.connect.username.as_deref(),
+            password: self.connect.password.as_ref().map(|password| &password.0[..]),
+            peername: &self.endpoints.peername,
+            proto_ver: self.connect.version.level(),
+        };
+        match self.hub.authenticator.authenticate(&credentials).get().await {
+            Authn::Allow(identity) => Ok(identity),
+            Authn::BadCredentials => Err(reason::BAD_USERNAME_OR_PASSWORD),
+            Authn::NotAuthorized => Err(reason::NOT_AUTHORIZED),
+            Authn::Banned => Err(reason::BANNED),
+        }
+    }
+
+    /// Answers that the client may not come in, and writes the events about it.
+    async fn refuse(self, wire: Wire, code: u8, authn: Option<u8>) -> Option<Box<Parts>> {
+        self.hub.counters.connects_refused.add(1);
+        let mut recorder = self.recorder(&Identity::default());
+        if let Some(code) = authn {
+            let detail = authn_detail(reason::name(code), &Identity::default());
+            recorder.note(EventKind::ClientAuthn, "", None, Some(detail)).await;
+        }
+        let connection = self.connection(&self.terms(), code, 0);
+        recorder.note(EventKind::ClientConnack, "", None, Some(Detail::Connack(connection))).await;
+        let mut out = BytesMut::new();
+        encode::connack(&mut out, self.connect.version, &ConnAck { code, ..ConnAck::default() });
+        session::close(wire.reader.into_source(), wire.writer, out).await;
+        None
+    }
+
+    /// The client is in: events, registration, CONNACK, and what its session runs with.
+    async fn establish(
+        self,
+        wire: Wire,
+        turn: Turn,
+        identity: Identity,
+        resumed: Option<Box<Session>>,
+        assigned: bool,
+    ) -> Option<Box<Parts>> {
+        let hub = Arc::clone(&self.hub);
+        let terms = self.terms();
+        let session_present = resumed.is_some();
+        let mut recorder = self.recorder(&identity);
+        let connected_at_ms = recorder.wall_ms();
+        let mut session = resumed.unwrap_or_else(|| Box::new(hub.new_session(connected_at_ms)));
+        session.expiry_seconds = terms.expiry_seconds;
+        if let Err(error) = self.record(&mut recorder, &identity, &terms, connected_at_ms).await {
+            tracing::warn!(clientid = self.connect.clientid, %error, "a client is not let in: no event can be written");
+            session.end(&hub).await;
+            hub.clients.abandon(turn);
+            let full = matches!(error, LogError::DiskFull { .. });
+            let code = if full { reason::QUOTA_EXCEEDED } else { reason::SERVER_UNAVAILABLE };
+            return self.refuse(wire, code, None).await;
+        }
+        let facts = Arc::new(self.facts(&recorder, &session, &terms, connected_at_ms));
+        let (registration, control) = hub.clients.register(&turn, Arc::clone(&facts));
+        hub.clients.connected.fetch_add(1, Ordering::Relaxed);
+        drop(turn);
+        let mut actor = Actor { hub, recorder, facts, control, registration, session };
+        actor.publish_subscriptions();
+        // A router that is gone is noticed again, and dealt with, in the session's loop.
+        let _ = actor.rejoin().await;
+        let out = self.connack(&terms, session_present, assigned);
+        let Terms { keep_alive_seconds, inflight_max, packet_bytes_max, .. } = terms;
+        let Wire { reader, writer } = wire;
+        let Connect { version, will, .. } = self.connect;
+        let parts = Parts {
+            actor,
+            version,
+            reader,
+            writer,
+            out,
+            will,
+            keep_alive_seconds,
+            inflight_max,
+            packet_bytes_max,
+        };
+        Some(Box::new(parts))
+    }
+
+    async fn record(
+        &self,
+        recorder: &mut Recorder,
+        identity: &Identity,
+        terms: &Terms,
+        connected_at_ms: i64,
+    ) -> Result<(), LogError> {
+        let authn = authn_detail(reason::name(reason::SUCCESS), identity);
+        recorder.append(EventKind::ClientAuthn, "", None, Some(authn)).await?;
+        let connection = self.connection(terms, reason::SUCCESS, connected_at_ms);
+        let connack = Detail::Connack(connection.clone());
+        recorder.append(EventKind::ClientConnack, "", None, Some(connack)).await?;
+        let connected = Detail::Connected(proto::Connection { reason_code: String::new(), ..connection });
+        recorder.append(EventKind::ClientConnected, "", None, Some(connected)).await?;
+        Ok(())
+    }
+
+    fn terms(&self) -> Terms {
+        let limits = &self.hub.config.limits;
+        let Connect { version, clean_start, props, .. } = &self.connect;
+        let expiry_max = limits.session_expiry_seconds_max;
+        let expiry_seconds = match version {
+            Version::V5 => props.session_expiry_interval.unwrap_or(0).min(expiry_max),
+            Version::V3 | Version::V4 if *clean_start => 0,
+            Version::V3 | Version::V4 => expiry_max,
+        };
+        let asked = self.connect.keep_alive_seconds;
+        let max = limits.keep_alive_seconds_max;
+        // Only MQTT 5 can be told that it gets another keep-alive than it asked for.
+        let is_shortened = *version == Version::V5 && max > 0 && (asked == 0 || asked > max);
+        let receive_maximum = match version {
+            Version::V5 => props.receive_maximum.unwrap_or(u32::from(u16::MAX)),
+            Version::V3 | Version::V4 => u32::from(limits.inflight_max),
+        };
+        let inflight_max = usize::try_from(receive_maximum).unwrap_or(usize::MAX);
+        let packet_bytes_max = props.maximum_packet_size.and_then(|bytes| usize::try_from(bytes).ok());
+        Terms {
+            keep_alive_seconds: if is_shortened { max } else { asked },
+            expiry_seconds,
+            receive_maximum,
+            inflight_max: inflight_max.min(usize::from(limits.inflight_max)),
+            packet_bytes_max: packet_bytes_max.unwrap_or(usize::MAX),
+        }
+    }
+
+    fn connack(&self, terms: &Terms, session_present: bool, assigned: bool) -> BytesMut {
+        let Connect { version, clientid, keep_alive_seconds, props, .. } = &self.connect;
+        let limits = &self.hub.config.limits;
+        let is_other = |seconds: u32| seconds != terms.expiry_seconds;
+        let ack = ConnAck {
+            session_present,
+            code: reason::SUCCESS,
+            session_expiry_seconds: props
+                .session_expiry_interval
+                .filter(|seconds| is_other(*seconds))
+                .map(|_| terms.expiry_seconds),
+            receive_maximum: limits.receive_maximum,
+            packet_bytes_max: u32::try_from(limits.packet_bytes_max).unwrap_or(u32::MAX),
+            topic_alias_maximum: limits.topic_alias_maximum,
+            assigned_clientid: assigned.then_some(clientid),
+            server_keep_alive_seconds: (terms.keep_alive_seconds != *keep_alive_seconds)
+                .then_some(terms.keep_alive_seconds),
+        };
+        let mut out = BytesMut::new();
+        encode::connack(&mut out, *version, &ack);
+        out
+    }
+
+    fn recorder(&self, identity: &Identity) -> Recorder {
+        let client = proto::Client {
+            clientid: self.connect.clientid.clone(),
+            username: self.connect.username.clone(),
+            peername: self.endpoints.peername.clone(),
+            sockname: self.endpoints.sockname.clone(),
+            proto_name: self.connect.version.name().to_owned(),
+            proto_ver: u32::from(self.connect.version.level()),
+            attrs: identity.attrs.clone().into_iter().collect(),
+            ..Default::default()
+        };
+        Recorder::begin(&self.hub.journal, &self.hub.clock, &self.hub.config.node, client)
+    }
+
+    fn connection(&self, terms: &Terms, code: u8, connected_at_ms: i64) -> proto::Connection {
+        proto::Connection {
+            keepalive_seconds: u32::from(terms.keep_alive_seconds),
+            clean_start: self.connect.clean_start,
+            receive_maximum: terms.receive_maximum,
+            expiry_interval_seconds: u64::from(terms.expiry_seconds),
+            is_bridge: self.connect.is_bridge,
+            props: (self.connect.version == Version::V5).then(|| self.connect.props.clone()),
+            connected_at_ms,
+            reason_code: reason::name(code).to_owned(),
+        }
+    }
+
+    fn facts(&self, recorder: &Recorder, session: &Session, terms: &Terms, connected_at_ms: i64) -> Facts {
+        let limits = &self.hub.config.limits;
+        let fixed = ClientInfo {
+            clientid: self.connect.clientid.clone(),
+            username: self.connect.username.clone(),
+            node: self.hub.config.node.clone(),
+            peername: self.endpoints.peername.clone(),
+            sockname: self.endpoints.sockname.clone(),
+            listener: self.endpoints.listener.to_owned(),
+            proto_name: self.connect.version.name().to_owned(),
+            proto_ver: self.connect.version.level(),
+            connected_at_ms,
+            created_at_ms: session.created_at_ms,
+            clean_start: self.connect.clean_start,
+            expiry_interval_seconds: terms.expiry_seconds,
+            keepalive_seconds: terms.keep_alive_seconds,
+            is_bridge: self.connect.is_bridge,
+            session: recorder.client().session,
+            subscriptions_max: limits.subscriptions_max,
+            inflight_max: terms.inflight_max,
+            queue_max: limits.queue_messages_max,
+            awaiting_release_max: usize::from(limits.receive_maximum),
+            ..ClientInfo::default()
+        };
+        Facts { fixed, disconnected_at_ms: AtomicI64::new(0), ..Facts::default() }
+    }
+}
+
+impl Hub {
+    /// An identifier for a client that brings none.
+    fn new_clientid(&self) -> String {
+        let mut random = self.random.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        format!("auto-{:016x}{:016x}", random.next_u64(), random.next_u64())
+    }
+
+    fn new_session(&self, created_at_ms: i64) -> Session {
+        let id = self.session_ids.fetch_add(1, Ordering::Relaxed);
+        Session::new(id, created_at_ms, self.config.limits.queue_messages_max)
+    }
+}
+
+fn authn_detail(reason_code: &str, identity: &Identity) -> Detail {
+    Detail::Authn(proto::Authn {
+        reason_code: reason_code.to_owned(),
+        is_anonymous: identity.is_anonymous,
+        is_superuser: identity.is_superuser,
+    })
+}

@@ -1,0 +1,31 @@
+//! Why the broker cannot start or cannot go on.
+
+use std::io;
+use std::net::SocketAddr;
+
+use muster_core::log::LogError;
+
+/// What stops the broker, or a request to it.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The listener's address is taken or not ours.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The embedded router's thread ended. Without it no subscriber is served, so that the process must stop.
+    #[error("the message router stopped; restart muster (its last words are in the log above)")]
+    RouterStopped,
+    /// What is to survive a restart cannot be read.
+    #[error("the registry cannot be used")]
+    Registry(#[from] muster_core::registry::RegistryError),
+    /// The event could not be written.
+    #[error("the event log refused an event")]
+    Log(#[from] LogError),
+    /// A topic that nobody may publish to.
+    #[error("not a topic to publish to")]
+    Topic(#[from] muster_core::topic::TopicError),
+}

@@ -1,0 +1,77 @@
+//! Packets out of a byte stream, with a buffer that is as small as the client is quiet.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use crate::codec::{self, DecodeError, Frame, Split};
+
+/// What a buffer is first given. An idle client holds no more than this.
+const READ_BYTES_MIN: usize = 1 << 10;
+
+/// Most that is reserved ahead, whatever length a packet claims to have.
+const READ_BYTES_STEP: usize = 64 << 10;
+
+/// Why there is no next packet.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("the client closed the connection")]
+    Closed,
+    #[error("the connection broke")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// Reads frames from a socket.
+pub(crate) struct FrameReader<R> {
+    source: R,
+    buffer: BytesMut,
+    packet_bytes_max: usize,
+    /// What the next read makes room for: more while the client keeps filling it, less when it falls quiet.
+    step: usize,
+    /// Bytes read since this was last asked for.
+    received_bytes: u64,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub(crate) fn new(source: R, packet_bytes_max: usize) -> Self {
+        Self { source, buffer: BytesMut::new(), packet_bytes_max, step: READ_BYTES_MIN, received_bytes: 0 }
+    }
+
+    /// The next whole packet. May be dropped at any time without losing a byte.
+    pub(crate) async fn next(&mut self) -> Result<Frame, ReadError> {
+        loop {
+            let needs = match codec::split(&mut self.buffer, self.packet_bytes_max)? {
+                Split::Frame(frame) => {
+                    if self.buffer.is_empty() {
+                        // What was read belongs to the frame now; nothing is kept for the next.
+                        self.buffer = BytesMut::new();
+                    }
+                    return Ok(frame);
+                }
+                Split::Needs(bytes) => bytes,
+            };
+            self.buffer.reserve(needs.clamp(self.step, READ_BYTES_STEP));
+            let room = self.buffer.capacity() - self.buffer.len();
+            let count = self.source.read_buf(&mut self.buffer).await?;
+            if count == 0 {
+                return Err(ReadError::Closed);
+            }
+            self.received_bytes += count as u64;
+            self.step = if count == room { self.step * 2 } else { self.step / 2 };
+            self.step = self.step.clamp(READ_BYTES_MIN, READ_BYTES_STEP);
+        }
+    }
+
+    /// How many bytes were read since the last call.
+    pub(crate) fn take_received_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.received_bytes)
+    }
+
+    /// Gives back the source; bytes that were read ahead are lost.
+    pub(crate) fn into_source(self) -> R {
+        self.source
+    }
+}

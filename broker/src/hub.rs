@@ -1,0 +1,155 @@
+//! What all sessions share, and the way of a message from its publisher to whoever subscribes.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use muster_core::clock::SharedClock;
+use muster_core::event::proto::event::Detail;
+use muster_core::event::{EventId, EventKind, proto};
+use muster_core::journal::Journal;
+use muster_core::log::LogError;
+use muster_core::topic::FilterIndex;
+use prost::Message as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::{Authenticator, Authorizer};
+use crate::clients::Clients;
+use crate::codec::Qos;
+use crate::config::BrokerConfig;
+use crate::envelope::Envelope;
+use crate::groups::Groups;
+use crate::record::Recorder;
+use crate::retained::Retained;
+use crate::router::{Router, RouterStopped};
+use crate::stats::LiveCounters;
+use crate::wanted::Wanted;
+
+/// What all sessions share.
+pub(crate) struct Hub {
+    pub(crate) config: BrokerConfig,
+    pub(crate) journal: Journal,
+    pub(crate) clock: SharedClock,
+    pub(crate) wanted: Wanted,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) router: Router,
+    pub(crate) clients: Clients,
+    pub(crate) groups: Groups,
+    pub(crate) retained: Retained,
+    pub(crate) counters: LiveCounters,
+    /// Who subscribes to what: asked before a message goes to the router, whose own search is slow when it finds
+    /// nothing.
+    pub(crate) index: RwLock<FilterIndex<u64>>,
+    pub(crate) session_ids: AtomicU64,
+    pub(crate) random: std::sync::Mutex<rand::rngs::StdRng>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// A message that is about to be published.
+#[derive(Debug, Clone)]
+pub(crate) struct NewMessage {
+    pub(crate) topic: String,
+    pub(crate) payload: Bytes,
+    pub(crate) qos: Qos,
+    pub(crate) retain: bool,
+    pub(crate) dup: bool,
+    pub(crate) props: Option<proto::Properties>,
+    /// Empty for a client's own publish.
+    pub(crate) origin: &'static str,
+    pub(crate) republished_by: String,
+}
+
+/// What became of a publish.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Published {
+    pub(crate) offset: u64,
+    pub(crate) id: EventId,
+    /// Whether somebody subscribes to it.
+    pub(crate) matched: bool,
+}
+
+/// Why a message was not published.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PublishError {
+    #[error("the event log refused the message")]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Router(#[from] RouterStopped),
+}
+
+impl Hub {
+    /// Writes the event, retains the message, and hands it to the router if somebody subscribes. Waits for neither
+    /// the disk nor any subscriber.
+    pub(crate) async fn publish(
+        &self,
+        recorder: &mut Recorder,
+        message: NewMessage,
+    ) -> Result<Published, PublishError> {
+        let NewMessage { topic, payload, qos, retain, dup, props, origin, republished_by } = message;
+        let received_at_ms = recorder.wall_ms();
+        let encoded_props = props.as_ref().map(|props| Bytes::from(props.encode_to_vec()));
+        let mut shown = proto::Message {
+            payload: payload.clone(),
+            qos: u32::from(qos.as_u8()),
+            retain,
+            dup,
+            props,
+            publish_received_at_ms: received_at_ms,
+            origin: origin.to_owned(),
+            republished_by,
+            ..Default::default()
+        };
+        let unwanted = self.wanted.contains(EventKind::MessageDropped).then(|| shown.clone());
+        let written =
+            recorder.append(EventKind::MessagePublish, &topic, Some(std::mem::take(&mut shown)), None);
+        let appended = written.await.inspect_err(|_| self.counters.messages_refused.add(1))?;
+        self.counters.messages_published.add(1);
+        let client = recorder.client();
+        let envelope = Envelope {
+            id: appended.id.to_bytes(),
+            qos,
+            retain,
+            received_at_ms,
+            from_clientid: Bytes::copy_from_slice(client.clientid.as_bytes()),
+            from_username: client.username.as_ref().map(|name| Bytes::copy_from_slice(name.as_bytes())),
+            props: encoded_props,
+            payload,
+        };
+        if retain {
+            self.retained.apply(&topic, &envelope, received_at_ms).await;
+        }
+        let matched = self.is_subscribed(&topic);
+        if matched {
+            self.router.publish(&topic, envelope.encode()).await?;
+        } else {
+            self.counters.messages_dropped_no_subscribers.add(1);
+            if let Some(message) = unwanted {
+                let message = proto::Message { id: appended.id.to_bytes().to_vec().into(), ..message };
+                let detail = delivery("no_subscribers", None);
+                recorder.note(EventKind::MessageDropped, &topic, Some(message), Some(detail)).await;
+            }
+        }
+        Ok(Published { offset: appended.offset, id: appended.id, matched })
+    }
+
+    /// Whether some session subscribes to the topic.
+    pub(crate) fn is_subscribed(&self, topic: &str) -> bool {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).any_match(topic)
+    }
+
+    pub(crate) fn index_insert(&self, filter: &str, session: u64) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).insert(filter, session);
+    }
+
+    pub(crate) fn index_remove(&self, filter: &str, session: u64) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).remove(filter, &session);
+    }
+}
+
+/// The detail of an event about a delivery.
+pub(crate) fn delivery(reason: &str, puback_props: Option<proto::Properties>) -> Detail {
+    Detail::Delivery(proto::Delivery { reason: reason.to_owned(), puback_props })
+}

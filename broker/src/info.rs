@@ -1,0 +1,93 @@
+//! What the broker tells others about a client and its subscriptions: plain values, copied at the time of asking.
+
+/// A client with a session, connected or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientInfo {
+    /// Client identifier.
+    pub clientid: String,
+    /// User name, if one was given.
+    pub username: Option<String>,
+    /// The node that it is on.
+    pub node: String,
+    /// `address:port` of the client.
+    pub peername: String,
+    /// `address:port` that it reached.
+    pub sockname: String,
+    /// The listener, e.g. `tcp:default`.
+    pub listener: String,
+    /// `MQTT` or `MQIsdp`.
+    pub proto_name: String,
+    /// 3, 4 or 5.
+    pub proto_ver: u8,
+    /// Whether it is connected now.
+    pub connected: bool,
+    /// When the last connection was made.
+    pub connected_at_ms: i64,
+    /// When the session was made.
+    pub created_at_ms: i64,
+    /// When the last connection ended; none while connected.
+    pub disconnected_at_ms: Option<i64>,
+    /// As in its CONNECT.
+    pub clean_start: bool,
+    /// How long the session outlives the connection.
+    pub expiry_interval_seconds: u32,
+    /// 0: none.
+    pub keepalive_seconds: u16,
+    /// Whether it says to be a bridge.
+    pub is_bridge: bool,
+    /// The number of its connection in events.
+    pub session: u64,
+    /// Subscriptions.
+    pub subscriptions_count: usize,
+    /// Most subscriptions.
+    pub subscriptions_max: usize,
+    /// Messages sent to it and not acknowledged.
+    pub inflight_count: usize,
+    /// Most of these.
+    pub inflight_max: usize,
+    /// Messages that wait for it.
+    pub queue_count: usize,
+    /// Most of these.
+    pub queue_max: usize,
+    /// QoS 2 publishes from it that it has not released.
+    pub awaiting_release_count: usize,
+    /// Most of these.
+    pub awaiting_release_max: usize,
+    /// Bytes from it, over this connection.
+    pub bytes_received: u64,
+    /// Packets from it.
+    pub packets_received: u64,
+    /// Publishes from it, by QoS.
+    pub messages_received_by_qos: [u64; 3],
+    /// Bytes to it.
+    pub bytes_sent: u64,
+    /// Packets to it.
+    pub packets_sent: u64,
+    /// Messages to it, by QoS.
+    pub messages_sent_by_qos: [u64; 3],
+    /// Messages for it that were dropped.
+    pub messages_dropped: u64,
+    /// Of these: its queue was full.
+    pub messages_dropped_queue_full: u64,
+    /// Of these: their time was over.
+    pub messages_dropped_expired: u64,
+    /// Of these: larger than it takes.
+    pub messages_dropped_too_large: u64,
+}
+
+/// A subscription.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubscriptionInfo {
+    /// The topic filter, with `$share/GROUP/` where it is shared.
+    pub topic: String,
+    /// Most QoS.
+    pub qos: u8,
+    /// Not the client's own messages.
+    pub no_local: bool,
+    /// The retain flag as the publisher set it.
+    pub retain_as_published: bool,
+    /// 0, 1 or 2.
+    pub retain_handling: u8,
+    /// Comes with each message.
+    pub subscription_id: Option<u32>,
+}

@@ -1,0 +1,67 @@
+//! A session without a connection: it collects messages until its client returns, its time is over, or an operator
+//! ends it. A delayed will is published from here.
+
+use std::future::pending;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{Actor, Session};
+use crate::clients::Control;
+use crate::codec::Will;
+use crate::router::{Incoming, RouterStopped};
+
+/// Runs until the session is handed on or has ended. `will` is published at its time, or when the session ends.
+pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at: Instant) {
+    let (mut will, will_at) = will.map_or((None, None), |(will, at)| (Some(will), Some(at)));
+    loop {
+        let Session { link, group_messages, .. } = &mut *actor.session;
+        tokio::select! {
+            control = actor.control.recv() => match control {
+                Some(Control::TakeOver { clean, reply }) => {
+                    // A client that is back in time is not dead (MQTT 5.0, 3.1.3.2.2); one that wants a new session
+                    // has ended the old one.
+                    if let Some(will) = will.filter(|_| clean) {
+                        actor.publish_will(will).await;
+                    }
+                    return actor.hand_over(!clean, reply).await;
+                }
+                Some(Control::Kick { reply }) => {
+                    if let Some(will) = will {
+                        actor.publish_will(will).await;
+                    }
+                    actor.end().await;
+                    // Who asked may have gone.
+                    let _ = reply.send(());
+                    return;
+                }
+                Some(Control::Shutdown) | None => return actor.end().await,
+            },
+            incoming = Session::next_incoming(link) => match incoming {
+                Ok(Incoming::Message { subscription, topic, message, missed }) => {
+                    actor.routed(subscription, topic, message, missed).await;
+                }
+                Ok(_) => {}
+                Err(RouterStopped) => return actor.end().await,
+            },
+            Some(message) = Session::next_group_message(group_messages) => actor.shared(message).await,
+            () = at(will_at), if will.is_some() => {
+                if let Some(will) = will.take() {
+                    actor.publish_will(will).await;
+                }
+            }
+            () = sleep_until(ends_at) => {
+                if let Some(will) = will {
+                    actor.publish_will(will).await;
+                }
+                return actor.end().await;
+            }
+        }
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}

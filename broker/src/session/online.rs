@@ -1,0 +1,416 @@
+//! A session with its connection: one task that reads, writes, and minds the clock. Nothing that it waits for keeps it
+//! from the rest.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use muster_core::event::proto;
+use muster_core::log::LogError;
+use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::deliver::Drop;
+use super::outbox::Stage;
+use super::publish::{PendingAck, first_durable};
+use super::subscribe::PendingSubAck;
+use super::{Actor, Session};
+use crate::access::Action;
+use crate::clients::Control;
+use crate::codec::encode::PublishOut;
+use crate::codec::{Ack, DecodeError, Disconnect, Frame, Packet, Qos, Version, Will, decode, encode, reason};
+use crate::frame::{FrameReader, ReadError};
+use crate::groups::GroupMessage;
+use crate::listener::Socket;
+use crate::retained::remaining_seconds;
+use crate::router::{Incoming, RouterStopped};
+use muster_core::event::EventKind;
+
+const PUBREL: u8 = 6;
+
+/// A client's connection with its session.
+pub(crate) struct Connection {
+    pub(crate) actor: Actor,
+    pub(crate) version: Version,
+    pub(crate) reader: FrameReader<ReadHalf<Socket>>,
+    pub(crate) writer: WriteHalf<Socket>,
+    /// Packets that are not written yet.
+    pub(crate) out: BytesMut,
+    pub(crate) will: Option<Will>,
+    /// One and a half times what the client promised; none where it promised nothing.
+    pub(crate) silence_max: Option<Duration>,
+    pub(crate) heard_at: Instant,
+    /// Most unacknowledged messages towards the client.
+    pub(crate) inflight_max: usize,
+    /// Largest packet that the client takes.
+    pub(crate) packet_bytes_max: usize,
+    pub(super) aliases: HashMap<u16, String>,
+    pub(super) pending_acks: VecDeque<PendingAck>,
+    pub(super) pending_subacks: Vec<PendingSubAck>,
+}
+
+/// What a connection is made of when it begins.
+pub(crate) struct Parts {
+    pub(crate) actor: Actor,
+    pub(crate) version: Version,
+    pub(crate) reader: FrameReader<ReadHalf<Socket>>,
+    pub(crate) writer: WriteHalf<Socket>,
+    pub(crate) out: BytesMut,
+    pub(crate) will: Option<Will>,
+    pub(crate) keep_alive_seconds: u16,
+    pub(crate) inflight_max: usize,
+    pub(crate) packet_bytes_max: usize,
+}
+
+/// Why a connection ends.
+pub(crate) enum End {
+    /// The client said goodbye.
+    Client(Box<Disconnect>),
+    /// The client went without a word.
+    Closed,
+    /// The client was silent for too long.
+    KeepAlive,
+    /// What came is no packet, or not one that may come now.
+    Decode(DecodeError),
+    /// The client did what it may not; with the code for it and the reason in the event.
+    Refused { code: u8, reason: &'static str },
+    /// Another connection of the client takes its place.
+    TakenOver { clean: bool, reply: oneshot::Sender<Option<Box<Session>>> },
+    /// An operator ended it.
+    Kicked { reply: oneshot::Sender<()> },
+    /// The server stops.
+    Shutdown,
+    /// The router is gone; the server will stop.
+    RouterStopped,
+}
+
+impl From<RouterStopped> for End {
+    fn from(_: RouterStopped) -> Self {
+        Self::RouterStopped
+    }
+}
+
+enum Step {
+    Frame(Result<Frame, ReadError>),
+    Incoming(Result<Incoming, RouterStopped>),
+    Group(GroupMessage),
+    Durable(Result<(), LogError>),
+    Written(std::io::Result<usize>),
+    Control(Option<Control>),
+    Silence,
+}
+
+/// Serves the client until the connection ends, and does then what the standard wants of an end.
+pub(crate) async fn run(parts: Box<Parts>) {
+    let mut connection = Box::new(Connection::new(*parts));
+    let end = Box::pin(connection.serve()).await;
+    Box::pin(connection.finish(end)).await;
+}
+
+impl Connection {
+    fn new(parts: Parts) -> Self {
+        let Parts { actor, version, reader, writer, out, will, keep_alive_seconds, .. } = parts;
+        let silence_max = Duration::from_millis(u64::from(keep_alive_seconds) * 1_500);
+        Self {
+            actor,
+            version,
+            reader,
+            writer,
+            out,
+            will,
+            silence_max: (keep_alive_seconds > 0).then_some(silence_max),
+            heard_at: Instant::now(),
+            inflight_max: parts.inflight_max,
+            packet_bytes_max: parts.packet_bytes_max,
+            aliases: HashMap::new(),
+            pending_acks: VecDeque::new(),
+            pending_subacks: Vec::new(),
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let mut silence = self.silence_max.map(|max| Box::pin(sleep_until(self.heard_at + max)));
+        self.resend();
+        loop {
+            if self.may_pump() {
+                Box::pin(self.pump()).await;
+            }
+            let step = self.step(silence.as_mut()).await;
+            // Whatever is large lives only while it happens, so that a quiet client costs little.
+            let done = match step {
+                Step::Frame(frame) => Box::pin(self.on_frame(frame)).await,
+                Step::Incoming(incoming) => Box::pin(self.on_incoming(incoming)).await,
+                Step::Group(message) => {
+                    Box::pin(self.actor.shared(message)).await;
+                    Ok(())
+                }
+                Step::Durable(durable) => {
+                    self.acknowledge(durable);
+                    Ok(())
+                }
+                Step::Written(written) => self.on_written(written),
+                Step::Control(control) => Err(Self::on_control(control)),
+                Step::Silence => self.on_silence(silence.as_mut()),
+            };
+            if let Err(end) = done {
+                return end;
+            }
+        }
+    }
+
+    /// Waits for the next thing to do.
+    async fn step(&mut self, silence: Option<&mut Pin<Box<Sleep>>>) -> Step {
+        let may_read = !self.is_window_full();
+        let Self { actor, reader, writer, out, pending_acks, .. } = self;
+        let Actor { control, session, hub, .. } = actor;
+        let Session { link, group_messages, .. } = &mut **session;
+        tokio::select! {
+            frame = reader.next(), if may_read => Step::Frame(frame),
+            incoming = Session::next_incoming(link) => Step::Incoming(incoming),
+            Some(message) = Session::next_group_message(group_messages) => Step::Group(message),
+            durable = first_durable(&hub.journal, pending_acks) => Step::Durable(durable),
+            written = writer.write_buf(out), if !out.is_empty() => Step::Written(written),
+            control = control.recv() => Step::Control(control),
+            () = until(silence) => Step::Silence,
+        }
+    }
+
+    async fn on_frame(&mut self, frame: Result<Frame, ReadError>) -> Result<(), End> {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(ReadError::Decode(error)) => return Err(End::Decode(error)),
+            Err(ReadError::Closed | ReadError::Io(_)) => return Err(End::Closed),
+        };
+        self.heard_at = Instant::now();
+        let bytes = self.reader.take_received_bytes();
+        for counters in [&self.actor.hub.counters.bytes_received, &self.actor.facts.bytes_received] {
+            counters.add(bytes);
+        }
+        for counters in [&self.actor.hub.counters.packets_received, &self.actor.facts.packets_received] {
+            counters.add(1);
+        }
+        match decode(frame, self.version).map_err(End::Decode)? {
+            Packet::Publish(publish) => self.on_publish(publish).await,
+            Packet::PubAck(ack) => {
+                self.on_puback(ack).await;
+                Ok(())
+            }
+            Packet::PubRec(ack) => {
+                self.on_pubrec(ack).await;
+                Ok(())
+            }
+            Packet::PubRel(ack) => {
+                self.on_pubrel(ack.pkid);
+                Ok(())
+            }
+            Packet::PubComp(ack) => {
+                self.actor.session.outbox.completed(ack.pkid);
+                Ok(())
+            }
+            Packet::Subscribe(subscribe) => self.on_subscribe(subscribe).await,
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(unsubscribe).await,
+            Packet::PingReq => {
+                self.send(|out, _| encode::pingresp(out));
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => Err(self.on_disconnect(disconnect)),
+            Packet::Connect(_) => Err(End::Decode(DecodeError::Protocol("a second CONNECT"))),
+            Packet::Auth => Err(End::Decode(DecodeError::Protocol("AUTH without an authentication method"))),
+        }
+    }
+
+    async fn on_incoming(&mut self, incoming: Result<Incoming, RouterStopped>) -> Result<(), End> {
+        match incoming? {
+            Incoming::Message { subscription, topic, message, missed } => {
+                self.actor.routed(subscription, topic, message, missed).await;
+            }
+            Incoming::Subscribed { token } => self.on_subscribed(token).await,
+            Incoming::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn on_written(&mut self, written: std::io::Result<usize>) -> Result<(), End> {
+        match written {
+            Ok(0) | Err(_) => Err(End::Closed),
+            Ok(count) => {
+                self.actor.hub.counters.bytes_sent.add(count as u64);
+                self.actor.facts.bytes_sent.add(count as u64);
+                if self.out.is_empty() {
+                    // An idle client holds no buffer.
+                    self.out = BytesMut::new();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn on_control(control: Option<Control>) -> End {
+        match control {
+            Some(Control::TakeOver { clean, reply }) => End::TakenOver { clean, reply },
+            Some(Control::Kick { reply }) => End::Kicked { reply },
+            Some(Control::Shutdown) | None => End::Shutdown,
+        }
+    }
+
+    fn on_silence(&mut self, silence: Option<&mut Pin<Box<Sleep>>>) -> Result<(), End> {
+        let (Some(max), Some(silence)) = (self.silence_max, silence) else { return Ok(()) };
+        let deadline = self.heard_at + max;
+        // While the server itself does not read, silence is not the client's fault.
+        if deadline <= Instant::now() && !self.is_window_full() {
+            return Err(End::KeepAlive);
+        }
+        silence.as_mut().reset(deadline.max(Instant::now() + Duration::from_millis(100)));
+        Ok(())
+    }
+
+    fn on_disconnect(&mut self, disconnect: Disconnect) -> End {
+        let asked = disconnect.props.as_ref().and_then(|props| props.session_expiry_interval);
+        if let Some(seconds) = asked {
+            if self.actor.session.expiry_seconds == 0 && seconds > 0 {
+                return End::Decode(DecodeError::Protocol("a session expiry where CONNECT had none"));
+            }
+            let max = self.actor.hub.config.limits.session_expiry_seconds_max;
+            self.actor.session.expiry_seconds = seconds.min(max);
+        }
+        if disconnect.reason == reason::SUCCESS {
+            self.will = None;
+        }
+        End::Client(Box::new(disconnect))
+    }
+
+    async fn on_puback(&mut self, ack: Ack) {
+        if let Some(delivery) = self.actor.session.outbox.acked(ack.pkid) {
+            self.actor.hub.counters.deliveries_acked.add(1);
+            self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
+        }
+    }
+
+    async fn on_pubrec(&mut self, ack: Ack) {
+        let pkid = ack.pkid;
+        if ack.reason >= reason::UNSPECIFIED_ERROR {
+            if let Some(delivery) = self.actor.session.outbox.refused(pkid) {
+                self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
+            }
+            return;
+        }
+        let (known, first) = self.actor.session.outbox.received(pkid);
+        if let Some(delivery) = first {
+            self.actor.hub.counters.deliveries_acked.add(1);
+            self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
+        }
+        let code = if known { reason::SUCCESS } else { reason::PACKET_IDENTIFIER_NOT_FOUND };
+        self.send(|out, version| encode::ack(out, version, PUBREL, pkid, code));
+    }
+
+    /// Appends a packet to what is to be written.
+    pub(super) fn send(&mut self, write: impl FnOnce(&mut BytesMut, Version)) {
+        write(&mut self.out, self.version);
+        self.actor.hub.counters.packets_sent.add(1);
+        self.actor.facts.packets_sent.add(1);
+    }
+
+    pub(super) async fn authorize(&mut self, action: Action, topic: &str) -> bool {
+        self.actor.authorize(action, topic).await
+    }
+
+    fn may_pump(&self) -> bool {
+        self.actor.session.outbox.queue_len() > 0
+            && self.out.len() < self.actor.hub.config.limits.write_bytes_max
+    }
+
+    /// Moves queued messages towards the socket, as far as window and buffer allow.
+    async fn pump(&mut self) {
+        let write_bytes_max = self.actor.hub.config.limits.write_bytes_max;
+        let mut moved = false;
+        while self.out.len() < write_bytes_max {
+            let Some(delivery) = self.actor.session.outbox.pop(self.inflight_max) else { break };
+            moved = true;
+            let expiry_seconds = remaining_seconds(&delivery.envelope, self.actor.recorder.wall_ms());
+            if expiry_seconds == Some(0) {
+                self.actor.dropped(&delivery, Drop::Expired).await;
+                continue;
+            }
+            let pkid =
+                if delivery.qos == Qos::AtMostOnce { 0 } else { self.actor.session.outbox.next_pkid() };
+            if self.write_publish(&delivery, pkid, false, expiry_seconds).is_err() {
+                self.actor.dropped(&delivery, Drop::TooLarge).await;
+                continue;
+            }
+            self.actor.hub.counters.messages_delivered.add(1);
+            self.actor.facts.messages_sent[usize::from(delivery.qos.as_u8())].add(1);
+            self.actor.delivery_event(EventKind::MessageDelivered, &delivery, "", None).await;
+            if delivery.qos > Qos::AtMostOnce {
+                self.actor.session.outbox.sent(pkid, delivery);
+            }
+        }
+        if moved {
+            let Actor { session, facts, .. } = &self.actor;
+            facts.queued.store(session.outbox.queue_len(), Ordering::Relaxed);
+            facts.inflight.store(session.outbox.inflight_len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Sends again what an earlier connection of the session left unacknowledged.
+    fn resend(&mut self) {
+        let waiting: Vec<_> = self.actor.session.outbox.inflight().cloned().collect();
+        for inflight in waiting {
+            let pkid = inflight.pkid;
+            match inflight.stage {
+                Stage::Released => {
+                    self.send(|out, version| encode::ack(out, version, PUBREL, pkid, reason::SUCCESS));
+                }
+                Stage::Sent => {
+                    let now_ms = self.actor.recorder.wall_ms();
+                    let expiry = remaining_seconds(&inflight.delivery.envelope, now_ms);
+                    if self.write_publish(&inflight.delivery, pkid, true, expiry).is_err() {
+                        // It takes smaller packets than before; nothing will ever acknowledge this one.
+                        self.actor.session.outbox.forget(pkid);
+                    }
+                }
+            }
+        }
+    }
+
+    fn write_publish(
+        &mut self,
+        delivery: &super::outbox::Delivery,
+        pkid: u16,
+        dup: bool,
+        expiry_seconds: Option<u32>,
+    ) -> Result<(), encode::TooLarge> {
+        let props = if self.version == Version::V5 { delivery.envelope.properties() } else { None };
+        let publish = PublishOut {
+            topic: delivery.topic(),
+            payload: &delivery.envelope.payload,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            dup,
+            pkid,
+            props: props.as_ref(),
+            expiry_seconds,
+            subscription_ids: delivery.subscription_id.as_slice(),
+        };
+        encode::publish(&mut self.out, self.version, &publish, self.packet_bytes_max)?;
+        self.actor.hub.counters.packets_sent.add(1);
+        self.actor.facts.packets_sent.add(1);
+        Ok(())
+    }
+
+    pub(super) fn disconnect_props(end: &End) -> Option<proto::Properties> {
+        match end {
+            End::Client(disconnect) => disconnect.props.clone(),
+            _ => None,
+        }
+    }
+}
+
+async fn until(silence: Option<&mut Pin<Box<Sleep>>>) {
+    match silence {
+        Some(silence) => silence.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,228 @@
+//! SUBSCRIBE and UNSUBSCRIBE: one answer a packet, when the router has taken every filter of it.
+
+use muster_core::event::EventKind;
+use muster_core::event::proto::event::Detail;
+use muster_core::topic;
+
+use super::online::{Connection, End};
+use super::outbox::Delivery;
+use super::{Actor, Subscription};
+use crate::access::Action;
+use crate::codec::{Filter, Subscribe, Unsubscribe, encode, reason};
+use crate::groups::Member;
+use crate::router::RouterStopped;
+
+/// A SUBACK that waits for the router.
+#[derive(Debug)]
+pub(super) struct PendingSubAck {
+    pkid: u16,
+    codes: Vec<u8>,
+    /// What the router still has to confirm.
+    tokens: Vec<u16>,
+    /// Filters whose retained messages follow the SUBACK.
+    retained: Vec<String>,
+}
+
+impl Connection {
+    pub(super) async fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), End> {
+        let Subscribe { pkid, filters, props } = subscribe;
+        let id = props.as_ref().and_then(|props| props.subscription_identifier.first().copied());
+        let mut pending = PendingSubAck { pkid, codes: Vec::new(), tokens: Vec::new(), retained: Vec::new() };
+        for filter in filters {
+            let code = match self.check(&filter).await? {
+                Some(refused) => refused,
+                None => {
+                    let subscription = Subscription {
+                        number: 0,
+                        qos: filter.qos,
+                        no_local: filter.no_local,
+                        retain_as_published: filter.retain_as_published,
+                        retain_handling: filter.retain_handling,
+                        id,
+                        is_shared: filter.path.starts_with("$share/"),
+                    };
+                    let event = subscription.event(props.clone());
+                    let is_new = self.actor.subscribe(&filter.path, subscription, &mut pending).await?;
+                    let wants_retained = match filter.retain_handling {
+                        0 => true,
+                        1 => is_new,
+                        _ => false,
+                    };
+                    if wants_retained && !filter.path.starts_with("$share/") {
+                        pending.retained.push(filter.path.clone());
+                    }
+                    let detail = Some(Detail::Subscribed(event));
+                    self.actor.recorder.note(EventKind::SessionSubscribed, &filter.path, None, detail).await;
+                    filter.qos.as_u8()
+                }
+            };
+            pending.codes.push(code);
+        }
+        self.actor.publish_subscriptions();
+        if pending.tokens.is_empty() {
+            self.complete(pending).await;
+        } else {
+            self.pending_subacks.push(pending);
+        }
+        Ok(())
+    }
+
+    /// The router has taken a filter.
+    pub(super) async fn on_subscribed(&mut self, token: u16) {
+        for pending in &mut self.pending_subacks {
+            pending.tokens.retain(|it| *it != token);
+        }
+        while let Some(at) = self.pending_subacks.iter().position(|it| it.tokens.is_empty()) {
+            let done = self.pending_subacks.remove(at);
+            self.complete(done).await;
+        }
+    }
+
+    pub(super) async fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) -> Result<(), End> {
+        let Unsubscribe { pkid, filters, props } = unsubscribe;
+        let mut codes = Vec::with_capacity(filters.len());
+        for filter in filters {
+            let code = match self.actor.unsubscribe(&filter).await? {
+                Some(subscription) => {
+                    let detail = Some(Detail::Unsubscribed(subscription.event(props.clone())));
+                    self.actor.recorder.note(EventKind::SessionUnsubscribed, &filter, None, detail).await;
+                    reason::SUCCESS
+                }
+                None if topic::validate_filter(&filter).is_err() => reason::TOPIC_FILTER_INVALID,
+                None => reason::NO_SUBSCRIPTION_EXISTED,
+            };
+            codes.push(code);
+        }
+        self.actor.publish_subscriptions();
+        if self.actor.session.link.is_none() {
+            // With the last subscription the link has gone, and with it what it had still to confirm.
+            for pending in std::mem::take(&mut self.pending_subacks) {
+                self.complete(pending).await;
+            }
+        }
+        self.send(|out, version| encode::unsuback(out, version, pkid, &codes));
+        Ok(())
+    }
+
+    /// The code with which a filter is refused, if it is.
+    async fn check(&mut self, filter: &Filter) -> Result<Option<u8>, End> {
+        let is_shared = filter.path.starts_with("$share/") || filter.path == "$share";
+        if topic::validate_filter(&filter.path).is_err() {
+            return Ok(Some(reason::TOPIC_FILTER_INVALID));
+        }
+        if filter.no_local && is_shared {
+            return Err(End::Refused { code: reason::PROTOCOL_ERROR, reason: "protocol_error" });
+        }
+        if !self.authorize(Action::Subscribe { qos: filter.qos }, &filter.path).await {
+            return Ok(Some(reason::NOT_AUTHORIZED));
+        }
+        let subscriptions = &self.actor.session.subscriptions;
+        if subscriptions.len() >= self.actor.hub.config.limits.subscriptions_max
+            && !subscriptions.contains_key(&filter.path)
+        {
+            return Ok(Some(reason::QUOTA_EXCEEDED));
+        }
+        Ok(None)
+    }
+
+    /// Sends the SUBACK and queues the retained messages behind it.
+    async fn complete(&mut self, pending: PendingSubAck) {
+        let PendingSubAck { pkid, codes, retained, .. } = pending;
+        self.send(|out, version| encode::suback(out, version, pkid, &codes));
+        for filter in retained {
+            self.actor.enqueue_retained(&filter).await;
+        }
+    }
+}
+
+impl Actor {
+    /// Puts a subscription into the session and, if it is new, into index and router; whether it is new.
+    async fn subscribe(
+        &mut self,
+        filter: &str,
+        mut subscription: Subscription,
+        pending: &mut PendingSubAck,
+    ) -> Result<bool, RouterStopped> {
+        if let Some(held) = self.session.subscriptions.get_mut(filter) {
+            subscription.number = held.number;
+            *held = subscription;
+            return Ok(false);
+        }
+        let number = self.session.next_subscription;
+        self.session.next_subscription += 1;
+        subscription.number = number;
+        let is_shared = subscription.is_shared;
+        self.session.subscriptions.insert(filter.to_owned(), subscription);
+        if is_shared {
+            self.join(filter).await?;
+            return Ok(true);
+        }
+        self.session.filters.insert(number, filter.to_owned());
+        self.hub.index_insert(filter, self.session.id);
+        if self.session.link.is_none() {
+            self.session.link = Some(self.hub.router.link().await?);
+        }
+        let token = self.session.next_token;
+        self.session.next_token = token.wrapping_add(1);
+        if let Some(link) = &mut self.session.link {
+            link.subscribe(filter, number, token).await?;
+            pending.tokens.push(token);
+        }
+        Ok(true)
+    }
+
+    /// Takes a subscription out of session, index and router.
+    async fn unsubscribe(&mut self, filter: &str) -> Result<Option<Subscription>, RouterStopped> {
+        let Some(held) = self.session.subscriptions.remove(filter) else { return Ok(None) };
+        if held.is_shared {
+            self.hub.groups.leave(&self.hub, filter, self.session.id).await;
+            return Ok(Some(held));
+        }
+        self.session.filters.remove(&held.number);
+        self.hub.index_remove(filter, self.session.id);
+        if self.session.filters.is_empty() {
+            // The last one: the link is not needed any more.
+            self.session.link = None;
+        } else if let Some(link) = &mut self.session.link {
+            link.unsubscribe(filter, held.number).await?;
+        }
+        Ok(Some(held))
+    }
+
+    /// Makes the session's shared subscriptions known under the facts of this connection.
+    pub(crate) async fn rejoin(&mut self) -> Result<(), RouterStopped> {
+        let held = &self.session.subscriptions;
+        let shared: Vec<_> =
+            held.iter().filter(|(_, it)| it.is_shared).map(|(name, _)| name.clone()).collect();
+        for filter in shared {
+            self.join(&filter).await?;
+        }
+        Ok(())
+    }
+
+    async fn join(&mut self, filter: &str) -> Result<(), RouterStopped> {
+        let sender = self.session.group_sender();
+        let member = Member { session: self.session.id, facts: self.facts.clone(), sender };
+        self.hub.groups.join(&self.hub, filter, member).await
+    }
+
+    /// Queues the retained messages that a filter matches.
+    async fn enqueue_retained(&mut self, filter: &str) {
+        let Some(subscription) = self.session.subscriptions.get(filter).cloned() else { return };
+        for (topic, envelope) in self.hub.retained.matching(filter, self.recorder.wall_ms()) {
+            let delivery = Delivery {
+                topic: topic.into(),
+                qos: envelope.qos.min(subscription.qos),
+                retain: true,
+                subscription_id: subscription.id,
+                envelope,
+            };
+            self.enqueue(delivery).await;
+        }
+    }
+
+    /// Lets the listing show the subscriptions as they are now.
+    pub(crate) fn publish_subscriptions(&self) {
+        *self.facts.subscriptions() = self.session.subscription_infos();
+    }
+}

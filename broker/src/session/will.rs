@@ -1,0 +1,78 @@
+//! The will: what is published when a connection ends without the client having said goodbye.
+
+use std::time::Duration;
+
+use muster_core::topic;
+
+use super::Actor;
+use crate::access::{Action, Request};
+use crate::codec::Will;
+use crate::hub::NewMessage;
+
+/// How long a will waits after the connection's end.
+pub(super) fn delay(will: &Will) -> Duration {
+    let seconds = will.props.as_ref().and_then(|props| props.will_delay_interval).unwrap_or_default();
+    Duration::from_secs(u64::from(seconds))
+}
+
+impl Actor {
+    /// Publishes the will, if its client may publish there.
+    pub(super) async fn publish_will(&mut self, will: Will) {
+        let Will { topic, payload, qos, retain, props } = will;
+        if topic::validate_name(&topic).is_err() {
+            return;
+        }
+        if !self.authorize(Action::Publish { qos, retain }, &topic).await {
+            return;
+        }
+        // The delay is between client and server; what subscribers get is without it.
+        let props = props.map(|mut props| {
+            props.will_delay_interval = None;
+            props
+        });
+        let message = NewMessage {
+            topic,
+            payload,
+            qos,
+            retain,
+            dup: false,
+            props,
+            origin: "will",
+            republished_by: String::new(),
+        };
+        match self.hub.publish(&mut self.recorder, message).await {
+            Ok(_) => self.hub.counters.wills_published.add(1),
+            Err(error) => {
+                tracing::warn!(clientid = self.clientid(), %error, "a will could not be published");
+            }
+        }
+    }
+
+    /// Asks whether the client may do this; a denial is an event, a grant only where somebody asks for it.
+    pub(super) async fn authorize(&mut self, action: Action, topic: &str) -> bool {
+        use muster_core::event::EventKind;
+        use muster_core::event::proto::{Authz, event::Detail};
+
+        let client = self.recorder.client();
+        let request = Request {
+            clientid: &client.clientid,
+            username: client.username.as_deref(),
+            peername: &client.peername,
+            action,
+            topic,
+        };
+        let answer = self.hub.authorizer.authorize(&request).get().await;
+        if !answer.allow {
+            self.hub.counters.authorizations_denied.add(1);
+        }
+        if !answer.allow || self.wants(EventKind::ClientAuthz) {
+            let detail = Detail::Authz(Authz {
+                action: action.name().to_owned(),
+                source: answer.source.to_owned(),
+                result: if answer.allow { "allow" } else { "deny" }.to_owned(),
+            });
+            self.recorder.note(EventKind::ClientAuthz, topic, None, Some(detail)).await;
+        }
+        answer.allow
+    }
+}

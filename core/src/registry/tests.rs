@@ -1,0 +1,36 @@
+use super::*;
+
+async fn change(registry: &Registry, change: RetainedChange) {
+    registry.reserve().await.unwrap().change_retained(change);
+}
+
+#[tokio::test]
+async fn retained_messages_are_found_again_in_their_last_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.db");
+    {
+        let registry = Registry::open(&path).unwrap();
+        let set = |topic: &str, message: &'static [u8]| RetainedChange::Set {
+            topic: topic.to_owned(),
+            message: Bytes::from_static(message),
+            set_at_ms: 1,
+        };
+        change(&registry, set("a", b"1")).await;
+        change(&registry, set("b", b"2")).await;
+        change(&registry, set("a", b"3")).await;
+        change(&registry, RetainedChange::Clear { topic: "b".to_owned() }).await;
+        registry.flush().await;
+    }
+    let registry = Registry::open(&path).unwrap();
+    assert_eq!(registry.retained().unwrap(), vec![("a".to_owned(), b"3".to_vec())]);
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.db");
+    drop(Registry::open(&path).unwrap());
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let error = Registry::open(&path).unwrap_err();
+    assert!(matches!(error, RegistryError::NewerVersion { found: 99, .. }), "{error}");
+}
