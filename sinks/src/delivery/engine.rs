@@ -88,6 +88,7 @@ impl Engine {
                     let stop = self.outlet.stop.clone();
                     let resumed = self.outlet.control.wait_for(|control| control.resumes > resumes);
                     tokio::select! {
+                        biased;
                         () = stop.cancelled() => break,
                         _ = resumed => {}
                     }

@@ -78,7 +78,9 @@ impl Intake {
     /// Reads on, once, unless a batch is full. While there is nothing to read it waits; dropping the future loses
     /// nothing.
     pub(crate) async fn step(&mut self) -> Result<(), SourceError> {
-        if self.gather() {
+        let before = self.read;
+        if self.gather() || self.read > before {
+            // What was left of the last read may have begun a batch: its time runs before the next read.
             return Ok(());
         }
         let batch = self.reader.next().await?;

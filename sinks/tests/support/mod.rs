@@ -41,6 +41,10 @@ impl MemoryLog {
         *self.first.lock().unwrap() = offset;
     }
 
+    pub fn events(&self) -> Vec<Arc<Event>> {
+        self.events.lock().unwrap().clone()
+    }
+
     pub fn len(&self) -> u64 {
         *self.end.borrow()
     }

@@ -1,0 +1,416 @@
+//! Delivery under faults that nobody can produce by hand: many seeds, each a history of appends, crashes, stops,
+//! pauses and failing targets in simulated time; at the end every row is where it belongs, exactly once. A failing
+//! seed runs alone with `SEED=... cargo test -p muster-sinks --test simulation`; `SEEDS=...` asks for more of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test")]
+#![allow(unreachable_pub, reason = "shared test code")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use muster_core::clock::{Clock, SharedClock};
+use muster_sinks::delivery::{
+    DeliveryStore, LETTERS_MAX, LetterFilter, Pipeline, PipelineConfig, PipelineHandle, Start, Transform,
+};
+use muster_sinks::{
+    Batch, BatchId, BatchRow, BoxFuture, Checkpoint, Durable, ErrorKind, Memory, Outcome, PipelineId,
+    RowOutcome, Sink, SinkError,
+};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use support::{ByPayload, MemoryLog, noise, publish, small_batches};
+
+/// Seeds of one run of the suite, for each style of target.
+const SEEDS: u64 = 150;
+
+/// How a target keeps a row from being there twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    /// Rows and checkpoint in one transaction, with an epoch: PostgreSQL, SQLite.
+    Transaction,
+    /// Each row has an id: webhook, MongoDB.
+    RowIds,
+    /// A batch that was seen is not taken again, rows are not looked at: ClickHouse.
+    BatchTokens,
+}
+
+/// What the target has, beyond the life of any pipeline.
+#[derive(Debug, Default)]
+struct Target {
+    rows: Vec<(u64, u32, String)>,
+    ids: HashSet<(u64, u32)>,
+    tokens: HashSet<BatchId>,
+    checkpoint: Option<Checkpoint>,
+    epoch: u64,
+    /// Of 100 calls, how many fail somehow.
+    faults: u32,
+}
+
+struct Simulated {
+    style: Style,
+    target: Arc<Mutex<Target>>,
+    epoch: u64,
+    rng: SmallRng,
+}
+
+fn is_poison(row: &BatchRow) -> bool {
+    row.row.get("payload").and_then(|payload| payload.as_str()) == Some("poison")
+}
+
+impl Simulated {
+    async fn dawdle(&mut self) {
+        match self.rng.random_range(0..4) {
+            0 => {}
+            1 => tokio::task::yield_now().await,
+            _ => tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..30))).await,
+        }
+    }
+
+    fn fault(&mut self) -> Option<SinkError> {
+        let faults = self.target.lock().unwrap().faults;
+        if self.rng.random_range(0..100) >= faults {
+            return None;
+        }
+        let kind = match self.rng.random_range(0..20) {
+            0 => ErrorKind::Fatal,
+            1 => ErrorKind::Gone,
+            2..5 => ErrorKind::Misconfigured,
+            5..8 => ErrorKind::Throttled { retry_after: Some(Duration::from_millis(500)) },
+            _ => ErrorKind::Unavailable,
+        };
+        Some(SinkError::new(kind, "a fault of the simulation"))
+    }
+
+    fn take(&mut self, batch: &Batch) -> Result<Outcome, SinkError> {
+        let lost = self.fault();
+        let target = self.target.clone();
+        let mut target = target.lock().unwrap();
+        let poisoned = batch.rows().any(is_poison);
+        match self.style {
+            Style::Transaction => {
+                if target.epoch != self.epoch {
+                    return Err(SinkError::new(ErrorKind::Fenced, "somebody else"));
+                }
+                if poisoned && self.rng.random_bool(0.5) {
+                    return Err(SinkError::new(ErrorKind::RejectedBatch, "poison"));
+                }
+                if poisoned {
+                    let judge = |row: &BatchRow| match is_poison(row) {
+                        true => RowOutcome::Rejected(SinkError::new(ErrorKind::RejectedRow, "poison")),
+                        false => RowOutcome::Untried,
+                    };
+                    return Ok(Outcome::PerRow { rows: batch.rows().map(judge).collect(), error: None });
+                }
+                if target.checkpoint == Some(batch.after) {
+                    // An earlier attempt's answer was lost.
+                    return Ok(Outcome::Durable(Durable::promise(batch)));
+                }
+                assert!(
+                    target.checkpoint.is_none_or(|old| old.cursor <= batch.after.cursor),
+                    "a cursor went back"
+                );
+                assert!(batch.after.totals.balanced());
+                target.checkpoint = Some(batch.after);
+                batch.rows().for_each(|row| target.put(row));
+            }
+            Style::RowIds => return Ok(self.take_rows(&mut target, batch, lost)),
+            Style::BatchTokens => {
+                if poisoned {
+                    return Err(SinkError::new(ErrorKind::RejectedBatch, "poison"));
+                }
+                if target.tokens.insert(batch.id().unwrap()) {
+                    batch.rows().for_each(|row| target.put(row));
+                }
+            }
+        }
+        // The target has it, but the answer may be lost.
+        lost.map_or_else(|| Ok(Outcome::Durable(Durable::promise(batch))), Err)
+    }
+
+    /// Row by row; after a fault the rows of that client, and by chance of others, are left.
+    fn take_rows(&mut self, target: &mut Target, batch: &Batch, lost: Option<SinkError>) -> Outcome {
+        let mut stuck = HashSet::new();
+        let stuck_from = if lost.is_some() { self.rng.random_range(0..batch.len()) } else { batch.len() };
+        let mut rows = Vec::new();
+        for (at, row) in batch.rows().enumerate() {
+            if at == stuck_from || (at > stuck_from && self.rng.random_bool(0.3)) {
+                stuck.insert(row.clientid().to_owned());
+            }
+            rows.push(if stuck.contains(row.clientid()) {
+                RowOutcome::Untried
+            } else if is_poison(row) {
+                RowOutcome::Rejected(SinkError::new(ErrorKind::RejectedRow, "poison"))
+            } else {
+                if target.ids.insert((row.offset(), row.index)) {
+                    target.put(row);
+                }
+                RowOutcome::Durable
+            });
+        }
+        Outcome::PerRow { rows, error: lost }
+    }
+}
+
+impl Target {
+    fn put(&mut self, row: &BatchRow) {
+        self.rows.push((row.offset(), row.index, row.clientid().to_owned()));
+    }
+}
+
+impl Sink for Simulated {
+    fn wants_recorded_batches(&self) -> bool {
+        self.style == Style::BatchTokens
+    }
+
+    fn open<'a>(&'a mut self, _: &'a PipelineId) -> BoxFuture<'a, Result<Memory, SinkError>> {
+        Box::pin(async move {
+            self.dawdle().await;
+            if let Some(fault) = self.fault() {
+                return Err(fault);
+            }
+            let mut target = self.target.lock().unwrap();
+            target.epoch += 1;
+            self.epoch = target.epoch;
+            Ok(match self.style {
+                Style::Transaction => target.checkpoint.map_or(Memory::Fresh, Memory::At),
+                _ => Memory::None,
+            })
+        })
+    }
+
+    fn deliver<'a>(&'a mut self, batch: &'a Batch) -> BoxFuture<'a, Result<Outcome, SinkError>> {
+        Box::pin(async move {
+            self.dawdle().await;
+            if let Some(fault) = self.fault() {
+                return Err(fault);
+            }
+            let outcome = self.take(batch);
+            self.dawdle().await;
+            outcome
+        })
+    }
+
+    fn check(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Simulated time as a clock.
+struct TokioClock(tokio::time::Instant);
+
+impl Clock for TokioClock {
+    fn wall_ms(&self) -> i64 {
+        1_700_000_000_000 + self.0.elapsed().as_millis() as i64
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+struct World {
+    style: Style,
+    rng: SmallRng,
+    log: MemoryLog,
+    store: DeliveryStore,
+    target: Arc<Mutex<Target>>,
+    clock: SharedClock,
+    version: u32,
+    committed: u64,
+}
+
+impl World {
+    fn new(style: Style, seed: u64) -> Self {
+        Self {
+            style,
+            rng: SmallRng::seed_from_u64(seed),
+            log: MemoryLog::default(),
+            store: DeliveryStore::inline(Path::new(":memory:")),
+            target: Arc::default(),
+            clock: Arc::new(TokioClock(tokio::time::Instant::now())),
+            version: 0,
+            committed: 0,
+        }
+    }
+
+    fn id() -> PipelineId {
+        PipelineId::new("rule", "sink", "")
+    }
+
+    fn start(&mut self) -> PipelineHandle {
+        let sink = Simulated {
+            style: self.style,
+            target: self.target.clone(),
+            epoch: 0,
+            rng: SmallRng::seed_from_u64(self.rng.random()),
+        };
+        let mut limits = small_batches();
+        limits.batch_rows_max = self.rng.random_range(1..20);
+        let config = PipelineConfig {
+            id: Self::id(),
+            rule_version: self.version.to_string(),
+            start: Start::Earliest,
+            limits,
+        };
+        let rng = SmallRng::seed_from_u64(self.rng.random());
+        let (log, clock) = (Arc::new(self.log.clone()), self.clock.clone());
+        Pipeline::spawn(config, log, Box::new(ByPayload), Box::new(sink), self.store.clone(), clock, rng)
+    }
+
+    fn append(&mut self) {
+        for _ in 0..self.rng.random_range(0..25) {
+            let client = ["a", "b", "c", "d"][self.rng.random_range(0..4)];
+            let payload = match self.rng.random_range(0..20) {
+                0..8 => "hello",
+                8..10 => "none",
+                10..12 => "3",
+                12 => "25",
+                13 => "fail",
+                14 => "poison",
+                _ => "noise",
+            };
+            let at_ms = self.clock.wall_ms();
+            self.log.append(if payload == "noise" { noise(at_ms) } else { publish(client, payload, at_ms) });
+        }
+    }
+
+    async fn step(&mut self, running: PipelineHandle) -> PipelineHandle {
+        let mut running = Some(running);
+        match self.rng.random_range(0..12) {
+            0 | 1 => {
+                running.take().unwrap().kill();
+            }
+            2 => {
+                let limit = Duration::from_millis(self.rng.random_range(0..100));
+                let _ = running.take().unwrap().stop(limit).await;
+                // A token is given for rows; other rows under a changed rule are another batch.
+                self.version += u32::from(self.style != Style::BatchTokens);
+            }
+            3 => running.as_ref().unwrap().pause(),
+            4 | 5 => running.as_ref().unwrap().resume(),
+            6 => self.target.lock().unwrap().faults = [0, 10, 60, 100][self.rng.random_range(0..4)],
+            _ => self.append(),
+        }
+        for _ in 0..self.rng.random_range(0..4) {
+            tokio::task::yield_now().await;
+        }
+        if self.rng.random_bool(0.7) {
+            tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..200))).await;
+        }
+        if let Some(running) = &running {
+            let status = running.status();
+            assert_eq!(status.matched, status.delivered + status.dead + status.pending, "{status:?}");
+        }
+        self.cursor_stays_ahead().await;
+        match running {
+            Some(running) => running,
+            None => self.start(),
+        }
+    }
+
+    /// What is committed never goes back.
+    async fn cursor_stays_ahead(&mut self) {
+        let checkpoint = match self.style {
+            Style::Transaction => self.target.lock().unwrap().checkpoint,
+            _ => self.store.checkpoint(&Self::id()).await.unwrap(),
+        };
+        let cursor = checkpoint.map_or(0, |checkpoint| checkpoint.cursor.offset);
+        assert!(cursor >= self.committed, "the cursor went back from {} to {cursor}", self.committed);
+        self.committed = cursor;
+    }
+
+    /// Faults end, a fresh event flows, and everything is in its place.
+    async fn conclude(&mut self, running: PipelineHandle) {
+        self.target.lock().unwrap().faults = 0;
+        self.log.append(publish("fresh", "hello", self.clock.wall_ms()));
+        running.resume();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(3600);
+        while running.status().cursor < self.log.len() {
+            assert!(tokio::time::Instant::now() < deadline, "stuck: {:?}", running.status());
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            running.resume();
+        }
+        let (delivered, dead) = self.expected();
+        let status = running.status();
+        let books = (status.matched, status.delivered, status.dead, status.pending, status.lag_events);
+        let (many, few) = (delivered.len() as u64, dead.len() as u64);
+        assert_eq!(books, (many + few, many, few, 0, 0), "{status:?}");
+
+        let target = self.target.lock().unwrap();
+        let there: Vec<_> = target.rows.iter().map(|(offset, row, _)| (*offset, *row)).collect();
+        assert_eq!(there.len(), delivered.len(), "rows in the target");
+        assert_eq!(there.iter().copied().collect::<BTreeSet<_>>(), delivered);
+        let mut last: HashMap<&str, (u64, u32)> = HashMap::new();
+        for (offset, row, client) in &target.rows {
+            let before = last.insert(client, (*offset, *row));
+            assert!(before < Some((*offset, *row)), "{client}: {before:?} before {offset}.{row}");
+        }
+        drop(target);
+        let letters = self.store.letters(LetterFilter::default(), LETTERS_MAX).await.unwrap();
+        let letters: BTreeMap<_, _> =
+            letters.iter().map(|letter| ((letter.cursor.offset, letter.cursor.row), letter)).collect();
+        assert_eq!(letters.keys().copied().collect::<BTreeSet<_>>(), dead);
+        for letter in letters.values() {
+            assert_eq!(letter.row_json.is_some(), letter.reason.contains("poison"), "{letter:?}");
+        }
+        running.stop(Duration::from_secs(1)).await;
+    }
+
+    /// The rows that must be delivered, and those that must be dead.
+    fn expected(&self) -> (BTreeSet<(u64, u32)>, BTreeSet<(u64, u32)>) {
+        let (mut delivered, mut dead) = (BTreeSet::new(), BTreeSet::new());
+        for event in self.log.events().iter().filter(|event| ByPayload.kinds().contains(event.kind)) {
+            let mut rows = Vec::new();
+            match (ByPayload.apply(event, &mut rows), &event.payload()[..]) {
+                (Err(_), _) => drop(dead.insert((event.offset, 0))),
+                (Ok(()), b"poison") => drop(dead.insert((event.offset, 0))),
+                (Ok(()), _) => delivered.extend((0..).zip(&rows).map(|(row, _)| (event.offset, row))),
+            }
+        }
+        (delivered, dead)
+    }
+}
+
+async fn history(style: Style, seed: u64) {
+    let mut world = World::new(style, seed);
+    let mut running = world.start();
+    for _ in 0..world.rng.random_range(5..60) {
+        running = world.step(running).await;
+    }
+    world.conclude(running).await;
+}
+
+fn seeds(style: Style) {
+    let given = |name| std::env::var(name).ok().map(|number| number.parse::<u64>().expect("a number"));
+    let many = 0..given("SEEDS").unwrap_or(SEEDS);
+    let seeds = given("SEED").map_or(many, |seed| seed..seed + 1);
+    for seed in seeds {
+        let run = std::panic::catch_unwind(|| {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            runtime.unwrap().block_on(history(style, seed));
+        });
+        if let Err(panic) = run {
+            eprintln!("{style:?}: failed with SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn rows_and_checkpoint_in_one_transaction() {
+    seeds(Style::Transaction);
+}
+
+#[test]
+fn rows_with_ids() {
+    seeds(Style::RowIds);
+}
+
+#[test]
+fn batches_with_tokens() {
+    seeds(Style::BatchTokens);
+}
