@@ -1,1 +1,49 @@
-//! Rule SQL: parser, plan, program, functions
+//! Rule SQL: text to tree (`syntax`), tree to program (`plan`), program and event to rows (`program`), with the
+//! functions that rules call. It depends on events and values only, knows no sink, and does no input or output:
+//! secrets stay references (`${env:NAME}`, `${file:PATH}`) in the options of a statement until the server resolves
+//! them.
+//!
+//! ```
+//! let (statements, problems) = muster_rules::parse(
+//!     "hot.sql",
+//!     r#"SELECT clientid, payload.temp AS temp FROM "sensors/+/up" WHERE payload.temp > 40"#,
+//! );
+//! assert!(problems.is_empty());
+//! let muster_rules::ast::Statement::CreateRule(rule) = &statements[0] else { panic!("no rule") };
+//! let program = muster_rules::RuleProgram::compile(rule).expect("a rule that was read without errors compiles");
+//! assert_eq!(program.wants().filters, ["sensors/+/up"]);
+//! ```
+
+pub mod ast;
+mod check;
+pub mod conformance;
+mod diagnostic;
+mod functions;
+mod plan;
+mod program;
+mod rule;
+mod syntax;
+
+pub use check::{parse, parse_files};
+pub use diagnostic::{Diagnostic, Severity};
+pub use program::context::{EnvLookup, EvalContext};
+pub use program::run::{EvalError, Stage};
+pub use program::source::Wants;
+pub use rule::RuleProgram;
+
+/// Everything that is bounded, by name.
+pub mod limits {
+    pub use crate::functions::{
+        DECIMALS_MAX, FORMAT_BYTES_MAX, INFLATED_BYTES_MAX, JQ_OUTPUTS_MAX, JQ_TIME_DEFAULT_MS,
+        REGEX_BACKTRACKS_MAX, REGEX_BYTES_MAX,
+    };
+    pub use crate::program::context::{KV_ENTRIES_MAX, PREPARED_MAX};
+    pub use crate::program::eval::RANGE_ITEMS_MAX;
+    pub use crate::program::json::{JSON_BYTES_MAX, JSON_DEPTH_MAX, JSON_NUMBER_BYTES_MAX};
+    pub use crate::program::ops::INTEGER_BITS_MAX;
+    pub use crate::program::run::ROWS_MAX;
+    pub use crate::program::text::STRING_BYTES_MAX;
+    pub use crate::syntax::{
+        INTEGER_DIGITS_MAX, NESTING_MAX, OPERATORS_MAX, STATEMENT_BYTES_MAX, STATEMENT_TOKENS_MAX,
+    };
+}
