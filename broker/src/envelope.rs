@@ -112,7 +112,8 @@ mod tests {
             });
             let envelope = Envelope {
                 id, qos: Qos::from_u8(qos).unwrap(), retain, received_at_ms,
-                from_clientid: clientid.into(), from_username: username.map(Bytes::from), props, payload: payload.into(),
+                from_clientid: clientid.into(), from_username: username.map(Bytes::from), props,
+                payload: payload.into(),
             };
             prop_assert_eq!(Envelope::decode(envelope.encode()), Some(envelope));
         }

@@ -23,21 +23,21 @@ pub use home::Home;
 pub use muster::Muster;
 pub use wait::{PATIENCE, until};
 
-/// The seed of this run's random choices: `E2E_SEED` if it is set, else one that differs from run to run. It is
+/// The seed of this run's random choices: `MUSTER_SEED` if it is set, else one that differs from run to run. It is
 /// printed, so that the output of a test that failed says how to repeat it.
 pub fn seed() -> u64 {
-    let seed = std::env::var("E2E_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = std::env::var("MUSTER_SEED").ok().and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or_else(|| {
         let mut bytes = [0; 8];
         rand::TryRngCore::try_fill_bytes(&mut rand::rngs::OsRng, &mut bytes)
             .expect("the system has randomness");
         u64::from_le_bytes(bytes)
     });
-    eprintln!("E2E_SEED={seed}");
+    eprintln!("MUSTER_SEED={seed}");
     seed
 }
 
 /// Whether the run was asked for more rounds (`tests/run --long`).
 pub fn long() -> bool {
-    std::env::var_os("E2E_LONG").is_some()
+    std::env::var_os("MUSTER_LONG").is_some()
 }

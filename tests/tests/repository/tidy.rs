@@ -112,7 +112,7 @@ fn no_leftovers() {
         concat!("XX", "X"),
         concat!("<<<<", "<<<"),
         concat!(">>>>", ">>>"),
-        concat!("#[ign", "ore"),
+        concat!("#[ign", "ore]"),
     ];
     let mut found = Vec::new();
     for (name, text) in files(&["rs", "md", "toml", "sql", "proto", "py", "sh"]) {
