@@ -72,9 +72,6 @@ pub(crate) async fn serve(hub: Arc<Hub>, socket: Socket, endpoints: Endpoints) {
 
 async fn first_packet(reader: &mut FrameReader<ReadHalf<Socket>>) -> Result<Connect, ReadError> {
     let frame = reader.next().await?;
-    if frame.first >> 4 != codec::CONNECT {
-        return Err(DecodeError::Protocol("the first packet is not CONNECT").into());
-    }
     match codec::decode(frame, Version::V4)? {
         Packet::Connect(connect) => Ok(*connect),
         _ => Err(DecodeError::Protocol("the first packet is not CONNECT").into()),

@@ -29,6 +29,8 @@ pub(crate) struct FrameReader<R> {
     source: R,
     buffer: BytesMut,
     packet_bytes_max: usize,
+    /// Nothing but CONNECT may come.
+    is_first: bool,
     /// What the next read makes room for: more while the client keeps filling it, less when it falls quiet.
     step: usize,
     /// Bytes read since this was last asked for.
@@ -37,14 +39,25 @@ pub(crate) struct FrameReader<R> {
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(crate) fn new(source: R, packet_bytes_max: usize) -> Self {
-        Self { source, buffer: BytesMut::new(), packet_bytes_max, step: READ_BYTES_MIN, received_bytes: 0 }
+        Self {
+            source,
+            buffer: BytesMut::new(),
+            packet_bytes_max,
+            is_first: true,
+            step: READ_BYTES_MIN,
+            received_bytes: 0,
+        }
     }
 
     /// The next whole packet. May be dropped at any time without losing a byte.
     pub(crate) async fn next(&mut self) -> Result<Frame, ReadError> {
         loop {
+            if self.is_first && self.buffer.first().is_some_and(|first| first >> 4 != codec::CONNECT) {
+                return Err(DecodeError::Protocol("the first packet is not CONNECT").into());
+            }
             let needs = match codec::split(&mut self.buffer, self.packet_bytes_max)? {
                 Split::Frame(frame) => {
+                    self.is_first = false;
                     if self.buffer.is_empty() {
                         // What was read belongs to the frame now; nothing is kept for the next.
                         self.buffer = BytesMut::new();

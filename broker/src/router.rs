@@ -331,3 +331,105 @@ fn mount(topic: &str) -> String {
 fn shrink(tx: &mut LinkTx) {
     tx.buffer().shrink_to_fit();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINKS_MAX: usize = 100;
+    const FILTER_BYTES_MAX: usize = 1 << 20;
+
+    async fn subscribed(router: &Router, filter: &str) -> Link {
+        let mut link = router.link().await.unwrap();
+        link.subscribe(filter, 1, 7).await.unwrap();
+        while !matches!(link.next().await.unwrap(), Incoming::Subscribed { token: 7 }) {}
+        link
+    }
+
+    async fn message(link: &mut Link) -> (String, Bytes) {
+        loop {
+            if let Incoming::Message { topic, message, missed, .. } = link.next().await.unwrap() {
+                assert_eq!(missed, 0);
+                return (String::from_utf8(topic.to_vec()).unwrap(), message);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn topics_come_out_as_they_went_in() {
+        let router = Router::start(LINKS_MAX, FILTER_BYTES_MAX).await.unwrap();
+        let mut link = subscribed(&router, "#").await;
+        for topic in ["a", "é/x", "$SYS/x", "/", "🦀"] {
+            router.publish(topic, Bytes::from_static(b"x")).await.unwrap();
+            assert_eq!(message(&mut link).await.0, topic);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_burst_beyond_every_buffer_arrives_whole_and_in_order() {
+        let router = Router::start(LINKS_MAX, 64 << 20).await.unwrap();
+        let mut link = subscribed(&router, "t").await;
+        let publisher = router.clone();
+        let publishing = tokio::spawn(async move {
+            for number in 0u32..5_000 {
+                publisher.publish("t", number.to_be_bytes().to_vec().into()).await.unwrap();
+            }
+        });
+        for number in 0u32..5_000 {
+            assert_eq!(message(&mut link).await.1[..], number.to_be_bytes());
+        }
+        publishing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_lags_beyond_the_log_is_told_how_much_it_missed() {
+        let router = Router::start(LINKS_MAX, 16 << 10).await.unwrap();
+        let mut link = subscribed(&router, "t").await;
+        let mut witness = subscribed(&router, "t").await;
+        for number in 0u32..2_000 {
+            let mut body = vec![0; 100];
+            body[..4].copy_from_slice(&number.to_be_bytes());
+            router.publish("t", body.into()).await.unwrap();
+            message(&mut witness).await;
+        }
+        let (mut seen, mut lost, mut last) = (0, 0, None);
+        while last != Some(1_999) {
+            if let Incoming::Message { message, missed, .. } = link.next().await.unwrap() {
+                seen += 1;
+                lost += missed;
+                last = Some(u32::from_be_bytes(message[..4].try_into().unwrap()));
+            }
+        }
+        assert!(lost > 0);
+        assert_eq!(seen + lost, 2_000);
+    }
+
+    #[tokio::test]
+    async fn names_are_used_again_and_links_that_go_disturb_nobody() {
+        let router = Router::start(LINKS_MAX, FILTER_BYTES_MAX).await.unwrap();
+        let mut stays = subscribed(&router, "t").await;
+        for round in 0..50u8 {
+            let goes = subscribed(&router, "t").await;
+            router.publish("t", vec![round].into()).await.unwrap();
+            drop(goes);
+            assert_eq!(message(&mut stays).await.1[..], [round]);
+        }
+        let names = router.inner.names.lock().unwrap();
+        assert_eq!((names.next, names.free.len()), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_its_thread_is_noticed() {
+        let router = Router::start(LINKS_MAX, FILTER_BYTES_MAX).await.unwrap();
+        let mut link = subscribed(&router, "#").await;
+        // Without the mount: the very topic that it is kept from.
+        let (mut raw, _rx) = router.open_raw("raw".to_owned()).await.unwrap();
+        raw.publish("é/x", "boom").unwrap();
+        router.stopped().await;
+        assert!(matches!(link.next().await, Err(RouterStopped)));
+        assert_eq!(BrokerError::from(RouterStopped).to_string(), BrokerError::RouterStopped.to_string());
+        while router.publish("t", Bytes::new()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+}

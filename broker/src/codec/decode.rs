@@ -4,19 +4,15 @@ use super::property::{self, Properties};
 use super::read::Reader;
 use super::reason;
 use super::{
-    Ack, Connect, DecodeError, Disconnect, Filter, Frame, Packet, Publish, Qos, Secret, Subscribe,
-    Unsubscribe, Version, Will,
+    Ack, Connect, DecodeError, Disconnect, Filter, Frame, PUBLISH, Packet, Publish, Qos, Secret, Subscribe,
+    Unsubscribe, Version, Will, required_flags,
 };
 
 /// Decodes a frame by the rules of `version`; that of CONNECT is in the packet.
 pub(crate) fn decode(frame: Frame, version: Version) -> Result<Packet, DecodeError> {
     let flags = frame.first & 0x0F;
     let kind = frame.first >> 4;
-    let required = match kind {
-        3 => flags,
-        6 | 8 | 10 => 0b0010,
-        _ => 0,
-    };
+    let required = if kind == PUBLISH { flags } else { required_flags(kind) };
     // MQTT 3.1 let clients set DUP on these.
     let dup_in_v3 = version == Version::V3 && matches!(kind, 6 | 8 | 10) && flags & !0b1000 == required;
     if flags != required && !dup_in_v3 {

@@ -18,6 +18,8 @@ pub(crate) mod encode;
 mod property;
 mod read;
 pub(crate) mod reason;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use decode::decode;
 
@@ -217,6 +219,14 @@ pub(crate) struct Frame {
 /// Packet type of CONNECT in the upper half of the first byte.
 pub(crate) const CONNECT: u8 = 1;
 
+/// Packet type of PUBLISH, the only one with flags of its own.
+const PUBLISH: u8 = 3;
+
+/// The flags that every packet but PUBLISH must have.
+const fn required_flags(packet_type: u8) -> u8 {
+    if matches!(packet_type, 6 | 8 | 10) { 0b0010 } else { 0 }
+}
+
 /// What [`split`] found.
 #[derive(Debug)]
 pub(crate) enum Split {
@@ -225,12 +235,16 @@ pub(crate) enum Split {
     Needs(usize),
 }
 
-/// Takes the next whole packet out of `buffer`. A packet that only a server sends, and one that is too large, is
-/// refused as soon as its header is there.
+/// Takes the next whole packet out of `buffer`. A packet that only a server sends, one with reserved flags, and one
+/// that is too large, is refused as soon as its header is there.
 pub(crate) fn split(buffer: &mut BytesMut, packet_bytes_max: usize) -> Result<Split, DecodeError> {
     let Some(&first) = buffer.first() else { return Ok(Split::Needs(2)) };
     if !sent_by_clients(first >> 4) {
         return Err(DecodeError::Protocol("a packet type that clients do not send"));
+    }
+    // DUP is let through where MQTT 3.1 had it; decoding knows the version.
+    if first >> 4 != PUBLISH && first & 0b0111 != required_flags(first >> 4) {
+        return Err(DecodeError::Malformed("reserved flags are set"));
     }
     let mut length = 0usize;
     let mut header = 1;
