@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 const QUEUE_JOBS_MAX: usize = 256;
 /// Jobs that share one transaction.
 const GROUP_JOBS_MAX: usize = 64;
-/// How long a lock held by another process is waited for before the job fails.
-const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// How long a lock held by another process is waited for before the job fails. The other jobs wait too.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// Prepared statements kept.
 const STATEMENTS_MAX: usize = 256;
 
@@ -257,17 +257,11 @@ fn sqlite_error(doing: &'static str, path: &Path, source: rusqlite::Error) -> Da
     DatabaseError::Sqlite { doing, path: path.display().to_string(), source: Arc::new(source) }
 }
 
-/// The databases that are open in this process, so that all who write to one file share its one thread.
+/// The databases of this process, so that all who write to one file share its one thread. A file stays open: a new
+/// thread beside one that still has jobs would do them out of order.
 #[derive(Debug, Clone, Default)]
 pub struct Databases {
-    open: Arc<Mutex<HashMap<PathBuf, WeakDatabase>>>,
-}
-
-#[derive(Debug)]
-struct WeakDatabase {
-    sync: Sync,
-    kept: Weak<PathBuf>,
-    sender: mpsc::WeakSender<Box<dyn Job>>,
+    open: Arc<Mutex<HashMap<PathBuf, (Sync, Database)>>>,
 }
 
 impl Databases {
@@ -278,21 +272,14 @@ impl Databases {
     pub fn get(&self, path: &Path, sync: Sync) -> std::io::Result<Database> {
         let path = std::path::absolute(path)?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, weak| weak.sender.strong_count() > 0);
-        if let Some(weak) = open.get(&path)
-            && let (Some(path), Some(sender)) = (weak.kept.upgrade(), weak.sender.upgrade())
-        {
-            if weak.sync != sync {
-                tracing::warn!(path = %path.display(), kept = ?weak.sync, "one file is asked for with two kinds of sync");
+        if let Some((kept, database)) = open.get(&path) {
+            if *kept != sync {
+                tracing::warn!(path = %path.display(), ?kept, "one file is asked for with two kinds of sync");
             }
-            return Ok(Database { path, way: Way::Thread(sender) });
+            return Ok(database.clone());
         }
         let database = Database::start(&path, sync, no_schema)?;
-        if let Way::Thread(sender) = &database.way {
-            let weak =
-                WeakDatabase { sync, kept: Arc::downgrade(&database.path), sender: sender.downgrade() };
-            open.insert(path, weak);
-        }
+        open.insert(path, (sync, database.clone()));
         Ok(database)
     }
 }

@@ -26,6 +26,9 @@ use support::{ByPayload, MemoryLog, noise, publish, small_batches};
 /// Seeds of one run of the suite, for each style of target.
 const SEEDS: u64 = 150;
 
+/// Offsets and rows.
+type Places = BTreeSet<(u64, u32)>;
+
 /// How a target keeps a row from being there twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
@@ -281,7 +284,7 @@ impl World {
         let mut running = Some(running);
         match self.rng.random_range(0..12) {
             0 | 1 => {
-                running.take().unwrap().kill();
+                running.take().unwrap().kill().await;
             }
             2 => {
                 let limit = Duration::from_millis(self.rng.random_range(0..100));
@@ -339,29 +342,33 @@ impl World {
         let (many, few) = (delivered.len() as u64, dead.len() as u64);
         assert_eq!(books, (many + few, many, few, 0, 0), "{status:?}");
 
-        let target = self.target.lock().unwrap();
-        let there: Vec<_> = target.rows.iter().map(|(offset, row, _)| (*offset, *row)).collect();
-        assert_eq!(there.len(), delivered.len(), "rows in the target");
-        assert_eq!(there.iter().copied().collect::<BTreeSet<_>>(), delivered);
-        let mut last: HashMap<&str, (u64, u32)> = HashMap::new();
-        for (offset, row, client) in &target.rows {
-            let before = last.insert(client, (*offset, *row));
-            assert!(before < Some((*offset, *row)), "{client}: {before:?} before {offset}.{row}");
-        }
-        drop(target);
+        self.check_target(&delivered);
         let letters = self.store.letters(LetterFilter::default(), LETTERS_MAX).await.unwrap();
         let letters: BTreeMap<_, _> =
             letters.iter().map(|letter| ((letter.cursor.offset, letter.cursor.row), letter)).collect();
-        assert_eq!(letters.keys().copied().collect::<BTreeSet<_>>(), dead);
+        assert_eq!(letters.keys().copied().collect::<Places>(), dead);
         for letter in letters.values() {
             assert_eq!(letter.row_json.is_some(), letter.reason.contains("poison"), "{letter:?}");
         }
         running.stop(Duration::from_secs(1)).await;
     }
 
+    /// Every row once, and those of a client in order.
+    fn check_target(&self, delivered: &Places) {
+        let target = self.target.lock().unwrap();
+        let there: Vec<_> = target.rows.iter().map(|(offset, row, _)| (*offset, *row)).collect();
+        assert_eq!(there.len(), delivered.len(), "rows in the target");
+        assert_eq!(there.iter().copied().collect::<Places>(), *delivered);
+        let mut last: HashMap<&str, (u64, u32)> = HashMap::new();
+        for (offset, row, client) in &target.rows {
+            let before = last.insert(client, (*offset, *row));
+            assert!(before < Some((*offset, *row)), "{client}: {before:?} before {offset}.{row}");
+        }
+    }
+
     /// The rows that must be delivered, and those that must be dead.
-    fn expected(&self) -> (BTreeSet<(u64, u32)>, BTreeSet<(u64, u32)>) {
-        let (mut delivered, mut dead) = (BTreeSet::new(), BTreeSet::new());
+    fn expected(&self) -> (Places, Places) {
+        let (mut delivered, mut dead) = (Places::new(), Places::new());
         for event in self.log.events().iter().filter(|event| ByPayload.kinds().contains(event.kind)) {
             let mut rows = Vec::new();
             match (ByPayload.apply(event, &mut rows), &event.payload()[..]) {

@@ -385,6 +385,9 @@ impl Outlet {
             self.commit(work, &prefix, after).await?;
             window.start = prefix.end;
         }
+        if settled > 0 {
+            self.backoff.reset();
+        }
         match error {
             Some(error) => Err(error),
             None if settled == 0 => {

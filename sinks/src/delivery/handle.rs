@@ -127,9 +127,11 @@ impl PipelineHandle {
         });
     }
 
-    /// Ends the pipeline at its next await, as a crash would: nothing more is committed.
-    pub fn kill(self) {
+    /// Ends the pipeline at its next await, as a crash would; nothing more is committed after this returns, but what
+    /// was asked of a store or a target before may still happen.
+    pub async fn kill(mut self) {
         self.task.abort();
+        drop((&mut self.task).await);
     }
 
     /// Ends the pipeline: what is under way is committed if the target answers within `limit`.

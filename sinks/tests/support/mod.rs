@@ -8,7 +8,9 @@ use std::time::Duration;
 use muster_core::event::{Event, EventKind, EventKinds, NewEvent, proto};
 use muster_core::value::Row;
 use muster_sinks::BoxFuture;
-use muster_sinks::delivery::{Limits, LogReader, LogSource, ReadBatch, SourceError, Transform};
+use muster_sinks::delivery::{
+    Limits, LogReader, LogSource, PipelineHandle, ReadBatch, SourceError, Transform,
+};
 use tokio::sync::watch;
 
 /// The id of every log here: far from 0, so that an id and an offset are never mistaken for each other.
@@ -172,6 +174,16 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnM
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while !condition().await {
         assert!(tokio::time::Instant::now() < deadline, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until `pipeline` has committed everything before `end`.
+pub async fn until_settled(pipeline: &PipelineHandle, end: u64) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while pipeline.status().cursor != end {
+        let status = pipeline.status();
+        assert!(tokio::time::Instant::now() < deadline, "not settled up to {end}: {status:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
