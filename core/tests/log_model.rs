@@ -20,7 +20,7 @@ use std::time::Duration;
 use muster_core::clock::ManualClock;
 use muster_core::log::{
     Durability, Log, LogConfig, LogError, LogErrorKind, NewRecord, OpenReport, RECORD_HEADER_BYTES, Record,
-    SEGMENT_HEADER_BYTES, Writer,
+    Retention, SEGMENT_HEADER_BYTES, WhenFull, Writer,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -65,6 +65,8 @@ struct Case {
     open: Option<(Log, Writer)>,
     /// All that was appended, by offset.
     model: Vec<NewRecord>,
+    /// The first that retention has left.
+    first: usize,
     /// How many of them were acknowledged.
     acked: usize,
     /// How many of them survive the loss of power.
@@ -97,6 +99,7 @@ impl Case {
             config,
             open: None,
             model: Vec::new(),
+            first: 0,
             acked: 0,
             synced: 0,
             is_full: false,
@@ -115,11 +118,12 @@ impl Case {
                 75..80 => self.stop(Stop::Crash),
                 80..84 => self.stop(Stop::Kill),
                 84..88 => self.stop(Stop::Close),
-                88..91 => self.fill_disk(),
-                91..93 => self.fail_io(),
-                93..95 => self.crash_within(),
-                95..97 => self.corrupt(),
-                97..98 => self.lose_index(),
+                88..90 => self.fill_disk(),
+                90..92 => self.fail_io(),
+                92..94 => self.crash_within(),
+                94..96 => self.corrupt(),
+                96..97 => self.lose_index(),
+                97..99 => self.retain(),
                 _ => self.clock.advance(Duration::from_millis(3)),
             }
         }
@@ -173,6 +177,9 @@ impl Case {
         let durable = usize::try_from(self.log().durable_offset()).unwrap();
         assert!(durable >= self.acked && durable <= self.model.len());
         self.acked = durable;
+        let first = usize::try_from(self.log().first_offset()).unwrap();
+        assert!(first >= self.first && first <= durable);
+        self.first = first;
         if self.config.durability == Durability::Always {
             self.synced = durable;
         }
@@ -189,11 +196,13 @@ impl Case {
 
     /// Reads from somewhere, or from the beginning, to the end of what is acknowledged.
     fn read(&mut self) {
-        let from = if self.rng.random() { 0 } else { self.rng.random_range(0..=self.acked) };
+        let from =
+            if self.rng.random() { self.first } else { self.rng.random_range(self.first..=self.acked) };
         self.expect_records(from, self.acked);
         let ms = self.rng.random_range(-1..1001);
-        let first = self.model[..self.acked].iter().position(|record| record.timestamp_ms >= ms);
-        let expected = first.unwrap_or(self.acked) as u64;
+        let kept = &self.model[self.first..self.acked];
+        let later = kept.iter().position(|record| record.timestamp_ms >= ms);
+        let expected = later.map_or(self.acked, |at| self.first + at) as u64;
         assert_eq!(self.log().offset_at_time(ms).unwrap(), expected, "by time {ms}");
     }
 
@@ -227,6 +236,7 @@ impl Case {
             }
             Stop::Crash | Stop::Kill => {}
         }
+        self.first = usize::try_from(log.first_offset()).unwrap();
         drop((log, writer));
         self.disk.set_capacity(None);
         self.is_full = false;
@@ -251,12 +261,14 @@ impl Case {
         let end = usize::try_from(log.next_offset()).unwrap();
         assert!(end >= self.acked, "{} records were acknowledged, {end} are there: {report:?}", self.acked);
         assert!(end <= self.model.len(), "{end} records of {}", self.model.len());
-        assert_eq!(report.records, end as u64);
+        let first = usize::try_from(log.first_offset()).unwrap();
+        assert!(first <= self.first, "what retention had left is there");
+        assert_eq!(report.records, (end - first) as u64);
         assert_eq!(log.durable_offset(), end as u64);
         self.model.truncate(end);
-        (self.acked, self.synced) = (end, end);
+        (self.first, self.acked, self.synced) = (first, end, end);
         self.open = Some((log, writer));
-        self.expect_records(0, end);
+        self.expect_records(first, end);
     }
 
     /// The disk is full for a while: appends are refused, nothing is lost, and it goes on by itself.
@@ -342,6 +354,7 @@ impl Case {
             }
             self.open = Some((log, writer));
         }
+        self.first = usize::try_from(self.log().first_offset()).unwrap();
         self.open = None;
         self.disk.crash();
         self.acked = self.acked.min(self.synced);
@@ -352,6 +365,51 @@ impl Case {
             self.disk.crash();
         }
         self.reopen();
+    }
+
+    /// Old segments go, but none that is held, unless the log is at its cap and told to drop them.
+    fn retain(&mut self) {
+        self.step();
+        let held = self.rng.random_range(self.first..=self.acked);
+        let hold = self.log().hold("model", held as u64);
+        let least = self.config.segment_bytes_max * 2;
+        let cap = self.rng.random_range(least..least + 20_000);
+        let mut retention = Retention {
+            age_max: self.rng.random::<bool>().then_some(Duration::from_secs(999)),
+            bytes_max: self.rng.random::<bool>().then(|| self.rng.random_range(0..20_000)),
+            cap_bytes: self.rng.random::<bool>().then_some(cap),
+            when_full: if self.rng.random() { WhenFull::Refuse } else { WhenFull::DropOldest },
+        };
+        let bytes_at_start = self.log().stats().bytes;
+        self.log().set_retention(retention).unwrap();
+        for _ in 0..self.rng.random_range(1..12) {
+            if self.log().check().is_ok() {
+                self.append();
+            }
+            self.step();
+            let may_drop = retention.cap_bytes.is_some() && retention.when_full == WhenFull::DropOldest;
+            assert!(self.first <= held || may_drop, "{} was held, {} is first", held, self.first);
+            if let Err(error) = self.log().check() {
+                assert_eq!(error.kind(), LogErrorKind::DiskFull);
+                assert!(retention.cap_bytes.is_some() && !may_drop, "{error}");
+            }
+            if self.log().check().is_ok() && retention.cap_bytes.is_some() {
+                let bytes = self.log().stats().bytes;
+                assert!(bytes <= cap || bytes == bytes_at_start, "the cap is kept: {bytes} of {cap}");
+            }
+        }
+        self.read();
+        match self.log().reader(0).try_next_batch() {
+            Ok(_) => {}
+            Err(error) => assert!(error.kind() == LogErrorKind::Trimmed && self.first > 0, "{error}"),
+        }
+        drop(hold);
+        retention.cap_bytes = None;
+        self.log().set_retention(retention).unwrap();
+        self.step();
+        self.log().check().expect("nothing holds the log back any more");
+        assert_eq!(self.acked, self.model.len());
+        self.say(format_args!("retained from {}: {retention:?}", self.first));
     }
 
     fn lose_index(&mut self) {
@@ -381,6 +439,7 @@ impl Case {
         if cleanly {
             writer.finish();
             self.acked = usize::try_from(log.durable_offset()).unwrap();
+            self.first = usize::try_from(log.first_offset()).unwrap();
         }
         drop((log, writer));
         self.disk.kill();
@@ -436,8 +495,8 @@ impl Case {
     }
 
     fn expect_refused(&self, log: &Log) {
-        let mut reader = log.reader(0);
-        let mut at = 0;
+        let mut reader = log.reader(self.first as u64);
+        let mut at = self.first;
         loop {
             match reader.try_next_batch() {
                 Ok(Some(batch)) => {

@@ -22,6 +22,7 @@ mod marker;
 mod reader;
 mod recover;
 mod repair;
+mod retention;
 mod salvage;
 mod segment;
 mod shared;
@@ -38,6 +39,7 @@ pub use format::{
 pub use reader::Reader;
 pub use recover::{OpenReport, TornTail};
 pub use repair::{LOST_KIND, RepairReport, repair};
+pub use retention::{CAP_ALARM_PERCENT, Hold, Retention, WhenFull};
 pub use salvage::{Damage, Progress, VerifyReport, verify};
 pub use writer::Writer;
 
@@ -84,6 +86,12 @@ pub struct LogStats {
     pub durability: Durability,
     /// Whether appends are refused now, and why.
     pub refuses: Option<LogErrorKind>,
+    /// The cap on the log's bytes, if there is one.
+    pub cap_bytes: Option<u64>,
+    /// Whether so much of the cap is used ([`CAP_ALARM_PERCENT`]) that somebody should look.
+    pub cap_alarm: bool,
+    /// Who holds the log back most, and from which offset on.
+    pub slowest_hold: Option<(String, u64)>,
 }
 
 impl Log {
@@ -255,19 +263,33 @@ impl Log {
         reader::offset_at_time(self.shared(), ms)
     }
 
+    /// From now on removes old segments as `retention` says. Until it is called nothing is removed: whoever needs the
+    /// log must have said so first, by [`Log::hold`].
+    ///
+    /// # Errors
+    /// A setting that cannot be.
+    pub fn set_retention(&self, retention: Retention) -> Result<(), LogError> {
+        retention.validate(self.shared().config.segment_bytes_max)?;
+        self.shared().set_retention(retention);
+        Ok(())
+    }
+
+    /// Keeps retention from removing what is at `offset` or later. `name` says who wants that.
+    pub fn hold(&self, name: impl Into<String>, offset: u64) -> Hold {
+        Hold::new(self.handle.shared.clone(), name.into(), offset)
+    }
+
     /// The log in numbers.
     pub fn stats(&self) -> LogStats {
         let shared = self.shared();
-        let segments = read_lock(&shared.segments);
-        let bytes = segments.iter().map(|segment| segment.bytes()).sum();
-        let count = segments.len();
-        drop(segments);
+        let bytes = shared.bytes();
+        let cap_bytes = shared.retention().and_then(|retention| retention.cap_bytes);
         LogStats {
             log_id: shared.log_id,
             first_offset: shared.first_offset(),
             next_offset: shared.next_offset(),
             durable_offset: shared.durable_offset(),
-            segments: count,
+            segments: read_lock(&shared.segments).len(),
             bytes,
             queued_bytes: shared.queued_bytes(),
             groups_total: shared.counters.groups.load(Ordering::Relaxed),
@@ -276,6 +298,9 @@ impl Log {
             written_bytes_total: shared.counters.bytes.load(Ordering::Relaxed),
             durability: shared.config.durability,
             refuses: shared.check().err().map(|error| error.kind()),
+            cap_bytes,
+            cap_alarm: cap_bytes.is_some_and(|cap| bytes >= cap / 100 * CAP_ALARM_PERCENT),
+            slowest_hold: lock(&shared.holds).slowest(),
         }
     }
 

@@ -13,6 +13,7 @@ use super::config::{Durability, LogConfig};
 use super::disk::Disk;
 use super::error::LogError;
 use super::format::NewRecord;
+use super::retention::{Holds, Retention};
 use super::segment::Segment;
 use super::{lock, read_lock, write_lock};
 use crate::clock::SharedClock;
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     pub(super) durable: watch::Sender<u64>,
     pub(super) segments: RwLock<Vec<Arc<Segment>>>,
     tail: RwLock<Tail>,
+    pub(super) holds: Mutex<Holds>,
+    retention: Mutex<Option<Retention>>,
     pub(super) counters: Counters,
 }
 
@@ -69,6 +72,7 @@ struct Queue {
     health: Health,
     closing: bool,
     finished: bool,
+    nudged: bool,
     writer_waits: bool,
     last_group_bytes: usize,
 }
@@ -114,6 +118,7 @@ impl Shared {
             health: Health::Running,
             closing: false,
             finished: false,
+            nudged: false,
             writer_waits: false,
             last_group_bytes: 0,
         };
@@ -128,8 +133,25 @@ impl Shared {
             durable: watch::Sender::new(next_offset),
             segments: RwLock::new(segments),
             tail: RwLock::default(),
+            holds: Mutex::default(),
+            retention: Mutex::default(),
             counters: Counters::default(),
         }
+    }
+
+    /// What may be removed, once somebody said so.
+    pub(super) fn retention(&self) -> Option<Retention> {
+        *lock(&self.retention)
+    }
+
+    pub(super) fn set_retention(&self, retention: Retention) {
+        *lock(&self.retention) = Some(retention);
+        self.nudge();
+    }
+
+    /// Length of all segments.
+    pub(super) fn bytes(&self) -> u64 {
+        read_lock(&self.segments).iter().map(|segment| segment.bytes()).sum()
     }
 
     pub(super) fn next_offset(&self) -> u64 {
@@ -217,7 +239,8 @@ impl Shared {
             if queue.closing {
                 return Work::Close;
             }
-            if matches!(queue.health, Health::Running) && !queue.bytes.is_empty() {
+            let is_nudged = std::mem::take(&mut queue.nudged);
+            if is_nudged || (matches!(queue.health, Health::Running) && !queue.bytes.is_empty()) {
                 return Work::Commit;
             }
             queue.writer_waits = true;
@@ -234,6 +257,12 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Has the writer look for work, whatever it waits for.
+    fn nudge(&self) {
+        lock(&self.queue).nudged = true;
+        self.work.notify_one();
     }
 
     /// Asks the writer to finish what is queued and end.

@@ -13,12 +13,15 @@ use super::error::{LogError, LogErrorKind};
 use super::format::{RecordHeader, SegmentHeader};
 use super::index::Index;
 use super::marker::{MARKER_NAME, Marker};
+use super::retention::{Retention, make_room, retain};
 use super::segment::{Segment, index_path, segment_name};
 use super::shared::{Counters, Group, Health, Shared, Work};
 use super::write_lock;
 
 /// How often a full disk is tried again.
 const DISK_FULL_RETRY: Duration = Duration::from_millis(200);
+/// How often segments are looked through for those that may go, besides whenever a segment is begun.
+const RETAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// The segment that grows.
 pub(super) struct Active {
@@ -35,11 +38,13 @@ pub struct Writer {
     lock: Option<Box<dyn DiskLock>>,
     /// Since when something was written and not synced, by the monotonic clock.
     dirty_since: Option<Duration>,
+    /// What retention was last applied, and when.
+    retained: Option<(Retention, Duration)>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, active: Active, lock: Box<dyn DiskLock>) -> Self {
-        Self { shared, active, held: None, lock: Some(lock), dirty_since: None }
+        Self { shared, active, held: None, lock: Some(lock), dirty_since: None, retained: None }
     }
 
     /// Works until the log is closed.
@@ -55,6 +60,10 @@ impl Writer {
     pub fn step(&mut self) -> bool {
         if matches!(self.shared.health(), Health::Failed(_) | Health::Closed) {
             return false;
+        }
+        if let Err(error) = self.retain_if_due() {
+            self.fail(error);
+            return true;
         }
         let was_held = self.held.is_some();
         let Some(mut group) = self.held.take().or_else(|| self.shared.take_group()) else {
@@ -98,12 +107,25 @@ impl Writer {
         if self.held.is_some() {
             return Some(DISK_FULL_RETRY);
         }
-        match (self.shared.config.durability, self.dirty_since) {
+        let sync_due = match (self.shared.config.durability, self.dirty_since) {
             (Durability::Interval(every), Some(since)) => {
                 Some((since + every).saturating_sub(self.shared.clock.monotonic()))
             }
             _ => None,
+        };
+        let retain_due = self.retained.map(|_| RETAIN_EVERY);
+        sync_due.into_iter().chain(retain_due).min()
+    }
+
+    /// Applies retention when it was set or changed, and from time to time.
+    fn retain_if_due(&mut self) -> Result<(), LogError> {
+        let Some(retention) = self.shared.retention() else { return Ok(()) };
+        let now = self.shared.clock.monotonic();
+        if self.retained.is_some_and(|(last, at)| last == retention && now < at + RETAIN_EVERY) {
+            return Ok(());
         }
+        self.retained = Some((retention, now));
+        retain(&self.shared, &retention)
     }
 
     /// Writes the rest of `group`, over as many segments as it needs. What is done is done: after an error it can be
@@ -114,6 +136,9 @@ impl Writer {
             if bytes == 0 {
                 self.roll()?;
                 (bytes, records) = self.fitting(&group.bytes[group.committed..]);
+            }
+            if let Some(retention) = self.shared.retention() {
+                make_room(&self.shared, &retention, bytes as u64)?;
             }
             let part = group.bytes.slice(group.committed..group.committed + bytes);
             let first = group.first_offset;
@@ -178,7 +203,10 @@ impl Writer {
         }
         write_lock(&self.shared.segments).push(next.segment.clone());
         self.active = next;
-        Ok(())
+        match self.shared.retention() {
+            Some(retention) => retain(&self.shared, &retention),
+            None => Ok(()),
+        }
     }
 
     /// Syncs what is written and not synced.
