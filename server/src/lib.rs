@@ -3,9 +3,11 @@
 
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod error;
 pub mod metrics;
 pub mod pipelines;
+pub mod platform;
 pub mod presence;
 pub mod rest;
 pub mod schema;

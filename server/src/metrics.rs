@@ -43,9 +43,6 @@ pub const DELIVERED_MESSAGES: Family =
 /// Dropped deliveries.
 pub const DROPPED_DELIVERIES: Family =
     counter("muster_mqtt_dropped_deliveries_total", "Messages for one subscriber that were dropped.");
-/// Devices by state.
-pub const DEVICES: Family =
-    gauge("muster_devices", "Devices by presence, as far as the projection has come.");
 /// The log's durable end.
 pub const LOG_DURABLE_OFFSET: Family =
     gauge("muster_log_durable_offset", "One past the newest event that is durable.");
@@ -55,6 +52,17 @@ pub const LOG_FIRST_OFFSET: Family = gauge("muster_log_first_offset", "The oldes
 pub const LOG_BYTES: Family = gauge("muster_log_bytes", "Bytes in the segments of the event log.");
 /// The log's files.
 pub const LOG_SEGMENTS: Family = gauge("muster_log_segments", "Segments of the event log.");
+/// Bytes that wait.
+pub const LOG_QUEUED_BYTES: Family = gauge("muster_log_queued_bytes", "Bytes that wait to be written.");
+/// Syncs.
+pub const LOG_SYNCS: Family = counter("muster_log_syncs_total", "Syncs of the log to the disk.");
+/// Records.
+pub const LOG_RECORDS: Family = counter("muster_log_records_total", "Events that were made durable.");
+/// Rules.
+pub const RULES: Family = gauge("muster_rules", "Rules that are loaded.");
+/// What is wrong with rules.
+pub const RULE_PROBLEMS: Family =
+    gauge("muster_rule_problems", "Errors and warnings in the rule files, as of the last look.");
 /// Rows matched.
 pub const PIPELINE_MATCHED: Family =
     counter("muster_pipeline_matched_rows_total", "Rows that the rule made, and events on which it failed.");

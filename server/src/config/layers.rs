@@ -248,13 +248,13 @@ mod tests {
     fn people_write_units() {
         let config = toml(
             "stop_timeout = '3s'\n[journal]\ndurability = 'interval(50ms)'\nsegment_bytes_max = '8MiB'\n\
-             [delivery]\nbatch_wait_max = 20\n",
+             [delivery]\nretry_wait_max = 20\n",
         )
         .expect("config");
         assert_eq!(config.stop_timeout, Duration::from_secs(3));
         assert_eq!(config.journal.durability, Durability::Interval(Duration::from_millis(50)));
         assert_eq!(config.journal.segment_bytes_max, 8 << 20);
-        assert_eq!(config.delivery.batch_wait_max, Duration::from_millis(20));
+        assert_eq!(config.delivery.retry_wait_max, Duration::from_millis(20));
     }
 
     #[test]

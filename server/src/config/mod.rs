@@ -72,15 +72,7 @@ pub struct Journal {
 /// How rows travel to sinks.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// Most rows in a batch.
-    pub batch_rows_max: usize,
-    /// Most bytes in a batch.
-    pub batch_bytes_max: usize,
-    /// Longest wait for a batch to fill.
-    pub batch_wait_max: Duration,
-    /// First wait after a failure.
-    pub retry_wait_min: Duration,
-    /// Longest wait after a failure.
+    /// Longest wait before a sink that failed is tried again.
     pub retry_wait_max: Duration,
 }
 
@@ -147,13 +139,7 @@ impl Config {
                 segment_bytes_max: layers.size("journal.segment_bytes_max")?,
                 queue_bytes_max: layers.bytes("journal.queue_bytes_max")?,
             },
-            delivery: Delivery {
-                batch_rows_max: layers.count("delivery.batch_rows_max")?,
-                batch_bytes_max: layers.bytes("delivery.batch_bytes_max")?,
-                batch_wait_max: layers.duration("delivery.batch_wait_max")?,
-                retry_wait_min: layers.duration("delivery.retry_wait_min")?,
-                retry_wait_max: layers.duration("delivery.retry_wait_max")?,
-            },
+            delivery: Delivery { retry_wait_max: layers.duration("delivery.retry_wait_max")? },
         };
         config.check(layers)?;
         Ok(config)
@@ -165,9 +151,6 @@ impl Config {
                 "http.listen",
                 "REST asks for no key yet, so it is served on loopback addresses only (127.0.0.1, [::1])",
             ));
-        }
-        if self.delivery.retry_wait_min > self.delivery.retry_wait_max {
-            return Err(layers.wrong("delivery.retry_wait_min", "is longer than delivery.retry_wait_max"));
         }
         Ok(())
     }

@@ -93,19 +93,15 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting(
         "journal.queue_bytes_max",
         Kind::Size,
-        "16MiB",
+        "32MiB",
         "events waiting for the disk before sessions are slowed down",
     ),
-    setting("delivery.batch_rows_max", Kind::Count, "500", "most rows in one batch to a sink"),
-    setting("delivery.batch_bytes_max", Kind::Size, "1MiB", "most bytes in one batch to a sink"),
-    setting("delivery.batch_wait_max", Kind::Duration, "50ms", "longest wait for a batch to fill"),
     setting(
-        "delivery.retry_wait_min",
+        "delivery.retry_wait_max",
         Kind::Duration,
-        "100ms",
-        "first wait after a failed attempt; doubles from there",
+        "30s",
+        "longest wait before a sink that failed is tried again",
     ),
-    setting("delivery.retry_wait_max", Kind::Duration, "30s", "longest wait between attempts"),
 ];
 
 /// The setting of this key.

@@ -1,3 +1,296 @@
-//! From rule files to running pipelines.
-#![allow(dead_code)]
+//! From rule files to running pipelines: read, plan, and bring what runs in line with what is planned. Rules and sinks
+//! meet here and nowhere else. It must never know what a rule computes or how a sink delivers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use muster_broker::Wanted;
+use muster_core::clock::SharedClock;
+use muster_core::journal::Journal;
+use muster_rules::Diagnostic;
+use muster_sinks::delivery::{
+    DeliveryStore, Pipeline, PipelineConfig, PipelineHandle, PipelineState, PipelineStatus, Stopped,
+};
+use muster_sinks::{PipelineId, SinkEnv};
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+mod files;
+mod plan;
 mod secrets;
+mod start;
+mod transform;
+mod watch;
+
+pub use plan::{Identity, Plan, Planned, RuleFile, plan, plan_what_can_run};
+
+use transform::RuleTransform;
+use watch::Watcher;
+
+/// How long a pipeline may take to finish what is under way when its rule has changed or is gone.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+/// How often a stop looks whether pipelines have reached the end of the log.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
+/// What pipelines are made of.
+pub struct Parts {
+    /// The log that they read.
+    pub journal: Journal,
+    /// Where delivery keeps its books.
+    pub store: DeliveryStore,
+    /// What sinks need.
+    pub env: SinkEnv,
+    /// Which events the broker is asked for.
+    pub wanted: Wanted,
+    /// The time.
+    pub clock: SharedClock,
+    /// Jitter and functions of chance start here.
+    pub seed: u64,
+}
+
+/// All pipelines of the platform.
+pub struct Pipelines {
+    parts: Parts,
+    folder: PathBuf,
+    running: Mutex<BTreeMap<PipelineId, Running>>,
+    /// The files that the last attempt to load looked at, and what was wrong with them.
+    loaded: Mutex<Loaded>,
+}
+
+struct Running {
+    identity: Identity,
+    handle: PipelineHandle,
+}
+
+#[derive(Default)]
+struct Loaded {
+    files: Vec<RuleFile>,
+    rules: usize,
+    problems: Vec<String>,
+}
+
+/// What loading rules changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New pipelines.
+    pub started: Vec<PipelineId>,
+    /// Pipelines that go on from their cursor under a changed rule or sink.
+    pub changed: Vec<PipelineId>,
+    /// Pipelines whose rule is gone; their cursor is kept.
+    pub stopped: Vec<PipelineId>,
+}
+
+impl Changes {
+    fn between(running: &BTreeMap<PipelineId, Running>, plan: &Plan) -> Self {
+        let identities = running.iter().map(|(id, it)| (id, &it.identity)).collect();
+        Self::between_identities(&identities, plan)
+    }
+
+    fn between_identities(running: &BTreeMap<&PipelineId, &Identity>, plan: &Plan) -> Self {
+        let mut changes = Self::default();
+        for (id, planned) in &plan.pipelines {
+            match running.get(id) {
+                None => changes.started.push(id.clone()),
+                Some(identity) if **identity != planned.identity => changes.changed.push(id.clone()),
+                Some(_) => {}
+            }
+        }
+        let gone = running.keys().filter(|id| !plan.pipelines.contains_key(id));
+        changes.stopped = gone.map(|id| (*id).clone()).collect();
+        changes
+    }
+}
+
+impl Pipelines {
+    /// Pipelines over the rule files of `folder`, none of them running yet.
+    pub fn new(folder: &Path, parts: Parts) -> Self {
+        let (running, loaded) = (Mutex::default(), Mutex::default());
+        Self { parts, folder: folder.to_owned(), running, loaded }
+    }
+
+    /// Starts everything that can run. A file with errors is reported and left out: devices must not stay outside
+    /// because of it, and what it would have delivered waits in the log.
+    ///
+    /// # Errors
+    /// The folder can be neither made nor read.
+    pub async fn start(&self) -> io::Result<Changes> {
+        if files::make_folder(&self.folder)? {
+            info!(folder = %self.folder.display(), "made a folder for rules with an example in it");
+        }
+        let files = files::read_folder(&self.folder)?;
+        let (plan, diagnostics) = plan_what_can_run(&files, &self.parts.env);
+        report(&diagnostics, "left out at the start");
+        self.note(files, &diagnostics, Some(plan.rules));
+        Ok(self.apply(plan).await)
+    }
+
+    /// Looks at the files again; none where nothing changed or where they have errors, which are reported and leave
+    /// everything as it was.
+    pub async fn reload(&self) -> Option<Changes> {
+        let files = match files::read_folder(&self.folder) {
+            Ok(files) => files,
+            Err(error) => {
+                warn!(%error, folder = %self.folder.display(), "cannot read the rules; those that run go on");
+                return None;
+            }
+        };
+        if lock(&self.loaded).files == files {
+            return None;
+        }
+        let (plan, diagnostics) = plan(&files, &self.parts.env);
+        if diagnostics.iter().any(Diagnostic::is_error) {
+            report(&diagnostics, "the rules that run go on unchanged");
+            self.note(files, &diagnostics, None);
+            return None;
+        }
+        report(&diagnostics, "the rule is used all the same");
+        self.note(files, &diagnostics, Some(plan.rules));
+        let changes = self.apply(plan).await;
+        let count = |ids: &Vec<PipelineId>| ids.len();
+        let (started, changed, stopped) =
+            (count(&changes.started), count(&changes.changed), count(&changes.stopped));
+        info!(started, changed, stopped, "rules loaded anew");
+        Some(changes)
+    }
+
+    /// Loads anew whenever the folder changes, until `stop`.
+    pub async fn follow_folder(&self, stop: CancellationToken) {
+        let watcher = Watcher::new(&self.folder);
+        loop {
+            // The folder may have changed before it was watched.
+            self.reload().await;
+            if stop.run_until_cancelled(watcher.changed()).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// How each pipeline is doing.
+    pub fn status(&self) -> Vec<PipelineStatus> {
+        lock(&self.running).values().map(|running| running.handle.status()).collect()
+    }
+
+    /// What is wrong with the rule files, as of the last look.
+    pub fn problems(&self) -> Vec<String> {
+        lock(&self.loaded).problems.clone()
+    }
+
+    /// How many rules run.
+    pub fn rules(&self) -> usize {
+        lock(&self.loaded).rules
+    }
+
+    /// Lets pipelines that work reach the end of the log, then stops all; what takes longer than `limit` is done after
+    /// the next start.
+    pub async fn stop(&self, limit: Duration) {
+        let deadline = tokio::time::Instant::now() + limit;
+        let behind = |it: &PipelineStatus| {
+            let works = matches!(it.state, PipelineState::Running | PipelineState::Starting);
+            works && (it.lag_events > 0 || it.pending > 0)
+        };
+        // Half of the time is for reaching the end, the other half for the last commit.
+        let drained = tokio::time::Instant::now() + limit / 2;
+        while self.status().iter().any(behind) && tokio::time::Instant::now() < drained {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+        let running = std::mem::take(&mut *lock(&self.running));
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        stop_all(running, left).await;
+    }
+
+    async fn apply(&self, mut plan: Plan) -> Changes {
+        // Asked for before anything that wants it runs; what nobody wants any more is let go after.
+        let wanted = self.parts.wanted.get();
+        self.parts.wanted.set(wanted.union(plan.kinds()));
+        let changes = Changes::between(&lock(&self.running), &plan);
+        let mut ending = BTreeMap::new();
+        {
+            let mut running = lock(&self.running);
+            for id in changes.changed.iter().chain(&changes.stopped) {
+                ending.extend(running.remove_entry(id));
+            }
+        }
+        stop_all(ending, STOP_WAIT).await;
+        self.parts.wanted.set(plan.kinds());
+        let mut running = lock(&self.running);
+        for id in changes.started.iter().chain(&changes.changed) {
+            if let Some(planned) = plan.pipelines.remove(id) {
+                running.insert(id.clone(), self.spawn(id, planned));
+            }
+        }
+        changes
+    }
+
+    fn spawn(&self, id: &PipelineId, planned: Planned) -> Running {
+        let Planned { program, built, identity, start, rule_version } = planned;
+        let Parts { journal, store, clock, seed, .. } = &self.parts;
+        // A chance of its own for each pipeline, the same at each start.
+        let seed = id.to_string().bytes().fold(*seed, |seed, byte| seed.rotate_left(5) ^ u64::from(byte));
+        let config = PipelineConfig {
+            id: id.clone(),
+            rule_version,
+            start: start::begin(start.as_deref(), journal),
+            limits: built.limits,
+        };
+        let transform = Box::new(RuleTransform::new(program, clock.clone(), seed));
+        let handle = Pipeline::spawn(
+            config,
+            Arc::new(journal.clone()),
+            transform,
+            built.sink,
+            store.clone(),
+            clock.clone(),
+            SmallRng::seed_from_u64(seed),
+        );
+        Running { identity, handle }
+    }
+
+    fn note(&self, files: Vec<RuleFile>, diagnostics: &[Diagnostic], rules: Option<usize>) {
+        let mut loaded = lock(&self.loaded);
+        loaded.files = files;
+        loaded.problems = diagnostics.iter().map(ToString::to_string).collect();
+        if let Some(rules) = rules {
+            loaded.rules = rules;
+        }
+    }
+}
+
+/// Checks files and folders offline; what is wrong with them, and how many rules and pipelines they hold.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn check(paths: &[PathBuf], env: &SinkEnv) -> io::Result<(Plan, Vec<Diagnostic>)> {
+    Ok(plan(&files::read_paths(paths)?, env))
+}
+
+fn report(diagnostics: &[Diagnostic], consequence: &str) {
+    for diagnostic in diagnostics {
+        warn!("{diagnostic} ({consequence})");
+    }
+}
+
+async fn stop_all(pipelines: BTreeMap<PipelineId, Running>, limit: Duration) {
+    let mut stops = JoinSet::new();
+    for (id, Running { handle, .. }) in pipelines {
+        stops.spawn(async move {
+            match handle.stop(limit).await {
+                Stopped::InTime => {}
+                Stopped::Late => {
+                    warn!(pipeline = %id, "did not answer in time; what was under way is tried again later");
+                }
+                Stopped::Crashed => warn!(pipeline = %id, "had ended by a fault of its own"),
+            }
+        });
+    }
+    while stops.join_next().await.is_some() {}
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, 
 
 use super::fold::{Device, fold};
 
-/// What the fold is called in `muster_projections`.
+/// What the fold is called in `_muster_projections`.
 const NAME: &str = "devices";
 
 /// The steps that bring any earlier database to this version's shape, in order.
@@ -99,7 +99,7 @@ impl Store {
             }
         }
         tx.prepare_cached(
-            "INSERT OR REPLACE INTO muster_projections (name, log_id, cursor) VALUES (?1, ?2, ?3)",
+            "INSERT OR REPLACE INTO _muster_projections (name, log_id, cursor) VALUES (?1, ?2, ?3)",
         )?
         .execute((NAME, log_id_text(self.log_id), int(cursor)))?;
         tx.commit()?;
@@ -143,6 +143,8 @@ impl Store {
 pub struct Wanted {
     /// Only these that are online, or only those that are not.
     pub online: Option<bool>,
+    /// Only this client id.
+    pub clientid: Option<String>,
     /// Only client ids that contain this.
     pub like_clientid: Option<String>,
     /// How many to skip.
@@ -164,7 +166,11 @@ pub fn list(path: &Path, wanted: &Wanted) -> Result<(Vec<Device>, u64), StoreErr
             "(:online IS NULL OR online = :online) AND (:like IS NULL OR instr(clientid, :like) > 0)";
         let total = db.query_row(
             &format!("SELECT COUNT(*) AS total FROM devices WHERE {filter}"),
-            named_params! { ":online": wanted.online, ":like": wanted.like_clientid },
+            named_params! {
+                ":online": wanted.online,
+                ":clientid": wanted.clientid,
+                ":like": wanted.like_clientid,
+            },
             |row| uint(row, "total"),
         )?;
         let mut statement = db.prepare(&format!(
@@ -173,6 +179,7 @@ pub fn list(path: &Path, wanted: &Wanted) -> Result<(Vec<Device>, u64), StoreErr
         let devices = statement.query_map(
             named_params! {
                 ":online": wanted.online,
+                ":clientid": wanted.clientid,
                 ":like": wanted.like_clientid,
                 ":limit": int(wanted.limit),
                 ":offset": int(wanted.offset),
@@ -196,12 +203,12 @@ fn migrate(db: &mut Connection, path: &str) -> Result<(), StoreError> {
     let known = MIGRATIONS.iter().map(|(version, _)| *version).max().unwrap_or_default();
     let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(wrap)?;
     tx.execute_batch(
-        "CREATE TABLE IF NOT EXISTS muster_migrations (
+        "CREATE TABLE IF NOT EXISTS _muster_migrations (
             component TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     )
     .map_err(wrap)?;
     let found: u32 = tx
-        .query_row("SELECT version FROM muster_migrations WHERE component = ?1", [NAME], |row| row.get(0))
+        .query_row("SELECT version FROM _muster_migrations WHERE component = ?1", [NAME], |row| row.get(0))
         .optional()
         .map_err(wrap)?
         .unwrap_or_default();
@@ -210,7 +217,7 @@ fn migrate(db: &mut Connection, path: &str) -> Result<(), StoreError> {
     }
     for (version, sql) in MIGRATIONS.iter().filter(|(version, _)| *version > found) {
         tx.execute_batch(sql).map_err(wrap)?;
-        tx.execute("INSERT OR REPLACE INTO muster_migrations VALUES (?1, ?2)", (NAME, version))
+        tx.execute("INSERT OR REPLACE INTO _muster_migrations VALUES (?1, ?2)", (NAME, version))
             .map_err(wrap)?;
     }
     tx.commit().map_err(wrap)
@@ -219,14 +226,14 @@ fn migrate(db: &mut Connection, path: &str) -> Result<(), StoreError> {
 fn cursor(db: &mut Connection, log_id: u128) -> Result<Option<u64>, rusqlite::Error> {
     let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let found = tx
-        .query_row("SELECT log_id, cursor FROM muster_projections WHERE name = ?1", [NAME], |row| {
+        .query_row("SELECT log_id, cursor FROM _muster_projections WHERE name = ?1", [NAME], |row| {
             Ok((row.get::<_, String>("log_id")?, uint(row, "cursor")?))
         })
         .optional()?;
     let ours = found.filter(|(id, _)| *id == log_id_text(log_id)).map(|(_, cursor)| cursor);
     if ours.is_none() {
         tx.execute("DELETE FROM devices", [])?;
-        tx.execute("DELETE FROM muster_projections WHERE name = ?1", [NAME])?;
+        tx.execute("DELETE FROM _muster_projections WHERE name = ?1", [NAME])?;
     }
     tx.commit()?;
     Ok(ours)
@@ -373,7 +380,7 @@ mod tests {
         let path = dir.path().join("muster.db");
         drop(Store::open(&path, 7).expect("open"));
         let db = Connection::open(&path).expect("open directly");
-        db.execute("UPDATE muster_migrations SET version = 99", []).expect("pretend");
+        db.execute("UPDATE _muster_migrations SET version = 99", []).expect("pretend");
         drop(db);
         assert!(matches!(Store::open(&path, 7), Err(StoreError::Newer { found: 99, known: 1, .. })));
     }

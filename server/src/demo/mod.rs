@@ -1,0 +1,3 @@
+//! Demo.
+#![allow(dead_code)]
+mod devices;

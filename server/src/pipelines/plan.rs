@@ -1,0 +1,350 @@
+//! Rule files become a plan: every pipeline that is to run, with its program and its sink ready to be opened, and
+//! everything that is wrong, each with its place. Nothing is connected here, so that `muster rules check` says offline
+//! what `muster run` would.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use muster_core::event::EventKinds;
+use muster_rules::ast::{OptionEntry, Options, Rule, Select, SinkDef, Statement, Target};
+use muster_rules::{Diagnostic, RuleProgram, Severity, Source, Span};
+use muster_sinks::{Built, COMMON, PipelineId, SinkEnv, SinkSpec, build};
+
+use super::{secrets, start};
+
+/// The sink that exists without being declared, and its kind.
+const EMBEDDED: &str = "sqlite";
+/// Its table that the presence projection writes.
+const DEVICES: &str = "devices";
+
+/// The option of a rule that says where it begins.
+const START: &str = "start";
+
+/// A rule file as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleFile {
+    /// How messages name it.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// Everything that is to run.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// One pipeline a rule and target.
+    pub pipelines: BTreeMap<PipelineId, Planned>,
+    /// How many rules there are.
+    pub rules: usize,
+}
+
+impl Plan {
+    /// The kinds of events that some rule wants.
+    pub fn kinds(&self) -> EventKinds {
+        let all = self.pipelines.values().map(|it| it.program.wants().kinds);
+        all.fold(EventKinds::NONE, EventKinds::union)
+    }
+}
+
+/// A pipeline that is to run.
+#[derive(Debug)]
+pub struct Planned {
+    /// What the rule does.
+    pub program: Arc<RuleProgram>,
+    /// The sink, not opened.
+    pub built: Built,
+    /// What it does, to be compared with what is running.
+    pub identity: Identity,
+    /// Where it begins if it never ran.
+    pub start: Option<String>,
+    /// A hash of the rule's text.
+    pub rule_version: String,
+}
+
+/// Everything that decides what a pipeline does. Equal identities are the same pipeline: it is left alone when rules
+/// are loaded anew, whatever else changed in the files. Holds secrets, so it is never shown.
+#[derive(Clone, PartialEq)]
+pub struct Identity {
+    select: Select,
+    rule_options: Options,
+    kind: String,
+    sink_options: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// Plans `files` together. What is wrong is in the second part; the plan then lacks what is wrong, and should only be
+/// run if the caller knows why.
+pub fn plan(files: &[RuleFile], env: &SinkEnv) -> (Plan, Vec<Diagnostic>) {
+    let mut planner = Planner { env, sinks: BTreeMap::new(), diagnostics: Vec::new(), plan: Plan::default() };
+    let mut statements = Vec::new();
+    for file in files {
+        let (found, diagnostics) = muster_rules::parse(&file.name, &file.text);
+        planner.diagnostics.extend(diagnostics);
+        statements.extend(found);
+    }
+    // Sinks first: a rule may name one that stands below it, or in another file.
+    let (sinks, others): (Vec<_>, Vec<_>) =
+        statements.into_iter().partition(|it| matches!(it, Statement::CreateSink(_)));
+    for statement in sinks {
+        if let Statement::CreateSink(def) = statement {
+            planner.sink(def);
+        }
+    }
+    let mut rules = BTreeMap::new();
+    for statement in others {
+        planner.statement(statement, &mut rules);
+    }
+    let Planner { diagnostics, plan, .. } = planner;
+    (plan, diagnostics)
+}
+
+/// As [`plan`], without the files that have errors, until the rest has none: what can run although somebody made a
+/// mistake. A file that needs one of those left out has an error then, too.
+pub fn plan_what_can_run(files: &[RuleFile], env: &SinkEnv) -> (Plan, Vec<Diagnostic>) {
+    let mut files = files.to_vec();
+    let mut errors = Vec::new();
+    loop {
+        let (plan, found) = plan(&files, env);
+        if !found.iter().any(Diagnostic::is_error) {
+            errors.extend(found);
+            return (plan, errors);
+        }
+        files.retain(|file| !found.iter().any(|it| it.is_error() && it.file() == file.name));
+        errors.extend(found);
+    }
+}
+
+/// A sink that rules can name.
+struct Declared {
+    def: Option<SinkDef>,
+    kind: String,
+    options: BTreeMap<String, String>,
+    /// Whether an error in the declaration was reported already.
+    broken: bool,
+}
+
+struct Planner<'a> {
+    env: &'a SinkEnv,
+    sinks: BTreeMap<String, Declared>,
+    diagnostics: Vec<Diagnostic>,
+    plan: Plan,
+}
+
+impl Planner<'_> {
+    fn sink(&mut self, def: SinkDef) {
+        let source = def.source.clone();
+        let name = def.name.text.clone();
+        if name == EMBEDDED {
+            let help = "it writes to muster.db in the data directory; give yours another name";
+            self.error(&source, def.name.span, format!("the sink `{name}` exists without being declared"), help);
+            return;
+        }
+        if self.sinks.contains_key(&name) {
+            self.error(&source, def.name.span, format!("there are two sinks named `{name}`"), "rename one of them");
+            return;
+        }
+        let mut broken = false;
+        let mut options = def.options.to_map();
+        for OptionEntry { key, span, .. } in &def.options.0 {
+            let Some(value) = options.get_mut(&key.text) else { continue };
+            let env = |name: &str| std::env::var(name).ok();
+            match secrets::resolve(value, env, |path| std::fs::read_to_string(path)) {
+                Ok(resolved) => *value = resolved,
+                Err(why) => {
+                    broken = true;
+                    self.error(&source, *span, why, "the sink can be built once it is there");
+                }
+            }
+        }
+        let kind = def.kind.text.clone();
+        let mut declared = Declared { def: Some(def), kind, options, broken };
+        if !broken {
+            // Nothing is opened; this finds mistakes also in a sink that no rule uses yet.
+            if let Err(error) = self.build(&declared, &name, None, "check") {
+                declared.broken = true;
+                self.sink_error(&declared, &error);
+            }
+        }
+        self.sinks.insert(name, declared);
+    }
+
+    fn statement(&mut self, statement: Statement, rules: &mut BTreeMap<String, String>) {
+        match statement {
+            Statement::CreateSink(_) => {}
+            Statement::CreateRule(rule) => {
+                let name = rule.name.text.clone();
+                if let Some(file) = rules.insert(name.clone(), rule.source.name.clone()) {
+                    let help = format!("the other one is in {file}; a rule's name is how its progress is kept");
+                    self.error(&rule.source, rule.name.span, format!("there are two rules named `{name}`"), &help);
+                    return;
+                }
+                self.plan.rules += 1;
+                self.rule(&rule);
+            }
+            Statement::CreateAlarm(alarm) => {
+                let help = "write a rule into a webhook or a table instead";
+                self.error(&alarm.source, alarm.name.span, "alarms cannot be run yet", help);
+            }
+            Statement::CommentOnRule { .. } => {}
+        }
+    }
+
+    fn rule(&mut self, rule: &Rule) {
+        let program = match RuleProgram::compile(rule) {
+            Ok(program) => Arc::new(program),
+            Err(diagnostic) => {
+                self.diagnostics.push(diagnostic);
+                return;
+            }
+        };
+        if !self.rule_options(rule) {
+            return;
+        }
+        let rule_version = version(rule);
+        for target in &rule.into {
+            match target {
+                Target::Sink { sink, table } => {
+                    let table = table.as_ref().map(|table| table.text.as_str());
+                    let planned = self.target(rule, &sink.text, sink.span, table, &program, &rule_version);
+                    if let Some((id, planned)) = planned
+                        && self.plan.pipelines.insert(id, planned).is_some()
+                    {
+                        let message = "the rule writes to this target twice";
+                        self.error(&rule.source, sink.span, message, "remove one of the two");
+                    }
+                }
+                Target::Republish { topic, .. } => {
+                    let help = "write into a sink instead";
+                    self.error(&rule.source, topic.span, "REPUBLISH cannot be run yet", help);
+                }
+            }
+        }
+    }
+
+    /// Whether each option of the rule is one that rules have.
+    fn rule_options(&mut self, rule: &Rule) -> bool {
+        let mut good = true;
+        for OptionEntry { key, value, span } in &rule.options.0 {
+            let name = key.text.as_str();
+            if name == START {
+                let text = value.as_str().map_or_else(|| value.to_json(), str::to_owned);
+                if let Err(why) = start::parse(&text) {
+                    good = false;
+                    self.error(&rule.source, *span, why, "it says where a rule begins that never ran");
+                }
+            } else if !COMMON.iter().any(|option| option.name == name) {
+                good = false;
+                let known = COMMON.iter().map(|option| option.name).chain([START]);
+                let near = known.min_by_key(|known| strsim::damerau_levenshtein(known, name)).unwrap_or(START);
+                let help = format!("did you mean `{near}`?");
+                self.error(&rule.source, key.span, format!("a rule has no option `{name}`"), &help);
+            }
+        }
+        good
+    }
+
+    fn target(
+        &mut self,
+        rule: &Rule,
+        sink: &str,
+        span: Span,
+        table: Option<&str>,
+        program: &Arc<RuleProgram>,
+        rule_version: &str,
+    ) -> Option<(PipelineId, Planned)> {
+        if sink == EMBEDDED {
+            self.sinks.entry(EMBEDDED.to_owned()).or_insert_with(|| Declared {
+                def: None,
+                kind: EMBEDDED.to_owned(),
+                options: BTreeMap::new(),
+                broken: false,
+            });
+            if table.unwrap_or(&rule.name.text).eq_ignore_ascii_case(DEVICES) {
+                let help = "it says who is online, and can be read at any time; choose another table";
+                self.error(&rule.source, span, "the table `devices` is kept by Muster itself", help);
+                return None;
+            }
+        }
+        let Some(declared) = self.sinks.get(sink) else {
+            let names = self.sinks.keys().map(String::as_str).chain([EMBEDDED]);
+            let near = names.min_by_key(|name| strsim::damerau_levenshtein(name, sink)).unwrap_or(EMBEDDED);
+            let help = format!("did you mean `{near}`? CREATE SINK {sink} TYPE ... declares a new one");
+            self.error(&rule.source, span, format!("there is no sink named `{sink}`"), &help);
+            return None;
+        };
+        if declared.broken {
+            return None;
+        }
+        let identity = Identity {
+            select: rule.select.clone(),
+            rule_options: rule.options.clone(),
+            kind: declared.kind.clone(),
+            sink_options: declared.options.clone(),
+        };
+        let mut rule_options = rule.options.to_map();
+        let start = rule_options.remove(START);
+        // What the rule says of its batches goes before what its sink says.
+        let mut options = declared.options.clone();
+        options.extend(rule_options);
+        let built = self.build(&Declared { def: None, kind: declared.kind.clone(), options, broken: false }, sink, table, &rule.name.text);
+        match built {
+            Ok(built) => {
+                let id = PipelineId::new(&rule.name.text, sink, &built.target);
+                let rule_version = rule_version.to_owned();
+                Some((id, Planned { program: program.clone(), built, identity, start, rule_version }))
+            }
+            Err(error) => {
+                self.error(&rule.source, span, error.in_words(), error.hint());
+                None
+            }
+        }
+    }
+
+    fn build(
+        &self,
+        declared: &Declared,
+        name: &str,
+        target: Option<&str>,
+        rule: &str,
+    ) -> Result<Built, muster_sinks::SinkError> {
+        let spec = SinkSpec { kind: &declared.kind, name, target, rule, options: &declared.options };
+        build(&spec, self.env)
+    }
+
+    /// Points to the part of the declaration that the error speaks of.
+    fn sink_error(&mut self, declared: &Declared, error: &muster_sinks::SinkError) {
+        let Some(def) = &declared.def else { return };
+        let message = error.in_words();
+        let spoken_of = |name: &str| message.contains(&format!("`{name}`"));
+        let option = def.options.0.iter().find(|entry| spoken_of(&entry.key.text)).map(|entry| entry.key.span);
+        let kind = spoken_of(&def.kind.text).then_some(def.kind.span);
+        let span = option.or(kind).unwrap_or(def.name.span);
+        let (source, hint) = (def.source.clone(), error.hint().to_owned());
+        self.error(&source, span, message, &hint);
+    }
+
+    fn error(&mut self, source: &Arc<Source>, span: Span, message: impl Into<String>, help: &str) {
+        self.diagnostics.push(Diagnostic {
+            severity: Severity::Error,
+            source: source.clone(),
+            span,
+            message: message.into(),
+            help: Some(help.to_owned()),
+        });
+    }
+}
+
+/// A hash of what the rule selects (FNV-1a, equal in every build), for what is kept over a restart.
+fn version(rule: &Rule) -> String {
+    let span = rule.select.span;
+    let text = rule.source.text.get(span.start..span.end).unwrap_or(&rule.source.text);
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}

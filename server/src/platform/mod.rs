@@ -1,0 +1,261 @@
+//! The platform: every part started in the one order that keeps the promises, and stopped in the reverse of it.
+//!
+//! Start: log, presence caught up, the end of every session that a crash left open, `node.started`, pipelines, broker,
+//! REST. Stop: REST, broker (whose clients get their goodbye, and whose last events are written), `node.stopped`,
+//! pipelines to the end of the log, presence, the log.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_broker::{AllowAll, Broker, BrokerConfig, BrokerError, Wanted};
+use muster_core::clock::SharedClock;
+use muster_core::event::EventKind;
+use muster_core::journal::Journal;
+use muster_core::log::{LogConfig, LogErrorKind, OpenReport, RealDisk};
+use muster_core::registry::Registry;
+use muster_sinks::SinkEnv;
+use muster_sinks::database::Databases;
+use muster_sinks::delivery::DeliveryStore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+mod sessions;
+
+use crate::config::{Config, Durability};
+use crate::error::{Error, ErrorKind};
+use crate::pipelines::{Parts, Pipelines};
+use crate::presence::{Follower, Store};
+use crate::rest::{App, RestServer};
+
+/// The database that users query.
+pub const DATABASE: &str = "muster.db";
+
+/// A running platform.
+pub struct Platform {
+    config: Config,
+    clock: SharedClock,
+    journal: Journal,
+    broker: Broker,
+    pipelines: Arc<Pipelines>,
+    rest: RestServer,
+    /// Ends the tasks that follow the log and the folder of rules.
+    following: CancellationToken,
+    folder: JoinHandle<()>,
+    presence: JoinHandle<()>,
+}
+
+impl Platform {
+    /// Starts everything. When it returns, devices can connect.
+    ///
+    /// # Errors
+    /// Something cannot be had; nothing is left running then.
+    pub async fn start(config: Config, clock: SharedClock) -> Result<Self, Error> {
+        let data = &config.data;
+        std::fs::create_dir_all(data).map_err(start(format!("cannot make the data directory {}", data.display())))?;
+        let journal = open_journal(&config, clock.clone())?;
+        let follower = settle_the_past(&config, &journal, &clock).await?;
+
+        let databases = Databases::default();
+        let store = DeliveryStore::open(&data.join("delivery.db"))
+            .map_err(start("cannot open the delivery store".to_owned()))?;
+        let wanted = Wanted::none();
+        let env = SinkEnv { data_dir: data.clone(), databases, clock: clock.clone() };
+        let seed = seed(journal.log_id());
+        let parts =
+            Parts { journal: journal.clone(), store, env, wanted: wanted.clone(), clock: clock.clone(), seed };
+        let pipelines = Arc::new(Pipelines::new(&config.rules, parts));
+        let rules = config.rules.display();
+        pipelines.start().await.map_err(start(format!("cannot read the rules in {rules}")))?;
+
+        let broker = start_broker(&config, &journal, wanted, clock.clone()).await?;
+        let app = App::new(&config, &clock, &journal, &broker, &pipelines);
+        let rest = match RestServer::start(&config.http, app).await {
+            Ok(rest) => rest,
+            Err(error) => {
+                broker.shutdown().await;
+                return Err(error);
+            }
+        };
+        let following = CancellationToken::new();
+        let presence = tokio::spawn(follower.run(following.clone()));
+        let (watched, stop) = (pipelines.clone(), following.clone());
+        let folder = tokio::spawn(async move { watched.follow_folder(stop).await });
+        Ok(Self { config, clock, journal, broker, pipelines, rest, following, folder, presence })
+    }
+
+    /// Where devices connect.
+    pub fn mqtt_address(&self) -> SocketAddr {
+        self.broker.local_addr()
+    }
+
+    /// Where REST is served.
+    pub fn http_address(&self) -> SocketAddr {
+        self.rest.address()
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The event log.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The pipelines.
+    pub fn pipelines(&self) -> &Pipelines {
+        &self.pipelines
+    }
+
+    /// Resolves when a part has died without which nothing is true any more.
+    pub async fn fatal(&self) -> Error {
+        let log = async {
+            let mut changes = self.journal.durable_watch();
+            loop {
+                changes.borrow_and_update();
+                match self.journal.log().check() {
+                    Err(error) if matches!(error.kind(), LogErrorKind::ReadOnly | LogErrorKind::Closed) => {
+                        return error;
+                    }
+                    _ => {}
+                }
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            error = self.broker.fatal() => Error::because(ErrorKind::Fatal, "the broker died", error),
+            error = log => Error::because(ErrorKind::Fatal, "the event log failed", error),
+        }
+    }
+
+    /// Stops everything in order, within the configured time.
+    ///
+    /// # Errors
+    /// The log could not be closed in order; the next start repairs that.
+    pub async fn stop(self, reason: &str) -> Result<(), Error> {
+        let Self { config, clock, journal, broker, pipelines, rest, following, folder, presence } = self;
+        let deadline = tokio::time::Instant::now() + config.stop_timeout;
+        let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+        rest.stop().await;
+        if tokio::time::timeout(left(), broker.shutdown()).await.is_err() {
+            warn!("not every client took its goodbye in time");
+        }
+        let stopped = sessions::lifecycle(EventKind::NodeStopped, &config.node, reason, clock.wall_ms());
+        match journal.append(stopped).await {
+            Ok(appended) => drop(tokio::time::timeout(left(), journal.durable(appended.offset)).await),
+            Err(error) => warn!(%error, "the end of this run could not be written"),
+        }
+        // What follows the log looks once more before it ends, so that it sees all of the above.
+        following.cancel();
+        let (_folder, _presence) = tokio::join!(folder, presence);
+        // The log is closed with what is left after that.
+        pipelines.stop(left().saturating_sub(Duration::from_millis(200))).await;
+        drop((broker, pipelines));
+        journal.close().await.map_err(|error| {
+            Error::because(ErrorKind::Fatal, "the event log could not be closed in order", error)
+        })
+    }
+}
+
+fn start<E>(what: impl Into<String>) -> impl FnOnce(E) -> Error
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let what = what.into();
+    move |error| Error::because(ErrorKind::Start, what, error)
+}
+
+fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
+    let mut log = LogConfig::new(config.data.join("log"));
+    log.segment_bytes_max = config.journal.segment_bytes_max;
+    log.queue_bytes_max = config.journal.queue_bytes_max;
+    log.durability = match config.journal.durability {
+        Durability::Always => muster_core::log::Durability::Always,
+        Durability::Interval(interval) => muster_core::log::Durability::Interval(interval),
+        Durability::Os => muster_core::log::Durability::Os,
+    };
+    let dir = log.dir.clone();
+    let (journal, report) = Journal::open(log, RealDisk::shared(), clock)
+        .map_err(start(format!("cannot open the event log in {}", dir.display())))?;
+    tell(&dir, &report, config.journal.durability);
+    Ok(journal)
+}
+
+/// What was found in the log directory.
+fn tell(dir: &Path, report: &OpenReport, durability: Durability) {
+    let OpenReport { records, segments, bytes, .. } = *report;
+    let dir = dir.display();
+    if report.created {
+        info!(%dir, "event log created");
+    } else if report.clean {
+        info!(%dir, records, segments, bytes, "event log opened; the last stop was in order");
+    } else {
+        warn!(%dir, records, segments, bytes, "event log recovered; the last run did not end in order");
+    }
+    if let Some(torn) = &report.torn_tail {
+        warn!(
+            segment = %torn.segment.display(), offset = torn.offset, byte = torn.byte, bytes = torn.bytes,
+            "the unfinished end of the log was cut: {}", torn.what
+        );
+    }
+    match durability {
+        Durability::Always => {}
+        Durability::Interval(interval) => {
+            warn!(?interval, "a power cut can take what was acknowledged within the interval of journal.durability");
+        }
+        Durability::Os => {
+            warn!("with journal.durability = os a power cut can take the last seconds that were acknowledged");
+        }
+    }
+}
+
+/// Brings presence up to the log's end, ends what a crash left open, and says that the node has started.
+async fn settle_the_past(config: &Config, journal: &Journal, clock: &SharedClock) -> Result<Follower, Error> {
+    let path = config.data.join(DATABASE);
+    let unusable = || format!("cannot bring {} up to the log", path.display());
+    let store = Store::open(&path, journal.log_id()).map_err(start(unusable()))?;
+    let mut follower = Follower::new(store, journal);
+    follower.catch_up().map_err(start(unusable()))?;
+    let open = follower.store().online().map_err(start(unusable()))?;
+    let unwritten = || "cannot write the first events of this run".to_owned();
+    let alive_ms = sessions::last_alive_ms(journal).map_err(start(unwritten()))?;
+    let alive_ms = alive_ms.unwrap_or_else(|| clock.wall_ms());
+    let closed = sessions::close(journal, &config.node, &**clock, open, alive_ms).await;
+    let closed = closed.map_err(start(unwritten()))?;
+    if closed > 0 {
+        warn!(sessions = closed, "sessions that were open when the last run ended are now disconnected");
+    }
+    let started = sessions::lifecycle(EventKind::NodeStarted, &config.node, "", clock.wall_ms());
+    let appended = journal.append(started).await.map_err(start(unwritten()))?;
+    journal.durable(appended.offset).await.map_err(start(unwritten()))?;
+    follower.catch_up().map_err(start(unusable()))?;
+    Ok(follower)
+}
+
+async fn start_broker(
+    config: &Config,
+    journal: &Journal,
+    wanted: Wanted,
+    clock: SharedClock,
+) -> Result<Broker, Error> {
+    let registry = Registry::open(&config.data.join("registry.db"))
+        .map_err(start("cannot open the registry of retained messages".to_owned()))?;
+    let mut broker = BrokerConfig { listen: config.mqtt.listen, node: config.node.clone(), ..BrokerConfig::default() };
+    broker.limits.connections_max = config.mqtt.connections_max;
+    broker.limits.packet_bytes_max = config.mqtt.packet_bytes_max;
+    Broker::start(broker, journal.clone(), registry, wanted, clock)
+        .await
+        .map_err(|error: BrokerError| Error::because(ErrorKind::Start, "cannot start the broker", error))
+}
+
+/// Chance that differs from log to log and is the same at each start.
+fn seed(log_id: u128) -> u64 {
+    let bytes = log_id.to_le_bytes();
+    bytes.iter().fold(0, |seed: u64, byte| seed.rotate_left(8) ^ u64::from(*byte))
+}

@@ -1,0 +1,78 @@
+//! `GET /api/v1/devices`: the roll call, from the presence projection. Unlike `/api/v5/clients` it also knows who is
+//! gone, since when, and why.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use serde_json::{Value, json};
+
+use super::App;
+use super::reply::{ApiError, Page, Params, rfc3339};
+use crate::presence::{self, Device, Wanted};
+
+/// One page of devices, in the order of client ids.
+pub(super) async fn list(
+    State(app): State<App>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Json<Value>, ApiError> {
+    let params = Params::new(query);
+    let page = Page::from_params(&params)?;
+    let wanted = Wanted {
+        online: params.flag("online")?,
+        clientid: None,
+        like_clientid: params.one("like_clientid").map(str::to_owned),
+        offset: page.skip(),
+        limit: page.limit,
+    };
+    let fuzzy = wanted.like_clientid.is_some();
+    let (devices, total) = read(&app, wanted).await?;
+    Ok(page.envelope(devices.iter().map(device).collect(), total, fuzzy))
+}
+
+/// One device.
+pub(super) async fn one(
+    State(app): State<App>,
+    Path(clientid): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let wanted = Wanted { clientid: Some(clientid), limit: 1, ..Wanted::default() };
+    let (devices, _) = read(&app, wanted).await?;
+    devices.first().map(|it| Json(device(it))).ok_or_else(ApiError::clientid_not_found)
+}
+
+async fn read(app: &App, wanted: Wanted) -> Result<(Vec<Device>, u64), ApiError> {
+    let database = app.database.clone();
+    let read = tokio::task::spawn_blocking(move || presence::list(&database, &wanted)).await;
+    match read {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => {
+            tracing::warn!(error = %crate::error::chain(&error), "devices cannot be read");
+            Err(ApiError::internal("the table of devices cannot be read; see the log"))
+        }
+        Err(_) => Err(ApiError::internal("the request was interrupted")),
+    }
+}
+
+fn device(it: &Device) -> Value {
+    let time = |at: Option<i64>| at.map_or(Value::Null, rfc3339);
+    json!({
+        "clientid": it.clientid,
+        "online": it.online,
+        "since": rfc3339(it.since_ms),
+        "last_seen": rfc3339(it.last_seen_ms),
+        "reason": it.reason,
+        "connected_at": time(it.connected_at_ms),
+        "disconnected_at": time(it.disconnected_at_ms),
+        "session": it.session,
+        "seq": it.seq,
+        "connects": it.connects,
+        "disconnects": it.disconnects,
+        "username": it.username,
+        "peername": it.peername,
+        "proto_name": it.proto_name,
+        "proto_ver": it.proto_ver,
+        "keepalive": it.keepalive_seconds,
+        "clean_start": it.clean_start,
+        "expiry_interval": it.expiry_interval_seconds,
+        "mountpoint": it.mountpoint,
+        "client_attrs": it.attrs,
+    })
+}

@@ -1,0 +1,30 @@
+//! `GET /status`: whether the node runs, for load balancers and people.
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::App;
+use super::reply::Params;
+
+/// Two lines of text, or JSON on request. Whoever asks should come again after so many seconds.
+pub(super) async fn status(State(app): State<App>, Query(query): Query<Vec<(String, String)>>) -> Response {
+    // While the log takes nothing, publishes are not acknowledged: devices are better off with another node.
+    let runs = app.journal.log().check().is_ok();
+    let code = if runs { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let retry = [(header::RETRY_AFTER, "15")];
+    if Params::new(query).one("format") == Some("json") {
+        let body = json!({
+            "node_name": &*app.node,
+            "cluster": "single",
+            "broker_status": if runs { "started" } else { "stopped" },
+            "app_status": if runs { "running" } else { "not_running" },
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        return (code, retry, Json(body)).into_response();
+    }
+    let (broker, platform) = if runs { ("started", "running") } else { ("stopped", "not running") };
+    (code, retry, format!("Node {} is {broker}\nmuster is {platform}\n", app.node)).into_response()
+}
