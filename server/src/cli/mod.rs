@@ -9,9 +9,12 @@ use crate::config::{Config, Layers};
 use crate::error::{Error, ErrorKind, chain};
 use crate::presence::Wanted;
 
+mod demo;
 mod devices;
 mod log;
 mod logging;
+mod rules;
+mod run;
 
 /// Read when it is there and no other file is named.
 const CONFIG_FILE: &str = "muster.toml";
@@ -221,6 +224,10 @@ fn dispatch(command: Command) -> Result<(), Error> {
             print!("{}", layers.to_toml());
             Ok(())
         }
+        Command::Run(config) => run::run(config.load()?),
+        Command::Demo(args) => demo::demo(args),
+        Command::Rules(RulesCommand::Check { paths }) => rules::check(&paths),
+        Command::Rules(RulesCommand::Eval) => Err(Error::new(ErrorKind::Start, "not there yet")),
         Command::Log(LogCommand::Stats(config)) => log::stats(&config.load()?),
         Command::Log(LogCommand::Cat { from, limit, json, config }) => {
             log::cat(&config.load()?, from, limit, json)
@@ -230,7 +237,6 @@ fn dispatch(command: Command) -> Result<(), Error> {
             let wanted = Wanted { online, limit, ..Wanted::default() };
             devices::list(&config.load()?, &wanted)
         }
-        _ => Err(Error::new(ErrorKind::Start, "not there yet")),
     }
 }
 

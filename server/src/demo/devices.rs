@@ -88,7 +88,9 @@ impl Device {
                 _ => Exit::Takeover,
             };
             let stay = Duration::from_millis(self.rng.random_range(2_000..9_000));
-            self.publish_for(&mut line, stay, tally, &stop).await;
+            // A line that drops does so with messages under way: the broker may have them or not.
+            let settle = exit != Exit::Drop || stop.is_cancelled();
+            self.publish_for(&mut line, stay, settle, tally, &stop).await;
             match exit {
                 _ if stop.is_cancelled() => line.leave().await,
                 Exit::Polite => line.leave().await,
@@ -103,7 +105,7 @@ impl Device {
                         tally.connects.fetch_add(1, Ordering::Relaxed);
                         drop(line);
                         let stay = Duration::from_millis(self.rng.random_range(1_000..4_000));
-                        self.publish_for(&mut second, stay, tally, &stop).await;
+                        self.publish_for(&mut second, stay, true, tally, &stop).await;
                         second.leave().await;
                     }
                     continue;
@@ -130,6 +132,7 @@ impl Device {
         &mut self,
         line: &mut Line,
         stay: Duration,
+        settle: bool,
         tally: &Tally,
         stop: &CancellationToken,
     ) {
@@ -150,9 +153,10 @@ impl Device {
                 return;
             }
         }
-        // What is under way may still be acknowledged; what is not by then may be in the log or not.
-        let _late = timeout(PATIENCE, line.settle()).await;
-        self.keep_book(line, tally);
+        if settle || stop.is_cancelled() {
+            let _late = timeout(PATIENCE, line.settle()).await;
+            self.keep_book(line, tally);
+        }
     }
 
     fn publish(&mut self, line: &mut Line) -> bool {

@@ -141,11 +141,21 @@ impl Planner<'_> {
         let name = def.name.text.clone();
         if name == EMBEDDED {
             let help = "it writes to muster.db in the data directory; give yours another name";
-            self.error(&source, def.name.span, format!("the sink `{name}` exists without being declared"), help);
+            self.error(
+                &source,
+                def.name.span,
+                format!("the sink `{name}` exists without being declared"),
+                help,
+            );
             return;
         }
         if self.sinks.contains_key(&name) {
-            self.error(&source, def.name.span, format!("there are two sinks named `{name}`"), "rename one of them");
+            self.error(
+                &source,
+                def.name.span,
+                format!("there are two sinks named `{name}`"),
+                "rename one of them",
+            );
             return;
         }
         let mut broken = false;
@@ -179,8 +189,14 @@ impl Planner<'_> {
             Statement::CreateRule(rule) => {
                 let name = rule.name.text.clone();
                 if let Some(file) = rules.insert(name.clone(), rule.source.name.clone()) {
-                    let help = format!("the other one is in {file}; a rule's name is how its progress is kept");
-                    self.error(&rule.source, rule.name.span, format!("there are two rules named `{name}`"), &help);
+                    let help =
+                        format!("the other one is in {file}; a rule's name is how its progress is kept");
+                    self.error(
+                        &rule.source,
+                        rule.name.span,
+                        format!("there are two rules named `{name}`"),
+                        &help,
+                    );
                     return;
                 }
                 self.plan.rules += 1;
@@ -240,7 +256,8 @@ impl Planner<'_> {
             } else if !COMMON.iter().any(|option| option.name == name) {
                 good = false;
                 let known = COMMON.iter().map(|option| option.name).chain([START]);
-                let near = known.min_by_key(|known| strsim::damerau_levenshtein(known, name)).unwrap_or(START);
+                let near =
+                    known.min_by_key(|known| strsim::damerau_levenshtein(known, name)).unwrap_or(START);
                 let help = format!("did you mean `{near}`?");
                 self.error(&rule.source, key.span, format!("a rule has no option `{name}`"), &help);
             }
@@ -291,7 +308,12 @@ impl Planner<'_> {
         // What the rule says of its batches goes before what its sink says.
         let mut options = declared.options.clone();
         options.extend(rule_options);
-        let built = self.build(&Declared { def: None, kind: declared.kind.clone(), options, broken: false }, sink, table, &rule.name.text);
+        let built = self.build(
+            &Declared { def: None, kind: declared.kind.clone(), options, broken: false },
+            sink,
+            table,
+            &rule.name.text,
+        );
         match built {
             Ok(built) => {
                 let id = PipelineId::new(&rule.name.text, sink, &built.target);
@@ -321,7 +343,8 @@ impl Planner<'_> {
         let Some(def) = &declared.def else { return };
         let message = error.in_words();
         let spoken_of = |name: &str| message.contains(&format!("`{name}`"));
-        let option = def.options.0.iter().find(|entry| spoken_of(&entry.key.text)).map(|entry| entry.key.span);
+        let option =
+            def.options.0.iter().find(|entry| spoken_of(&entry.key.text)).map(|entry| entry.key.span);
         let kind = spoken_of(&def.kind.text).then_some(def.kind.span);
         let span = option.or(kind).unwrap_or(def.name.span);
         let (source, hint) = (def.source.clone(), error.hint().to_owned());

@@ -23,7 +23,9 @@ pub(super) fn parse(text: &str) -> Result<Written, String> {
         return Ok(Written::Offset(offset));
     }
     let time = text.parse::<jiff::Timestamp>().map(|at| Written::Timestamp(at.as_millisecond()));
-    time.map_err(|_| format!("`{text}` is none of latest, earliest, an offset, a time such as 2026-01-02T03:04:05Z"))
+    time.map_err(|_| {
+        format!("`{text}` is none of latest, earliest, an offset, a time such as 2026-01-02T03:04:05Z")
+    })
 }
 
 /// Where to begin. What is newest is settled now, so that a sink that can only be opened later misses nothing.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_broker::{AllowAll, Broker, BrokerConfig, BrokerError, Wanted};
+use muster_broker::{Broker, BrokerConfig, BrokerError, Environment, Wanted};
 use muster_core::clock::SharedClock;
 use muster_core::event::EventKind;
 use muster_core::journal::Journal;
@@ -54,7 +54,8 @@ impl Platform {
     /// Something cannot be had; nothing is left running then.
     pub async fn start(config: Config, clock: SharedClock) -> Result<Self, Error> {
         let data = &config.data;
-        std::fs::create_dir_all(data).map_err(start(format!("cannot make the data directory {}", data.display())))?;
+        std::fs::create_dir_all(data)
+            .map_err(start(format!("cannot make the data directory {}", data.display())))?;
         let journal = open_journal(&config, clock.clone())?;
         let follower = settle_the_past(&config, &journal, &clock).await?;
 
@@ -64,8 +65,14 @@ impl Platform {
         let wanted = Wanted::none();
         let env = SinkEnv { data_dir: data.clone(), databases, clock: clock.clone() };
         let seed = seed(journal.log_id());
-        let parts =
-            Parts { journal: journal.clone(), store, env, wanted: wanted.clone(), clock: clock.clone(), seed };
+        let parts = Parts {
+            journal: journal.clone(),
+            store,
+            env,
+            wanted: wanted.clone(),
+            clock: clock.clone(),
+            seed,
+        };
         let pipelines = Arc::new(Pipelines::new(&config.rules, parts));
         let rules = config.rules.display();
         pipelines.start().await.map_err(start(format!("cannot read the rules in {rules}")))?;
@@ -207,10 +214,15 @@ fn tell(dir: &Path, report: &OpenReport, durability: Durability) {
     match durability {
         Durability::Always => {}
         Durability::Interval(interval) => {
-            warn!(?interval, "a power cut can take what was acknowledged within the interval of journal.durability");
+            warn!(
+                ?interval,
+                "a power cut can take what was acknowledged within the interval of journal.durability"
+            );
         }
         Durability::Os => {
-            warn!("with journal.durability = os a power cut can take the last seconds that were acknowledged");
+            warn!(
+                "with journal.durability = os a power cut can take the last seconds that were acknowledged"
+            );
         }
     }
 }
@@ -246,10 +258,11 @@ async fn start_broker(
 ) -> Result<Broker, Error> {
     let registry = Registry::open(&config.data.join("registry.db"))
         .map_err(start("cannot open the registry of retained messages".to_owned()))?;
-    let mut broker = BrokerConfig { listen: config.mqtt.listen, node: config.node.clone(), ..BrokerConfig::default() };
+    let mut broker =
+        BrokerConfig { listen: config.mqtt.listen, node: config.node.clone(), ..BrokerConfig::default() };
     broker.limits.connections_max = config.mqtt.connections_max;
     broker.limits.packet_bytes_max = config.mqtt.packet_bytes_max;
-    Broker::start(broker, journal.clone(), registry, wanted, clock)
+    Broker::start(broker, Environment::open(journal.clone(), registry, wanted, clock))
         .await
         .map_err(|error: BrokerError| Error::because(ErrorKind::Start, "cannot start the broker", error))
 }

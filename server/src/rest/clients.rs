@@ -30,8 +30,7 @@ pub(super) async fn one(
     State(app): State<App>,
     Path(clientid): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let found = app.broker.clients().into_iter().find(|it| it.clientid == clientid);
-    found.map(|it| Json(client(&it))).ok_or_else(ApiError::clientid_not_found)
+    app.broker.client(&clientid).map(|it| Json(client(&it))).ok_or_else(ApiError::clientid_not_found)
 }
 
 /// What `GET /clients` can be asked for; an empty list or none lets everything through.
@@ -132,8 +131,6 @@ fn split(peername: &str) -> (&str, Option<u16>) {
 fn client(it: &ClientInfo) -> Value {
     let (ip_address, peer_port) = split(&it.peername);
     let (_, port) = split(&it.sockname);
-    let [received_qos0, received_qos1, received_qos2] = it.messages_received_by_qos;
-    let [sent_qos0, sent_qos1, sent_qos2] = it.messages_sent_by_qos;
     let mut client = json!({
         "clientid": it.clientid,
         "username": it.username,
@@ -158,38 +155,49 @@ fn client(it: &ClientInfo) -> Value {
         "mountpoint": null,
         "client_attrs": {},
         "session": it.session,
-        "subscriptions_cnt": it.subscriptions_count,
-        "subscriptions_max": it.subscriptions_max,
-        "inflight_cnt": it.inflight_count,
-        "inflight_max": it.inflight_max,
-        "mqueue_len": it.queue_count,
-        "mqueue_max": it.queue_max,
-        "mqueue_dropped": it.messages_dropped_queue_full,
-        "awaiting_rel_cnt": it.awaiting_release_count,
-        "awaiting_rel_max": it.awaiting_release_max,
-        "recv_oct": it.bytes_received,
-        "recv_pkt": it.packets_received,
-        "recv_cnt": it.packets_received,
-        "recv_msg": received_qos0 + received_qos1 + received_qos2,
-        "recv_msg.qos0": received_qos0,
-        "recv_msg.qos1": received_qos1,
-        "recv_msg.qos2": received_qos2,
-        "send_oct": it.bytes_sent,
-        "send_pkt": it.packets_sent,
-        "send_cnt": it.packets_sent,
-        "send_msg": sent_qos0 + sent_qos1 + sent_qos2,
-        "send_msg.qos0": sent_qos0,
-        "send_msg.qos1": sent_qos1,
-        "send_msg.qos2": sent_qos2,
-        "send_msg.dropped": it.messages_dropped,
-        "send_msg.dropped.expired": it.messages_dropped_expired,
-        "send_msg.dropped.queue_full": it.messages_dropped_queue_full,
-        "send_msg.dropped.too_large": it.messages_dropped_too_large,
     });
-    if let (Some(at), Some(client)) = (it.disconnected_at_ms, client.as_object_mut()) {
-        client.insert("disconnected_at".to_owned(), rfc3339(at));
+    if let Some(client) = client.as_object_mut() {
+        client.extend(counters(it).map(|(name, value)| (name.to_owned(), value.into())));
+        if let Some(at) = it.disconnected_at_ms {
+            client.insert("disconnected_at".to_owned(), rfc3339(at));
+        }
     }
     client
+}
+
+fn counters(it: &ClientInfo) -> impl Iterator<Item = (&'static str, u64)> {
+    let [received_qos0, received_qos1, received_qos2] = it.messages_received_by_qos;
+    let [sent_qos0, sent_qos1, sent_qos2] = it.messages_sent_by_qos;
+    [
+        ("subscriptions_cnt", it.subscriptions_count as u64),
+        ("subscriptions_max", it.subscriptions_max as u64),
+        ("inflight_cnt", it.inflight_count as u64),
+        ("inflight_max", it.inflight_max as u64),
+        ("mqueue_len", it.queue_count as u64),
+        ("mqueue_max", it.queue_max as u64),
+        ("mqueue_dropped", it.messages_dropped_queue_full),
+        ("awaiting_rel_cnt", it.awaiting_release_count as u64),
+        ("awaiting_rel_max", it.awaiting_release_max as u64),
+        ("recv_oct", it.bytes_received),
+        ("recv_pkt", it.packets_received),
+        ("recv_cnt", it.packets_received),
+        ("recv_msg", received_qos0 + received_qos1 + received_qos2),
+        ("recv_msg.qos0", received_qos0),
+        ("recv_msg.qos1", received_qos1),
+        ("recv_msg.qos2", received_qos2),
+        ("send_oct", it.bytes_sent),
+        ("send_pkt", it.packets_sent),
+        ("send_cnt", it.packets_sent),
+        ("send_msg", sent_qos0 + sent_qos1 + sent_qos2),
+        ("send_msg.qos0", sent_qos0),
+        ("send_msg.qos1", sent_qos1),
+        ("send_msg.qos2", sent_qos2),
+        ("send_msg.dropped", it.messages_dropped),
+        ("send_msg.dropped.expired", it.messages_dropped_expired),
+        ("send_msg.dropped.queue_full", it.messages_dropped_queue_full),
+        ("send_msg.dropped.too_large", it.messages_dropped_too_large),
+    ]
+    .into_iter()
 }
 
 #[cfg(test)]

@@ -86,17 +86,20 @@ impl RestServer {
     pub async fn start(http: &Http, app: App) -> Result<Self, Error> {
         let listen = http.listen;
         if !listen.ip().is_loopback() {
-            let message = format!("cannot serve REST on {listen}: it asks for no key yet, so loopback addresses only");
+            let message =
+                format!("cannot serve REST on {listen}: it asks for no key yet, so loopback addresses only");
             return Err(Error::new(ErrorKind::Config, message));
         }
-        let cannot = |error| Error::because(ErrorKind::Start, format!("cannot listen on {listen} for REST"), error);
+        let cannot =
+            |error| Error::because(ErrorKind::Start, format!("cannot listen on {listen} for REST"), error);
         let listener = TcpListener::bind(listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let router = router(http, app);
         let task = tokio::spawn(async move {
-            let served = axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await;
+            let served =
+                axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await;
             if let Err(error) = served {
                 tracing::error!(%error, "REST ended");
             }
@@ -132,7 +135,11 @@ fn router(http: &Http, app: App) -> Router {
         .route("/api/v1/devices/{clientid}", get(devices::one))
         .route("/api/v1/log", get(log::stats))
         .method_not_allowed_fallback(async || {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "this path has no such method")
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "METHOD_NOT_ALLOWED",
+                "this path has no such method",
+            )
         })
         .fallback(reply::path_not_found)
         .layer(DefaultBodyLimit::max(http.body_bytes_max))

@@ -16,7 +16,8 @@ pub(super) async fn list(
     let page = Page::from_params(&params)?;
     let all = app.pipelines.status();
     let wanted = all.iter().filter(|it| {
-        params.one("rule").is_none_or(|rule| rule == it.rule) && params.one("sink").is_none_or(|sink| sink == it.sink)
+        params.one("rule").is_none_or(|rule| rule == it.rule)
+            && params.one("sink").is_none_or(|sink| sink == it.sink)
     });
     let shown: Vec<_> = wanted
         .map(|it| {
@@ -24,7 +25,8 @@ pub(super) async fn list(
             if let Some(entry) = entry.as_object_mut() {
                 entry.insert("lag_seconds".to_owned(), seconds(it.lag_ms).into());
                 entry.insert("last_error_at".to_owned(), it.last_error_at_ms.map_or(Value::Null, rfc3339));
-                entry.insert("next_attempt_at".to_owned(), it.next_attempt_at_ms.map_or(Value::Null, rfc3339));
+                entry
+                    .insert("next_attempt_at".to_owned(), it.next_attempt_at_ms.map_or(Value::Null, rfc3339));
             }
             entry
         })

@@ -1,0 +1,35 @@
+//! `muster rules check`: what `muster run` would say about rule files, offline.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+
+use muster_core::clock::SystemClock;
+use muster_sinks::SinkEnv;
+use muster_sinks::database::Databases;
+
+use super::failed_output;
+use crate::error::{Error, ErrorKind};
+use crate::pipelines;
+
+/// Checks the files together and prints what is wrong, with the line and a caret under the place.
+pub(super) fn check(paths: &[PathBuf]) -> Result<(), Error> {
+    let env = SinkEnv {
+        data_dir: PathBuf::from("."),
+        databases: Databases::default(),
+        clock: SystemClock::shared(),
+    };
+    let (plan, diagnostics) = pipelines::check(paths, &env)
+        .map_err(|error| Error::because(ErrorKind::Config, "cannot read the rules", error))?;
+    let color = io::stdout().is_terminal();
+    let mut out = io::stdout().lock();
+    for diagnostic in &diagnostics {
+        write!(out, "{diagnostic}\n{}\n", diagnostic.render(color)).or_else(failed_output)?;
+    }
+    let errors = diagnostics.iter().filter(|it| it.is_error()).count();
+    let warnings = diagnostics.len() - errors;
+    if errors > 0 {
+        return Err(Error::new(ErrorKind::Negative, format!("{errors} errors, {warnings} warnings")));
+    }
+    let (rules, pipelines) = (plan.rules, plan.pipelines.len());
+    writeln!(out, "{rules} rules, {pipelines} pipelines, {warnings} warnings").or_else(failed_output)
+}
