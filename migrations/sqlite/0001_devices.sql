@@ -27,7 +27,7 @@ CREATE TABLE devices (
 CREATE INDEX devices_by_state ON devices (online, since);
 
 -- How far the fold has come; moved in the same transaction as the rows.
-CREATE TABLE muster_projections (
+CREATE TABLE _muster_projections (
     name   TEXT    NOT NULL PRIMARY KEY,
     log_id TEXT    NOT NULL,
     cursor INTEGER NOT NULL -- the next offset to read
