@@ -227,7 +227,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Run(config) => run::run(config.load()?),
         Command::Demo(args) => demo::demo(args),
         Command::Rules(RulesCommand::Check { paths }) => rules::check(&paths),
-        Command::Rules(RulesCommand::Eval) => Err(Error::new(ErrorKind::Start, "not there yet")),
+        Command::Rules(RulesCommand::Eval) => rules::eval(),
         Command::Log(LogCommand::Stats(config)) => log::stats(&config.load()?),
         Command::Log(LogCommand::Cat { from, limit, json, config }) => {
             log::cat(&config.load()?, from, limit, json)

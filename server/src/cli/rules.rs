@@ -1,6 +1,6 @@
-//! `muster rules check`: what `muster run` would say about rule files, offline.
+//! `muster rules`: what `muster run` would say about rule files, offline, and what a rule makes of given columns.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use muster_core::clock::SystemClock;
@@ -32,4 +32,18 @@ pub(super) fn check(paths: &[PathBuf]) -> Result<(), Error> {
     }
     let (rules, pipelines) = (plan.rules, plan.pipelines.len());
     writeln!(out, "{rules} rules, {pipelines} pipelines, {warnings} warnings").or_else(failed_output)
+}
+
+/// Answers each line of stdin with one line on stdout, at once, so that a program can ask and wait.
+pub(super) fn eval() -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    for line in io::stdin().lock().lines() {
+        let line = line.map_err(|error| Error::because(ErrorKind::Start, "cannot read stdin", error))?;
+        let answer = muster_rules::conformance::answer(&line);
+        let told = writeln!(out, "{answer}").and_then(|()| out.flush());
+        if let Err(error) = told {
+            return failed_output(error);
+        }
+    }
+    Ok(())
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use muster_core::event::EventKinds;
-use muster_rules::ast::{OptionEntry, Options, Rule, Select, SinkDef, Statement, Target};
-use muster_rules::{Diagnostic, RuleProgram, Severity, Source, Span};
+use muster_rules::ast::{OptionEntry, Options, Rule, Select, SinkDef, Source, Span, Statement, Target};
+use muster_rules::{Diagnostic, RuleProgram, Severity};
 use muster_sinks::{Built, COMMON, PipelineId, SinkEnv, SinkSpec, build};
 
 use super::{secrets, start};
@@ -80,13 +80,9 @@ impl std::fmt::Debug for Identity {
 /// Plans `files` together. What is wrong is in the second part; the plan then lacks what is wrong, and should only be
 /// run if the caller knows why.
 pub fn plan(files: &[RuleFile], env: &SinkEnv) -> (Plan, Vec<Diagnostic>) {
-    let mut planner = Planner { env, sinks: BTreeMap::new(), diagnostics: Vec::new(), plan: Plan::default() };
-    let mut statements = Vec::new();
-    for file in files {
-        let (found, diagnostics) = muster_rules::parse(&file.name, &file.text);
-        planner.diagnostics.extend(diagnostics);
-        statements.extend(found);
-    }
+    let texts = files.iter().map(|file| (file.name.as_str(), file.text.as_str()));
+    let (statements, diagnostics) = muster_rules::parse_files(texts);
+    let mut planner = Planner { env, sinks: BTreeMap::new(), diagnostics, plan: Plan::default() };
     // Sinks first: a rule may name one that stands below it, or in another file.
     let (sinks, others): (Vec<_>, Vec<_>) =
         statements.into_iter().partition(|it| matches!(it, Statement::CreateSink(_)));
@@ -95,9 +91,8 @@ pub fn plan(files: &[RuleFile], env: &SinkEnv) -> (Plan, Vec<Diagnostic>) {
             planner.sink(def);
         }
     }
-    let mut rules = BTreeMap::new();
     for statement in others {
-        planner.statement(statement, &mut rules);
+        planner.statement(statement);
     }
     let Planner { diagnostics, plan, .. } = planner;
     (plan, diagnostics)
@@ -149,15 +144,6 @@ impl Planner<'_> {
             );
             return;
         }
-        if self.sinks.contains_key(&name) {
-            self.error(
-                &source,
-                def.name.span,
-                format!("there are two sinks named `{name}`"),
-                "rename one of them",
-            );
-            return;
-        }
         let mut broken = false;
         let mut options = def.options.to_map();
         for OptionEntry { key, span, .. } in &def.options.0 {
@@ -183,22 +169,10 @@ impl Planner<'_> {
         self.sinks.insert(name, declared);
     }
 
-    fn statement(&mut self, statement: Statement, rules: &mut BTreeMap<String, String>) {
+    fn statement(&mut self, statement: Statement) {
         match statement {
             Statement::CreateSink(_) => {}
             Statement::CreateRule(rule) => {
-                let name = rule.name.text.clone();
-                if let Some(file) = rules.insert(name.clone(), rule.source.name.clone()) {
-                    let help =
-                        format!("the other one is in {file}; a rule's name is how its progress is kept");
-                    self.error(
-                        &rule.source,
-                        rule.name.span,
-                        format!("there are two rules named `{name}`"),
-                        &help,
-                    );
-                    return;
-                }
                 self.plan.rules += 1;
                 self.rule(&rule);
             }
@@ -213,8 +187,8 @@ impl Planner<'_> {
     fn rule(&mut self, rule: &Rule) {
         let program = match RuleProgram::compile(rule) {
             Ok(program) => Arc::new(program),
-            Err(diagnostic) => {
-                self.diagnostics.push(diagnostic);
+            Err(diagnostics) => {
+                self.diagnostics.extend(diagnostics);
                 return;
             }
         };

@@ -162,8 +162,8 @@ pub fn list(path: &Path, wanted: &Wanted) -> Result<(Vec<Device>, u64), StoreErr
     let read = || {
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         db.busy_timeout(BUSY_TIMEOUT)?;
-        let filter =
-            "(:online IS NULL OR online = :online) AND (:like IS NULL OR instr(clientid, :like) > 0)";
+        let filter = "(:online IS NULL OR online = :online) AND (:clientid IS NULL OR clientid = :clientid) \
+             AND (:like IS NULL OR instr(clientid, :like) > 0)";
         let total = db.query_row(
             &format!("SELECT COUNT(*) AS total FROM devices WHERE {filter}"),
             named_params! {
@@ -358,6 +358,8 @@ mod tests {
         let offline = Wanted { online: Some(false), limit: 10, ..Wanted::default() };
         let (page, total) = list(&path, &offline).expect("list");
         assert_eq!((page[0].clientid.as_str(), page[0].reason.as_deref(), total), ("a", Some("normal"), 1));
+        let exactly = Wanted { clientid: Some("b".to_owned()), limit: 10, ..Wanted::default() };
+        assert_eq!(list(&path, &exactly).expect("list").0[0].clientid, "b");
         let like = Wanted { like_clientid: Some("zz".to_owned()), limit: 10, ..Wanted::default() };
         assert_eq!(list(&path, &like).expect("list").1, 0);
     }
