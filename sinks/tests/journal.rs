@@ -33,6 +33,7 @@ fn pipeline(dir: &Path, journal: &Journal, store: &DeliveryStore) -> PipelineHan
         rule_version: "1".into(),
         start: Start::Earliest,
         limits: built.limits,
+        retry_wait_max: muster_sinks::delivery::WAIT_MAX,
     };
     let source = Arc::new(journal.clone());
     let rng = SmallRng::seed_from_u64(1);

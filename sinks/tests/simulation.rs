@@ -257,6 +257,7 @@ impl World {
             rule_version: self.version.to_string(),
             start: Start::Earliest,
             limits,
+            retry_wait_max: muster_sinks::delivery::WAIT_MAX,
         };
         let rng = SmallRng::seed_from_u64(self.rng.random());
         let (log, clock) = (Arc::new(self.log.clone()), self.clock.clone());

@@ -50,6 +50,8 @@ pub struct Parts {
     pub wanted: Wanted,
     /// The time.
     pub clock: SharedClock,
+    /// The longest wait before a target that failed is tried again.
+    pub retry_wait_max: Duration,
     /// Jitter and functions of chance start here.
     pub seed: u64,
 }
@@ -229,7 +231,7 @@ impl Pipelines {
 
     fn spawn(&self, id: &PipelineId, planned: Planned) -> Running {
         let Planned { program, built, identity, start, rule_version } = planned;
-        let Parts { journal, store, clock, seed, .. } = &self.parts;
+        let Parts { journal, store, clock, seed, retry_wait_max, .. } = &self.parts;
         // A chance of its own for each pipeline, the same at each start.
         let seed = id.to_string().bytes().fold(*seed, |seed, byte| seed.rotate_left(5) ^ u64::from(byte));
         let config = PipelineConfig {
@@ -237,6 +239,7 @@ impl Pipelines {
             rule_version,
             start: start::begin(start.as_deref(), journal),
             limits: built.limits,
+            retry_wait_max: *retry_wait_max,
         };
         let transform = Box::new(RuleTransform::new(program, clock.clone(), seed));
         let handle = Pipeline::spawn(

@@ -71,6 +71,7 @@ impl Platform {
             env,
             wanted: wanted.clone(),
             clock: clock.clone(),
+            retry_wait_max: config.delivery.retry_wait_max,
             seed,
         };
         let pipelines = Arc::new(Pipelines::new(&config.rules, parts));

@@ -7,8 +7,8 @@ use rand::rngs::SmallRng;
 
 /// The first wait.
 const WAIT_MIN: Duration = Duration::from_millis(100);
-/// The longest wait, and the pace of [`Backoff::slowest`].
-pub(super) const WAIT_MAX: Duration = Duration::from_secs(30);
+/// The longest wait, and the pace of [`Backoff::slowest`], unless the pipeline says otherwise.
+pub const WAIT_MAX: Duration = Duration::from_secs(30);
 /// No target may keep us waiting longer than this, whatever it asks for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -16,21 +16,22 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 /// that failed together do not come back together.
 #[derive(Debug)]
 pub(super) struct Backoff {
+    wait_max: Duration,
     failures: u32,
     rng: SmallRng,
 }
 
 impl Backoff {
     /// No failure yet.
-    pub(super) fn new(rng: SmallRng) -> Self {
-        Self { failures: 0, rng }
+    pub(super) fn new(wait_max: Duration, rng: SmallRng) -> Self {
+        Self { wait_max: wait_max.max(WAIT_MIN), failures: 0, rng }
     }
 
     /// The wait after one more failure; at least `asked`, what the target asked for.
     pub(super) fn next(&mut self, asked: Option<Duration>) -> Duration {
         let doubled = WAIT_MIN.saturating_mul(1 << self.failures.min(20));
         self.failures = self.failures.saturating_add(1);
-        let wait = self.jittered(doubled.min(WAIT_MAX));
+        let wait = self.jittered(doubled.min(self.wait_max));
         asked.map_or(wait, |asked| asked.min(RETRY_AFTER_MAX).saturating_add(wait / 10).max(wait))
     }
 
@@ -39,7 +40,7 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         // The first few are quick, so that a slip that is corrected at once is noticed at once.
         let doubled = WAIT_MIN.saturating_mul(4 << self.failures.min(20));
-        self.jittered(doubled.min(WAIT_MAX))
+        self.jittered(doubled.min(self.wait_max))
     }
 
     /// Something went well.
@@ -60,7 +61,7 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_ceiling_within_their_jitter() {
-        let mut backoff = Backoff::new(SmallRng::seed_from_u64(1));
+        let mut backoff = Backoff::new(WAIT_MAX, SmallRng::seed_from_u64(1));
         for failure in 0..40u32 {
             let whole = WAIT_MIN.saturating_mul(1 << failure.min(20)).min(WAIT_MAX);
             let wait = backoff.next(None);
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_target_is_obeyed_within_reason() {
-        let mut backoff = Backoff::new(SmallRng::seed_from_u64(2));
+        let mut backoff = Backoff::new(WAIT_MAX, SmallRng::seed_from_u64(2));
         let asked = Duration::from_secs(120);
         let wait = backoff.next(Some(asked));
         assert!(wait >= asked && wait < asked + WAIT_MIN);

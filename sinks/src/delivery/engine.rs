@@ -69,7 +69,7 @@ impl Engine {
         rng: SmallRng,
         (board, control, stop): (Arc<Board>, watch::Receiver<Control>, CancellationToken),
     ) -> Self {
-        let backoff = Backoff::new(rng);
+        let backoff = Backoff::new(config.retry_wait_max, rng);
         let committed =
             Checkpoint { log_id: source.log_id(), cursor: Cursor::default(), totals: Totals::default() };
         let remembers = false;

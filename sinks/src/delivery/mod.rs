@@ -18,6 +18,7 @@ use muster_core::value::Row;
 
 use crate::sink::PipelineId;
 
+pub use backoff::WAIT_MAX;
 pub use handle::{Pipeline, PipelineHandle, Stopped};
 pub use source::{LogReader, LogSource, ReadBatch, SourceError};
 pub use status::{PipelineState, PipelineStatus};
@@ -75,4 +76,6 @@ pub struct PipelineConfig {
     pub start: Start,
     /// When a batch is full.
     pub limits: Limits,
+    /// The longest wait before a target that failed is tried again.
+    pub retry_wait_max: Duration,
 }
