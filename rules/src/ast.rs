@@ -44,6 +44,8 @@ pub struct SinkDef {
     pub kind: Name,
     /// Its options.
     pub options: Options,
+    /// The file it stands in, for messages.
+    pub source: Arc<Source>,
 }
 
 /// A rule.

@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
             self.word("TYPE")?;
             let kind = self.name("the kind of sink")?;
             let options = self.with()?;
-            Ok(Statement::CreateSink(SinkDef { name, kind, options }))
+            Ok(Statement::CreateSink(SinkDef { name, kind, options, source: source.clone() }))
         } else if self.accept("RULE") {
             let name = self.name("the rule's name")?;
             let into = self.targets()?;
