@@ -37,9 +37,9 @@ Exit codes:
 #[command(name = "muster", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
 pub struct Cli {
     /// What is written to stderr: a level (error, warn, info, debug, trace) or a list such as
-    /// `info,muster_broker=debug`.
-    #[arg(long, global = true, env = "MUSTER_LOG", default_value = "info", value_name = "FILTER")]
-    log: String,
+    /// `info,muster_broker=debug` [default: info; warn in the demo].
+    #[arg(long, global = true, env = "MUSTER_LOG", value_name = "FILTER")]
+    log: Option<String>,
 
     #[command(subcommand)]
     command: Command,
@@ -207,7 +207,9 @@ impl ConfigArgs {
 /// Does what the command line asks; errors are told on stderr and become the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match logging::start(&cli.log).and_then(|()| dispatch(cli.command)) {
+    // The demo's view is not to be torn apart by lines that are good news.
+    let usual = if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" };
+    match logging::start(cli.log.as_deref().unwrap_or(usual)).and_then(|()| dispatch(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("muster: {}", chain(&error));
