@@ -11,7 +11,7 @@ use muster_broker::{Broker, BrokerConfig, Environment, Limits, Wanted};
 use muster_core::clock::SystemClock;
 use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::journal::Journal;
-use muster_core::log::{LogConfig, RealDisk};
+use muster_core::log::{Disk, LogConfig, RealDisk};
 use muster_core::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -41,9 +41,18 @@ impl Harness {
         limits: Limits,
         change: impl FnOnce(&mut Environment),
     ) -> Self {
+        Self::on_disk(dir, RealDisk::shared(), limits, change).await
+    }
+
+    pub async fn on_disk(
+        dir: Arc<tempfile::TempDir>,
+        disk: Arc<dyn Disk>,
+        limits: Limits,
+        change: impl FnOnce(&mut Environment),
+    ) -> Self {
         let clock = SystemClock::shared();
         let config = LogConfig::new(dir.path().join("log"));
-        let (journal, _) = Journal::open(config, RealDisk::shared(), clock.clone()).unwrap();
+        let (journal, _) = Journal::open(config, disk, clock.clone()).unwrap();
         let registry = Registry::open(&dir.path().join("registry.db")).unwrap();
         let wanted = Wanted::none();
         let mut environment = Environment::open(journal.clone(), registry, wanted.clone(), clock);
