@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use muster_core::clock::SharedClock;
@@ -29,6 +30,9 @@ use crate::retained::Retained;
 use crate::router::Router;
 use crate::stats::{LiveCounters, Stats};
 use crate::wanted::Wanted;
+
+/// How often it is written down up to where the log needs not be read again for retained messages.
+const MARK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Links to the router beyond one a client: shared groups and what is on its way out.
 const SPARE_LINKS: usize = 4_096;
@@ -111,7 +115,8 @@ impl Broker {
         let Environment { journal, registry, wanted, clock, authenticator, authorizer } = environment;
         let address = config.listen;
         let limits = &config.limits;
-        let retained = Retained::load(registry, limits.retained_messages_max, limits.retained_bytes_max)?;
+        let (messages_max, bytes_max) = (limits.retained_messages_max, limits.retained_bytes_max);
+        let retained = Retained::load(registry, journal.clone(), messages_max, bytes_max).await?;
         let listening = TcpListener::bind(address).await;
         let socket = listening.map_err(|source| BrokerError::Listen { address, source })?;
         let local_addr = socket.local_addr().map_err(|source| BrokerError::Listen { address, source })?;
@@ -136,6 +141,7 @@ impl Broker {
             config,
         });
         tokio::spawn(listener::run(Arc::clone(&hub), socket));
+        tokio::spawn(keep_mark(Arc::clone(&hub)));
         tracing::info!(address = %local_addr, "MQTT listens");
         Ok(Self { hub, local_addr })
     }
@@ -220,12 +226,28 @@ impl Broker {
         if tokio::time::timeout(limit, self.hub.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.hub.tasks.len(), "some connections did not end in time");
         }
-        self.hub.retained.flush().await;
+        self.hub.retained.store_mark().await;
     }
 
     /// Resolves when the broker cannot go on; the process must stop then.
     pub async fn fatal(&self) -> BrokerError {
         self.hub.router.stopped().await;
         BrokerError::RouterStopped
+    }
+}
+
+/// Keeps what a start after a crash has to read again short.
+async fn keep_mark(hub: Arc<Hub>) {
+    let mut marked = 0;
+    loop {
+        tokio::select! {
+            () = hub.shutdown.cancelled() => return,
+            () = tokio::time::sleep(MARK_INTERVAL) => {}
+        }
+        let offset = hub.journal.next_offset();
+        if offset != marked {
+            marked = offset;
+            hub.retained.store_mark().await;
+        }
     }
 }

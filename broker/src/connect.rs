@@ -49,6 +49,9 @@ pub(crate) async fn serve(hub: Arc<Hub>, socket: Socket, endpoints: Endpoints) {
     match first {
         Ok(Ok(connect)) => {
             hub.counters.connects.add(1);
+            hub.counters.packets_received.add(1);
+            // Its answer, whatever it says.
+            hub.counters.packets_sent.add(1);
             // What the handshake needs is given back before the session begins.
             let established = Box::pin(Handshake { hub, endpoints, connect }.run(wire)).await;
             if let Some(parts) = established {

@@ -102,6 +102,7 @@ impl Hub {
             republished_by,
             ..Default::default()
         };
+        let under_way = retain.then(|| self.retained.begin());
         let unwanted = self.wanted.contains(EventKind::MessageDropped).then(|| shown.clone());
         let written =
             recorder.append(EventKind::MessagePublish, &topic, Some(std::mem::take(&mut shown)), None);
@@ -118,8 +119,8 @@ impl Hub {
             props: encoded_props,
             payload,
         };
-        if retain {
-            self.retained.apply(&topic, &envelope, received_at_ms).await;
+        if let Some(under_way) = under_way {
+            self.retained.apply(under_way, &topic, &envelope).await;
         }
         let matched = self.is_subscribed(&topic);
         if matched {

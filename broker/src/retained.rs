@@ -1,31 +1,60 @@
 //! Retained messages: kept here, not in the router, so that they survive a restart and obey retain handling and expiry.
-//! Memory answers; the registry remembers.
+//! Memory answers; the registry remembers, a moment later; what a crash took from it is read again out of the log.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use muster_core::registry::{Registry, RegistryError, RetainedChange};
+use bytes::Bytes;
+use muster_core::event::{Event, EventKind, EventKinds};
+use muster_core::journal::Journal;
+use muster_core::registry::{Mark, Registry, RetainedChange};
 use muster_core::topic;
+use prost::Message as _;
 
+use crate::codec::Qos;
 use crate::envelope::Envelope;
+use crate::error::BrokerError;
 
 /// The last retained message of each topic.
 pub(crate) struct Retained {
     messages: RwLock<BTreeMap<String, Envelope>>,
+    journal: Journal,
     registry: Registry,
+    /// Offsets before which the events of publishes that are not retained yet cannot stand, and how many each.
+    under_way: Mutex<BTreeMap<u64, usize>>,
     messages_max: usize,
     bytes_max: usize,
 }
 
+/// A publish that will be retained and whose event may be anywhere from here on.
+pub(crate) struct UnderWay<'a> {
+    retained: &'a Retained,
+    offset: u64,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.retained.under_way();
+        if let Some(count) = under_way.get_mut(&self.offset) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.offset);
+            }
+        }
+    }
+}
+
 impl Retained {
-    /// What the registry remembers.
-    pub(crate) fn load(
+    /// What the registry remembers, and what the log knows beyond it.
+    pub(crate) async fn load(
         registry: Registry,
+        journal: Journal,
         messages_max: usize,
         bytes_max: usize,
-    ) -> Result<Self, RegistryError> {
+    ) -> Result<Self, BrokerError> {
         let rows = registry.retained()?;
+        let mark = registry.retained_mark()?;
         let messages = rows.into_iter().filter_map(|(topic, message)| {
             let envelope = Envelope::decode(message.into());
             if envelope.is_none() {
@@ -33,29 +62,79 @@ impl Retained {
             }
             Some((topic, envelope?))
         });
-        Ok(Self { messages: RwLock::new(messages.collect()), registry, messages_max, bytes_max })
+        let messages = RwLock::new(messages.collect());
+        let retained =
+            Self { messages, journal, registry, under_way: Mutex::default(), messages_max, bytes_max };
+        retained.read_again(mark).await?;
+        Ok(retained)
+    }
+
+    /// Says that a message which is about to be written to the log will be retained.
+    pub(crate) fn begin(&self) -> UnderWay<'_> {
+        let mut under_way = self.under_way();
+        let offset = self.journal.next_offset();
+        *under_way.entry(offset).or_default() += 1;
+        UnderWay { retained: self, offset }
     }
 
     /// Retains a message that was published with the retain flag; an empty one clears its topic.
-    pub(crate) async fn apply(&self, topic: &str, envelope: &Envelope, now_ms: i64) {
+    pub(crate) async fn apply(&self, publish: UnderWay<'_>, topic: &str, envelope: &Envelope) {
         let Some(room) = self.registry.reserve().await else { return };
         let mut messages = self.messages.write().unwrap_or_else(PoisonError::into_inner);
-        if envelope.payload.is_empty() {
-            if messages.remove(topic).is_some() {
-                room.change_retained(RetainedChange::Clear { topic: topic.to_owned() });
+        let change = if envelope.payload.is_empty() {
+            if messages.remove(topic).is_none() {
+                return;
             }
-            return;
+            RetainedChange::Clear { topic: topic.to_owned() }
+        } else {
+            let is_new = !messages.contains_key(topic);
+            if envelope.payload.len() > self.bytes_max || is_new && messages.len() >= self.messages_max {
+                tracing::warn!(topic, "not retained: a limit for retained messages is reached");
+                return;
+            }
+            // A copy, so that a retained message does not keep the buffer that it arrived in.
+            let message = envelope.encode();
+            let Some(own) = Envelope::decode(message.clone()) else { return };
+            messages.insert(topic.to_owned(), own);
+            RetainedChange::Set { topic: topic.to_owned(), message, set_at_ms: envelope.received_at_ms }
+        };
+        drop(publish);
+        room.change_retained(change, self.mark());
+    }
+
+    /// Writes down that the log up to here needs not be read again; then waits until all is stored.
+    pub(crate) async fn store_mark(&self) {
+        if let Some(room) = self.registry.reserve().await {
+            let _order = self.messages.write().unwrap_or_else(PoisonError::into_inner);
+            room.mark_retained(self.mark());
         }
-        let is_new = !messages.contains_key(topic);
-        if envelope.payload.len() > self.bytes_max || is_new && messages.len() >= self.messages_max {
-            tracing::warn!(topic, "not retained: a limit for retained messages is reached");
-            return;
+        self.registry.flush().await;
+    }
+
+    /// Applies what the log has from the mark on. Doing so twice changes nothing: the last message of a topic wins.
+    async fn read_again(&self, mark: Option<Mark>) -> Result<(), BrokerError> {
+        let first = self.journal.first_offset();
+        let known = mark.filter(|mark| mark.log_id == self.journal.log_id()).map(|mark| mark.read_from);
+        let mut reader = self.journal.reader(known.unwrap_or(first).max(first));
+        reader.set_kinds(EventKinds::NONE.with(EventKind::MessagePublish));
+        while let Some(batch) = reader.try_next_batch()? {
+            for event in batch.events() {
+                if let Some(envelope) = retained_by(event) {
+                    self.apply(self.begin(), &event.topic, &envelope).await;
+                }
+            }
         }
-        // A copy, so that a retained message does not keep the buffer that it arrived in.
-        let message = envelope.encode();
-        let Some(own) = Envelope::decode(message.clone()) else { return };
-        messages.insert(topic.to_owned(), own);
-        room.change_retained(RetainedChange::Set { topic: topic.to_owned(), message, set_at_ms: now_ms });
+        Ok(())
+    }
+
+    fn mark(&self) -> Mark {
+        let under_way = self.under_way();
+        let read_from = under_way.keys().next().copied().unwrap_or_else(|| self.journal.next_offset());
+        Mark { log_id: self.journal.log_id(), read_from }
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The messages that a subscription to `filter` is sent, except those whose time is over.
@@ -78,11 +157,6 @@ impl Retained {
             .collect()
     }
 
-    /// Waits until all changes so far are stored.
-    pub(crate) async fn flush(&self) {
-        self.registry.flush().await;
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.messages.read().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -101,4 +175,20 @@ pub(crate) fn remaining_seconds(envelope: &Envelope, now_ms: i64) -> Option<u32>
     let interval = envelope.properties()?.message_expiry_interval?;
     let waited = now_ms.saturating_sub(envelope.received_at_ms).max(0) / 1_000;
     Some(interval.saturating_sub(u32::try_from(waited).unwrap_or(u32::MAX)))
+}
+
+/// The envelope of an event whose message is to be retained.
+fn retained_by(event: &Event) -> Option<Envelope> {
+    let message = event.body.message.as_ref().filter(|message| message.retain)?;
+    let client = event.body.client.as_ref();
+    Some(Envelope {
+        id: event.id.to_bytes(),
+        qos: u8::try_from(message.qos).ok().and_then(Qos::from_u8)?,
+        retain: true,
+        received_at_ms: message.publish_received_at_ms,
+        from_clientid: event.clientid().to_owned().into(),
+        from_username: client.and_then(|client| client.username.clone()).map(Bytes::from),
+        props: message.props.as_ref().map(|props| props.encode_to_vec().into()),
+        payload: message.payload.clone(),
+    })
 }

@@ -11,6 +11,7 @@
 mod support;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use muster_broker::{Limits, PublishRequest, Qos};
@@ -122,6 +123,52 @@ async fn only_an_empty_message_with_the_retain_flag_clears() {
     client.subscribe(1, &[("#", 1)]).await;
     let message = client.message().await;
     assert_eq!((message.topic.as_str(), message.text().as_str(), message.retain), ("keep", "kept", true));
+    client.quiet().await;
+}
+
+/// Copies the registry as it is, with what SQLite keeps beside it.
+fn copy_database(from: &Path, to: &Path) {
+    for name in ["registry.db", "registry.db-wal", "registry.db-shm"] {
+        // The old one and its companions go, whether the other has such companions or not.
+        drop(std::fs::remove_file(to.join(name)));
+        if from.join(name).exists() && !name.ends_with("-shm") {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_crash_took_from_the_registry_is_read_again_from_the_log() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let kept = dir.path().join("kept");
+    {
+        let harness = Harness::in_dir(Arc::clone(&dir), Limits::default(), |_| {}).await;
+        let mut publisher = Client::connected(harness.addr(), Connect::v5("p").login("pia", b"x")).await;
+        publisher.publish_with(0b011, 1, "clear", &[], b"old").await;
+        publisher.ack(0x40, 1).await;
+        harness.broker.shutdown().await;
+        // The registry as it is now is what the crash will leave.
+        std::fs::create_dir(&kept).unwrap();
+        copy_database(dir.path(), &kept);
+        harness.journal.close().await.unwrap();
+    }
+    {
+        let harness = Harness::in_dir(Arc::clone(&dir), Limits::default(), |_| {}).await;
+        let mut publisher = Client::connected(harness.addr(), Connect::v5("p").login("pia", b"x")).await;
+        for (pkid, topic, payload) in [(1, "a", "1"), (2, "a", "2"), (3, "clear", "")] {
+            publisher.publish_with(0b011, pkid, topic, &[3, 0, 1, b'c'], payload.as_bytes()).await;
+            publisher.ack(0x40, pkid).await;
+        }
+        harness.broker.shutdown().await;
+        harness.journal.close().await.unwrap();
+    }
+    copy_database(&kept, dir.path());
+    let harness = Harness::in_dir(dir, Limits::default(), |_| {}).await;
+    let mut client = harness.v5("c").await;
+    client.subscribe(1, &[("#", NO_LOCAL)]).await;
+    let message = client.message().await;
+    assert_eq!((message.topic.as_str(), message.text().as_str(), message.qos), ("a", "2", 0));
+    assert_eq!(message.props[..], [3, 0, 1, b'c']);
     client.quiet().await;
 }
 

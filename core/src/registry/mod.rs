@@ -1,5 +1,5 @@
 //! The registry: what must be found again after a restart and is no history, in an embedded SQLite database
-//! (`registry.db`). Today: retained messages. Writes are queued and committed in batches by one thread, so that no
+//! (`registry.db`). Today: retained messages, and up to where the event log is in them. Writes are queued and committed in batches by one thread, so that no
 //! session waits for SQLite. It must never know what a message means.
 
 use std::path::{Path, PathBuf};
@@ -13,7 +13,13 @@ use tokio::sync::{mpsc, oneshot};
 mod tests;
 
 /// Each version's statements, in order. A version that has been released is never changed.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/registry/0001_retained.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/sqlite/registry/0001_retained.sql"),
+    include_str!("../../../migrations/sqlite/registry/0002_mark.sql"),
+];
+
+/// The name of the mark of retained messages.
+const RETAINED: &str = "retained";
 
 /// Changes that may wait for the database; then publishers of retained messages wait.
 const QUEUE_CHANGES_MAX: usize = 4_096;
@@ -68,8 +74,18 @@ pub enum RetainedChange {
     },
 }
 
+/// A place in an event log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Which log.
+    pub log_id: u128,
+    /// Everything before this offset is in the registry.
+    pub read_from: u64,
+}
+
 enum Command {
-    Retained(RetainedChange),
+    Retained(RetainedChange, Mark),
+    Mark(Mark),
     Flush(oneshot::Sender<()>),
 }
 
@@ -122,6 +138,28 @@ impl Registry {
         })
     }
 
+    /// From where retained messages must be read out of the log again; none where that was never written.
+    ///
+    /// # Errors
+    /// [`RegistryError::Sqlite`].
+    pub fn retained_mark(&self) -> Result<Option<Mark>, RegistryError> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = reader
+            .query_row("SELECT log_id, read_from FROM mark WHERE name = ?1", [RETAINED], |row| {
+                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?))
+            })
+            .optional();
+        let found = found.map_err(|source| RegistryError::Sqlite {
+            action: "read",
+            path: self.path.to_path_buf(),
+            source,
+        })?;
+        Ok(found.map(|(log_id, read_from)| Mark {
+            log_id: u128::from_be_bytes(log_id),
+            read_from: read_from.unsigned_abs(),
+        }))
+    }
+
     /// Room for one change; waits only while the queue is full. Changes are committed in the order in which
     /// [`Reserved::change_retained`] is called, so that a caller can do that under the lock that orders them.
     pub async fn reserve(&self) -> Option<Reserved<'_>> {
@@ -142,9 +180,14 @@ impl Registry {
 pub struct Reserved<'a>(mpsc::Permit<'a, Command>);
 
 impl Reserved<'_> {
-    /// Queues a change of a retained message.
-    pub fn change_retained(self, change: RetainedChange) {
-        self.0.send(Command::Retained(change));
+    /// Queues a change of a retained message, and with it from where the log must be read again.
+    pub fn change_retained(self, change: RetainedChange, mark: Mark) {
+        self.0.send(Command::Retained(change, mark));
+    }
+
+    /// Queues only from where the log must be read again.
+    pub fn mark_retained(self, mark: Mark) {
+        self.0.send(Command::Mark(mark));
     }
 }
 
@@ -195,14 +238,19 @@ fn write_all(mut connection: Connection, mut commands: mpsc::Receiver<Command>) 
     while commands.blocking_recv_many(&mut batch, BATCH_CHANGES_MAX) > 0 {
         let mut flushed = Vec::new();
         let mut changes = Vec::new();
+        let mut newest_mark = None;
         for command in batch.drain(..) {
             match command {
-                Command::Retained(change) => changes.push(change),
+                Command::Retained(change, mark) => {
+                    changes.push(change);
+                    newest_mark = Some(mark);
+                }
+                Command::Mark(mark) => newest_mark = Some(mark),
                 Command::Flush(done) => flushed.push(done),
             }
         }
-        if let Err(error) = write(&mut connection, &changes) {
-            // Memory still answers rightly; what is lost is lost at the next start only, and said here.
+        if let Err(error) = write(&mut connection, &changes, newest_mark) {
+            // Memory still answers rightly, but what is lost here is lost at the next start.
             tracing::error!(changes = changes.len(), %error, "retained messages could not be stored");
         }
         for done in flushed {
@@ -211,7 +259,11 @@ fn write_all(mut connection: Connection, mut commands: mpsc::Receiver<Command>) 
     }
 }
 
-fn write(connection: &mut Connection, changes: &[RetainedChange]) -> Result<(), rusqlite::Error> {
+fn write(
+    connection: &mut Connection,
+    changes: &[RetainedChange],
+    mark: Option<Mark>,
+) -> Result<(), rusqlite::Error> {
     let transaction = connection.transaction()?;
     {
         let mut set = transaction.prepare_cached(
@@ -227,6 +279,14 @@ fn write(connection: &mut Connection, changes: &[RetainedChange]) -> Result<(), 
                 RetainedChange::Clear { topic } => clear.execute(params![topic])?,
             };
         }
+    }
+    if let Some(Mark { log_id, read_from }) = mark {
+        let read_from = i64::try_from(read_from).unwrap_or(i64::MAX);
+        transaction.execute(
+            "INSERT INTO mark (name, log_id, read_from) VALUES (?1, ?2, ?3)
+             ON CONFLICT (name) DO UPDATE SET log_id = excluded.log_id, read_from = excluded.read_from",
+            params![RETAINED, log_id.to_be_bytes(), read_from],
+        )?;
     }
     transaction.commit()
 }

@@ -2,8 +2,10 @@
 
 use super::*;
 
+const MARK: Mark = Mark { log_id: u128::MAX - 5, read_from: 7 };
+
 async fn change(registry: &Registry, change: RetainedChange) {
-    registry.reserve().await.unwrap().change_retained(change);
+    registry.reserve().await.unwrap().change_retained(change, MARK);
 }
 
 #[tokio::test]
@@ -24,6 +26,10 @@ async fn retained_messages_are_found_again_in_their_last_state() {
         registry.flush().await;
     }
     let registry = Registry::open(&path).unwrap();
+    assert_eq!(registry.retained_mark().unwrap(), Some(MARK));
+    registry.reserve().await.unwrap().mark_retained(Mark { read_from: 8, ..MARK });
+    registry.flush().await;
+    assert_eq!(registry.retained_mark().unwrap().unwrap().read_from, 8);
     assert_eq!(registry.retained().unwrap(), vec![("a".to_owned(), b"3".to_vec())]);
 }
 
