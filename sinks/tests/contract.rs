@@ -161,6 +161,7 @@ impl Contract<'_> {
         let config = PipelineConfig {
             id: PipelineId::new("rule", "sink", target),
             rule_version: "1".into(),
+            retry_wait_max: muster_sinks::delivery::WAIT_MAX,
             start: Start::Earliest,
             limits: Limits {
                 batch_rows_max: 16,

@@ -98,6 +98,7 @@ fn deliver(url: String, options: &[(&str, &str)], log: MemoryLog, store: Deliver
     let config = PipelineConfig {
         id: PipelineId::new("hot", "ops", built.target),
         rule_version: "1".into(),
+        retry_wait_max: muster_sinks::delivery::WAIT_MAX,
         start: Start::Earliest,
         limits: built.limits,
     };
