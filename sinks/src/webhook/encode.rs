@@ -36,7 +36,7 @@ pub(super) fn signature(key: &hmac::Key, message: &Message, timestamp_s: i64) ->
 }
 
 /// A rule's name as a part of an id: the point separates the parts of what is signed, so it may not occur.
-fn token(name: &str) -> String {
+pub(super) fn token(name: &str) -> String {
     use std::fmt::Write as _;
     let mut token = String::with_capacity(name.len());
     for byte in name.bytes() {
