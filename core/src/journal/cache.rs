@@ -2,6 +2,7 @@
 //! wants a record decodes it, all others take the same event.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::event::{Event, EventError, EventKind, EventKinds};
@@ -34,6 +35,34 @@ pub(super) struct Decoded {
 struct Slot {
     at: usize,
     event: OnceLock<Arc<Event>>,
+}
+
+/// What a reader wants to see.
+pub(super) struct Wanted {
+    pub(super) kinds: EventKinds,
+    pub(super) selection: Option<Selection>,
+}
+
+/// Says whether an event of this kind and topic is wanted.
+pub type Selection = Arc<dyn Fn(EventKind, &str) -> bool + Send + Sync>;
+
+impl Wanted {
+    /// A kind that this version does not know is nobody's. A topic that is no text is everybody's, so that the error
+    /// is seen.
+    fn includes(&self, record: &RecordRef<'_>) -> bool {
+        let kind = EventKind::from_code(record.kind()).filter(|kind| self.kinds.contains(*kind));
+        let Some(kind) = kind else { return false };
+        match (&self.selection, std::str::from_utf8(record.topic())) {
+            (Some(selection), Ok(topic)) => selection(kind, topic),
+            _ => true,
+        }
+    }
+}
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wanted").field("kinds", &self.kinds).finish_non_exhaustive()
+    }
 }
 
 impl Cache {
@@ -83,18 +112,17 @@ impl Decoded {
         (self.batch.first_offset()..self.batch.next_offset()).contains(&offset)
     }
 
-    /// The event at `offset`, if it is of one of `kinds`: of others only the header is looked at. A kind that this
-    /// version does not know is nobody's.
+    /// The event at `offset`, if it is wanted: of others only the header is looked at.
     pub(super) fn event(
         &self,
         log_id: u128,
         offset: u64,
-        kinds: EventKinds,
+        wanted: &Wanted,
     ) -> Result<Option<Arc<Event>>, LogError> {
         let place = usize::try_from(offset - self.batch.first_offset()).unwrap_or(usize::MAX);
         let Some(slot) = self.slots.get(place) else { return Ok(None) };
         let record = self.batch.record_at(slot.at);
-        if !EventKind::from_code(record.kind()).is_some_and(|kind| kinds.contains(kind)) {
+        if !wanted.includes(&record) {
             return Ok(None);
         }
         if let Some(event) = slot.event.get() {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 mod cache;
 mod reader;
 
-pub use cache::SHARED_BYTES_MAX;
+pub use cache::{SHARED_BYTES_MAX, Selection};
 pub use reader::{EventBatch, EventReader};
 
 use crate::clock::SharedClock;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::cache::{Cache, Decoded};
+use super::cache::{Cache, Decoded, Selection, Wanted};
 use crate::event::{Event, EventKinds};
 use crate::log::{LogError, Reader};
 
@@ -15,7 +15,7 @@ pub struct EventReader {
     log_id: u128,
     reader: Reader,
     cache: Arc<Cache>,
-    kinds: EventKinds,
+    wanted: Wanted,
     /// The group that the position is in, if one was read.
     current: Option<Arc<Decoded>>,
 }
@@ -37,7 +37,13 @@ impl EventBatch {
 
 impl EventReader {
     pub(super) fn new(log_id: u128, reader: Reader, cache: Arc<Cache>) -> Self {
-        Self { log_id, reader, cache, kinds: EventKinds::ALL, current: None }
+        Self {
+            log_id,
+            reader,
+            cache,
+            wanted: Wanted { kinds: EventKinds::ALL, selection: None },
+            current: None,
+        }
     }
 
     /// Only events of `kinds`; of others the header alone is read.
@@ -49,7 +55,14 @@ impl EventReader {
 
     /// From now on only events of `kinds`.
     pub fn set_kinds(&mut self, kinds: EventKinds) {
-        self.kinds = kinds;
+        self.wanted.kinds = kinds;
+    }
+
+    /// Only events that `selection` takes, by what the header says: of others the body is not decoded.
+    #[must_use]
+    pub fn with_selection(mut self, selection: Selection) -> Self {
+        self.wanted.selection = Some(selection);
+        self
     }
 
     /// The offset that comes next.
@@ -106,7 +119,7 @@ impl EventReader {
             && let Some(group) = self.group_at(batch.next_offset)
         {
             while batch.events.len() < BATCH_EVENTS_MAX && batch.next_offset < group.next_offset() {
-                match group.event(self.log_id, batch.next_offset, self.kinds) {
+                match group.event(self.log_id, batch.next_offset, &self.wanted) {
                     Ok(event) => batch.events.extend(event),
                     // What was good comes first; the next call begins with the error.
                     Err(_) if batch.next_offset > self.position() => return Ok(Some(self.take(batch))),

@@ -79,6 +79,16 @@ async fn a_reader_of_some_kinds_passes_over_the_others() {
 }
 
 #[tokio::test]
+async fn a_reader_of_some_topics_passes_over_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    fill(&journal, &[PUBLISH, PUBLISH, CONNECTED, PUBLISH]).await;
+    let selection: Selection = Arc::new(|kind, topic| kind == CONNECTED || topic == "t/1");
+    let events = read_all(&mut journal.reader(0).with_selection(selection), 4).await;
+    assert_eq!(events.iter().map(|event| event.offset).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[tokio::test]
 async fn an_unknown_kind_is_passed_over_and_a_body_that_is_none_is_an_error_at_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path());

@@ -29,7 +29,7 @@ struct State {
     pending: Vec<NameChange>,
     capacity: Option<u64>,
     fail: Faults,
-    lock: Option<u64>,
+    held: BTreeMap<String, u64>,
     locks: u64,
     pub syncs: u64,
 }
@@ -66,7 +66,7 @@ impl SimDisk {
             pending: Vec::new(),
             capacity: None,
             fail: Faults::default(),
-            lock: None,
+            held: BTreeMap::new(),
             locks: 0,
             syncs: 0,
         };
@@ -80,7 +80,7 @@ impl SimDisk {
     /// The process is killed: what it wrote is there, synced or not.
     pub fn kill(&self) {
         let mut state = self.lock();
-        state.lock = None;
+        state.held.clear();
         state.fail = Faults::default();
     }
 
@@ -254,8 +254,9 @@ impl File {
     }
 }
 
+/// Files in `/sim` go by their names, others by their paths.
 fn name_of(path: &Path) -> String {
-    path.file_name().unwrap().to_str().unwrap().to_owned()
+    path.strip_prefix("/sim").unwrap_or(path).to_str().unwrap().to_owned()
 }
 
 impl Disk for SimDisk {
@@ -263,13 +264,16 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn list(&self, _dir: &Path) -> io::Result<Vec<FileEntry>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<FileEntry>> {
         let state = self.lock();
-        let entry = |(name, file): (&String, &usize)| FileEntry {
-            name: name.clone(),
-            bytes: state.files[*file].current.len() as u64,
+        let entry = |(name, file): (&String, &usize)| {
+            let path = Path::new("/sim").join(name);
+            (path.parent() == Some(dir)).then(|| FileEntry {
+                name: path.file_name().unwrap().to_str().unwrap().to_owned(),
+                bytes: state.files[*file].current.len() as u64,
+            })
         };
-        Ok(state.names.iter().map(entry).collect())
+        Ok(state.names.iter().filter_map(entry).collect())
     }
 
     fn open(&self, path: &Path, _access: Access) -> io::Result<Arc<dyn DiskFile>> {
@@ -320,19 +324,22 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn try_lock(&self, _path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
         let mut state = self.lock();
-        if state.lock.is_some() {
+        let name = name_of(path);
+        if state.held.contains_key(&name) {
             return Ok(None);
         }
         state.locks += 1;
-        state.lock = Some(state.locks);
-        Ok(Some(Box::new(SimLock { disk: self.clone(), id: state.locks })))
+        let id = state.locks;
+        state.held.insert(name.clone(), id);
+        Ok(Some(Box::new(SimLock { disk: self.clone(), name, id })))
     }
 }
 
 struct SimLock {
     disk: SimDisk,
+    name: String,
     id: u64,
 }
 
@@ -341,8 +348,8 @@ impl DiskLock for SimLock {}
 impl Drop for SimLock {
     fn drop(&mut self) {
         let mut state = self.disk.lock();
-        if state.lock == Some(self.id) {
-            state.lock = None;
+        if state.held.get(&self.name) == Some(&self.id) {
+            state.held.remove(&self.name);
         }
     }
 }

@@ -1,0 +1,66 @@
+//! The fuzz target without a fuzzer: the corpus, and for each of its files many mutations that a seed gives. With
+//! `cargo +nightly fuzz run segment` (in `core`) a fuzzer looks for more. `MUSTER_CASES` runs more mutations.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use support::{env_number, fuzz};
+
+#[test]
+fn arbitrary_segments_are_read_or_refused() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/segment");
+    let mut inputs: Vec<_> = std::fs::read_dir(corpus)
+        .unwrap()
+        .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    inputs.sort();
+    assert!(inputs.len() >= 4, "the corpus is there");
+    inputs.iter().for_each(|input| fuzz::check(input));
+    let seeds = match env_number("MUSTER_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..env_number("MUSTER_CASES").unwrap_or(4_000),
+    };
+    for seed in seeds {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut input = inputs[rng.random_range(0..inputs.len())].clone();
+        mutate(&mut input, &mut rng);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| fuzz::check(&input))) {
+            eprintln!("SEED={seed}: run again with MUSTER_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+fn mutate(input: &mut Vec<u8>, rng: &mut SmallRng) {
+    input[0] = rng.random();
+    for _ in 0..rng.random_range(1..5) {
+        let at = rng.random_range(1..input.len().max(2));
+        if at >= input.len() {
+            return;
+        }
+        match rng.random_range(0..6) {
+            0 => input.truncate(at),
+            1 => input[at] = rng.random(),
+            2 => input[at] ^= 1 << rng.random_range(0..8),
+            3 => {
+                let end = (at + rng.random_range(1..64)).min(input.len());
+                input[at..end].fill(0);
+            }
+            4 => {
+                let end = (at + rng.random_range(1..300)).min(input.len());
+                drop(input.drain(at..end));
+            }
+            _ => {
+                let end = (at + rng.random_range(1..300)).min(input.len());
+                let copy = input[at..end].to_vec();
+                let to = rng.random_range(1..=input.len());
+                drop(input.splice(to..to, copy));
+            }
+        }
+    }
+}
