@@ -139,6 +139,7 @@ async fn pipeline(dir: &Path, events: Arc<Vec<Arc<Event>>>) -> Duration {
         rule_version: "1".into(),
         start: Start::Earliest,
         limits: built.limits,
+        retry_wait_max: muster_sinks::delivery::WAIT_MAX,
     };
     let store = DeliveryStore::open(&dir.join("delivery.db")).unwrap();
     let end = events.len() as u64;

@@ -189,7 +189,7 @@ fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str> + Clone) -> Str
     match near {
         Some(name) => format!("; did you mean `{name}`?"),
         None => {
-            format!("; there are {}", known.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
+            format!("; known are {}", known.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
         }
     }
 }

@@ -46,6 +46,7 @@ fn start(dir: &Path, journal: &Journal) -> PipelineHandle {
         rule_version: "1".into(),
         start: Start::Earliest,
         limits: Limits { batch_rows_max: 50, ..built.limits },
+        retry_wait_max: muster_sinks::delivery::WAIT_MAX,
     };
     let store = DeliveryStore::open(&dir.join("delivery.db")).unwrap();
     let source = Arc::new(journal.clone());
