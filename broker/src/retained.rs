@@ -137,33 +137,38 @@ impl Retained {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The messages that a subscription to `filter` is sent, except those whose time is over.
-    pub(crate) fn matching(&self, filter: &str, now_ms: i64) -> Vec<(String, Envelope)> {
+    /// The next messages that a subscription to `filter` is sent, in the order of their topics: at most `count`,
+    /// those after the topic `after`, and none whose time is over.
+    pub(crate) fn matching(
+        &self,
+        filter: &str,
+        after: Option<&str>,
+        count: usize,
+        now_ms: i64,
+    ) -> Vec<(String, Envelope)> {
         let messages = self.messages.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(wildcard) = filter.find(['+', '#']) else {
-            let found = messages.get_key_value(filter).into_iter();
-            return found.filter(|(_, it)| !expired(it, now_ms)).map(own).collect();
-        };
         // All that can match begins with what stands before the first wildcard; `a/#` also matches `a`.
-        let prefix = &filter[..wildcard];
-        let parent = prefix.strip_suffix('/').filter(|_| filter[wildcard..].starts_with('#'));
-        let parent = parent.and_then(|name| messages.get_key_value(name)).into_iter();
-        let range = messages.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        let range = range.take_while(|(name, _)| name.starts_with(prefix));
-        parent
-            .chain(range.filter(|(name, _)| topic::matches(filter, name)))
-            .filter(|(_, it)| !expired(it, now_ms))
-            .map(own)
+        let (prefix, is_exact) = match filter.find(['+', '#']) {
+            None => (filter, true),
+            Some(at) if filter[at..] == *"#" => {
+                (filter[..at].strip_suffix('/').unwrap_or(&filter[..at]), false)
+            }
+            Some(at) => (&filter[..at], false),
+        };
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let range = messages.range::<str, _>((from, Bound::Unbounded));
+        let candidates =
+            range.take_while(|(name, _)| if is_exact { *name == prefix } else { name.starts_with(prefix) });
+        candidates
+            .filter(|(name, it)| (is_exact || topic::matches(filter, name)) && !expired(it, now_ms))
+            .take(count)
+            .map(|(name, it)| (name.clone(), it.clone()))
             .collect()
     }
 
     pub(crate) fn len(&self) -> usize {
         self.messages.read().unwrap_or_else(PoisonError::into_inner).len()
     }
-}
-
-fn own((topic, envelope): (&String, &Envelope)) -> (String, Envelope) {
-    (topic.clone(), envelope.clone())
 }
 
 fn expired(envelope: &Envelope, now_ms: i64) -> bool {

@@ -88,6 +88,44 @@ async fn many_clients_lose_nothing_double_nothing_and_keep_their_order() {
     assert!(received.values().all(|it| *it == expected));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_hears_everything_while_others_come_and_go() {
+    const LISTENERS: usize = 250;
+    const ROUNDS: usize = 60;
+    let harness = Harness::start().await;
+    let addr = harness.addr();
+    let mut listeners = Vec::new();
+    for at in 0..LISTENERS {
+        let mut client = harness.v4(&format!("l{at}")).await;
+        client.subscribe(1, &[("news", 0)]).await;
+        listeners.push(tokio::spawn(async move {
+            for round in 0..ROUNDS {
+                assert_eq!(client.message().await.text(), round.to_string());
+            }
+        }));
+    }
+    let churn: Vec<_> = (0..4)
+        .map(|at| {
+            tokio::spawn(async move {
+                for round in 0..ROUNDS {
+                    let mut client = Client::connected(addr, Connect::v4(&format!("x{at}-{round}"))).await;
+                    client.subscribe(1, &[("news", 0), ("$share/g/news", 1)]).await;
+                    // Gone without a word.
+                    drop(client);
+                }
+            })
+        })
+        .collect();
+    let mut publisher = harness.v4("p").await;
+    for round in 0..ROUNDS {
+        publisher.publish1(1, "news", &round.to_string()).await;
+    }
+    for task in churn.into_iter().chain(listeners) {
+        task.await.unwrap();
+    }
+    assert_eq!(harness.broker.stats().counters.deliveries_missed, 0);
+}
+
 /// Bytes that a client might send: packets that are nearly right, and noise.
 fn anything() -> impl Strategy<Value = Bytes> {
     let noise = prop::collection::vec(any::<u8>(), 0..80).prop_map(Bytes::from);

@@ -87,6 +87,29 @@ async fn retained_messages_come_with_the_subscription_as_it_asks() {
 }
 
 #[tokio::test]
+async fn more_retained_messages_than_the_queue_holds_all_arrive() {
+    let harness = Harness::with(Limits { queue_messages_max: 10, ..Limits::default() }).await;
+    let mut publisher = harness.v4("p").await;
+    for at in 0..300u16 {
+        publisher.publish_with(0b011, at + 1, &format!("r/{at:03}"), &[], b"x").await;
+        publisher.ack(0x40, at + 1).await;
+    }
+    let mut client = harness.v4("c").await;
+    client.subscribe(1, &[("r/#", 1), ("+/007", 0)]).await;
+    let mut got = 0;
+    for _ in 0..301 {
+        let message = client.message().await;
+        got += 1;
+        if message.qos > 0 {
+            client.send_ack(0x40, message.pkid).await;
+        }
+    }
+    client.quiet().await;
+    assert_eq!(got, 301);
+    assert_eq!(harness.broker.stats().counters.deliveries_dropped, 0);
+}
+
+#[tokio::test]
 async fn the_retain_flag_of_a_live_message_follows_retain_as_published() {
     let harness = Harness::start().await;
     let mut plain = harness.v5("plain").await;

@@ -360,3 +360,21 @@ async fn a_packet_in_single_bytes() {
     }
     client.ack(0x40, 1).await;
 }
+
+#[tokio::test]
+async fn a_client_that_asks_and_never_reads_is_not_served_without_limit() {
+    let harness = Harness::with(Limits { write_bytes_max: 4_096, ..Limits::default() }).await;
+    let mut client = harness.v4("deaf").await;
+    // Far more answers than all buffers on the way hold; the server stops reading before it keeps them.
+    let pings = [0xC0, 0].repeat(32 << 10);
+    let mut sent = 0;
+    let flood = async {
+        while sent < 64 << 20 {
+            client.send(&pings).await;
+            sent += pings.len();
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_millis(1_500), flood).await.unwrap_err();
+    assert!(harness.broker.kick("deaf").await);
+    lives(&harness).await;
+}

@@ -1,7 +1,7 @@
 //! A session: what a client has with the broker beyond one connection. Its task owns it while the client is connected
 //! ([`online`]) and, if the session outlives the connection, afterwards ([`offline`]); a takeover hands it on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use muster_core::event::{EventKind, proto};
@@ -28,6 +28,7 @@ pub(crate) use finish::close;
 pub(crate) use online::{Parts, run};
 
 use outbox::Outbox;
+use subscribe::RetainedBacklog;
 
 /// Messages from shared groups that wait for the session's task.
 const GROUP_MESSAGES_MAX: usize = 256;
@@ -51,6 +52,7 @@ pub(crate) struct Session {
     /// QoS 2 publishes from the client that it has not released: packet identifier and the event's offset.
     unreleased: HashMap<u16, u64>,
     outbox: Outbox,
+    backlog: VecDeque<RetainedBacklog>,
 }
 
 /// A subscription as the client made it.
@@ -104,6 +106,7 @@ impl Session {
             group_messages: None,
             unreleased: HashMap::new(),
             outbox: Outbox::new(queue_messages_max),
+            backlog: VecDeque::new(),
         }
     }
 

@@ -163,7 +163,9 @@ impl Connection {
 
     /// Waits for the next thing to do.
     async fn step(&mut self, silence: Option<&mut Pin<Box<Sleep>>>) -> Step {
-        let may_read = !self.is_window_full();
+        // A client that does not take its answers is not asked for more.
+        let may_read =
+            !self.is_window_full() && self.out.len() < self.actor.hub.config.limits.write_bytes_max;
         let Self { actor, reader, writer, out, pending_acks, .. } = self;
         let Actor { control, session, hub, .. } = actor;
         let Session { link, group_messages, .. } = &mut **session;
@@ -227,7 +229,7 @@ impl Connection {
             Incoming::Message { subscription, topic, message, missed } => {
                 self.actor.routed(subscription, topic, message, missed).await;
             }
-            Incoming::Subscribed { token } => self.on_subscribed(token).await,
+            Incoming::Subscribed { token } => self.on_subscribed(token),
             Incoming::Nothing => {}
         }
         Ok(())
@@ -318,8 +320,9 @@ impl Connection {
     }
 
     fn may_pump(&self) -> bool {
-        self.actor.session.outbox.queue_len() > 0
-            && self.out.len() < self.actor.hub.config.limits.write_bytes_max
+        let Session { outbox, backlog, .. } = &*self.actor.session;
+        let has_some = outbox.queue_len() > 0 || !backlog.is_empty();
+        has_some && self.out.len() < self.actor.hub.config.limits.write_bytes_max
     }
 
     /// Moves queued messages towards the socket, as far as window and buffer allow.
@@ -327,6 +330,10 @@ impl Connection {
         let write_bytes_max = self.actor.hub.config.limits.write_bytes_max;
         let mut moved = false;
         while self.out.len() < write_bytes_max {
+            if self.actor.session.outbox.queue_len() == 0 && !self.actor.session.backlog.is_empty() {
+                self.actor.enqueue_retained().await;
+                continue;
+            }
             let Some(delivery) = self.actor.session.outbox.pop(self.inflight_max) else { break };
             moved = true;
             let expiry_seconds = remaining_seconds(&delivery.envelope, self.actor.recorder.wall_ms());

@@ -12,6 +12,16 @@ use crate::codec::{Filter, Subscribe, Unsubscribe, encode, reason};
 use crate::groups::Member;
 use crate::router::RouterStopped;
 
+/// Retained messages that are queued at a time.
+const RETAINED_MESSAGES_STEP: usize = 64;
+
+/// Retained messages that a subscription is still owed: those after a topic.
+#[derive(Debug)]
+pub(super) struct RetainedBacklog {
+    filter: String,
+    after: Option<String>,
+}
+
 /// A SUBACK that waits for the router.
 #[derive(Debug)]
 pub(super) struct PendingSubAck {
@@ -60,7 +70,7 @@ impl Connection {
         }
         self.actor.publish_subscriptions();
         if pending.tokens.is_empty() {
-            self.complete(pending).await;
+            self.complete(pending);
         } else {
             self.pending_subacks.push(pending);
         }
@@ -68,13 +78,13 @@ impl Connection {
     }
 
     /// The router has taken a filter.
-    pub(super) async fn on_subscribed(&mut self, token: u16) {
+    pub(super) fn on_subscribed(&mut self, token: u16) {
         for pending in &mut self.pending_subacks {
             pending.tokens.retain(|it| *it != token);
         }
         while let Some(at) = self.pending_subacks.iter().position(|it| it.tokens.is_empty()) {
             let done = self.pending_subacks.remove(at);
-            self.complete(done).await;
+            self.complete(done);
         }
     }
 
@@ -97,7 +107,7 @@ impl Connection {
         if self.actor.session.link.is_none() {
             // With the last subscription the link has gone, and with it what it had still to confirm.
             for pending in std::mem::take(&mut self.pending_subacks) {
-                self.complete(pending).await;
+                self.complete(pending);
             }
         }
         self.send(|out, version| encode::unsuback(out, version, pkid, &codes));
@@ -125,13 +135,12 @@ impl Connection {
         Ok(None)
     }
 
-    /// Sends the SUBACK and queues the retained messages behind it.
-    async fn complete(&mut self, pending: PendingSubAck) {
+    /// Sends the SUBACK; the retained messages follow as far as there is room for them.
+    fn complete(&mut self, pending: PendingSubAck) {
         let PendingSubAck { pkid, codes, retained, .. } = pending;
         self.send(|out, version| encode::suback(out, version, pkid, &codes));
-        for filter in retained {
-            self.actor.enqueue_retained(&filter).await;
-        }
+        let backlog = retained.into_iter().map(|filter| RetainedBacklog { filter, after: None });
+        self.actor.session.backlog.extend(backlog);
     }
 }
 
@@ -206,10 +215,18 @@ impl Actor {
         self.hub.groups.join(&self.hub, filter, member).await
     }
 
-    /// Queues the retained messages that a filter matches.
-    async fn enqueue_retained(&mut self, filter: &str) {
-        let Some(subscription) = self.session.subscriptions.get(filter).cloned() else { return };
-        for (topic, envelope) in self.hub.retained.matching(filter, self.recorder.wall_ms()) {
+    /// Queues some of the retained messages that are owed for subscriptions; there may be more of them than the queue
+    /// holds.
+    pub(super) async fn enqueue_retained(&mut self) {
+        let Some(RetainedBacklog { filter, after }) = self.session.backlog.pop_front() else { return };
+        let Some(subscription) = self.session.subscriptions.get(&filter).cloned() else { return };
+        let count = RETAINED_MESSAGES_STEP.min(self.hub.config.limits.queue_messages_max);
+        let found = self.hub.retained.matching(&filter, after.as_deref(), count, self.recorder.wall_ms());
+        if found.len() == count {
+            let after = found.last().map(|(topic, _)| topic.clone());
+            self.session.backlog.push_front(RetainedBacklog { filter, after });
+        }
+        for (topic, envelope) in found {
             let delivery = Delivery {
                 topic: topic.into(),
                 qos: envelope.qos.min(subscription.qos),
