@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Misconfigured,
     /// The target says that it does not want to hear from us again.
     Gone,
+    /// Almost every row is refused: the fault is hardly in the rows.
+    RefusesAll,
     /// Another process has taken the pipeline over.
     Fenced,
     /// Nothing that waiting or configuration could mend, such as a damaged file.
@@ -81,6 +83,10 @@ pub fn directive(kind: ErrorKind) -> Directive {
         ErrorKind::Fenced => {
             (Policy::Hold, "another process delivers this pipeline; stop one of the two, then resume")
         }
+        ErrorKind::RefusesAll => (
+            Policy::Hold,
+            "look at the reasons in the dead letters, correct the rule or the target, then resume",
+        ),
         ErrorKind::Fatal => (Policy::Hold, "repair the target, then resume; nothing is lost meanwhile"),
     };
     Directive { policy, hint }

@@ -71,6 +71,11 @@ pub const COMMON: &[OptionSpec] = &[
     OptionSpec::new("batch_rows", None, "most rows in a batch"),
     OptionSpec::new("batch_bytes", None, "about how many bytes of rows in a batch"),
     OptionSpec::new("batch_wait_ms", None, "how long the first row of a batch waits for others"),
+    OptionSpec::new(
+        "max_dead_letters_per_minute",
+        None,
+        "more, and more than are delivered, halt delivery until somebody resumes it (1000)",
+    ),
 ];
 
 /// One row a kind.
@@ -176,6 +181,11 @@ pub fn build(spec: &SinkSpec<'_>, env: &SinkEnv) -> Result<Built, SinkError> {
             u64::try_from(kind.limits.batch_wait.as_millis()).unwrap_or(u64::MAX),
             0,
         )?),
+        dead_letters_per_minute_max: options.parse_or(
+            "max_dead_letters_per_minute",
+            kind.limits.dead_letters_per_minute_max,
+            0,
+        )?,
     };
     let sink = (kind.build)(&options, env)?;
     let target = if kind.has_targets { options.target_or_rule() } else { "" };

@@ -167,6 +167,7 @@ impl Contract<'_> {
                 batch_rows_max: 16,
                 batch_bytes_max: 1 << 20,
                 batch_wait: Duration::from_millis(2),
+                dead_letters_per_minute_max: 100_000,
             },
         };
         let rng = SmallRng::seed_from_u64(self.rng.random());

@@ -47,7 +47,7 @@ fn what_is_wrong_is_named() {
         there is no sink of type `pigeon`; known are `sqlite`, `webhook`
         the webhook sink `ops` needs the option `url`
         a webhook sink has no option `timeout`; did you mean `timeout_ms`?
-        a webhook sink has no option `colour`; known are `url`, `secret`, `batch`, `timeout_ms`, `in_flight`, `header.`, `batch_rows`, `batch_bytes`, `batch_wait_ms`
+        a webhook sink has no option `colour`; known are `url`, `secret`, `batch`, `timeout_ms`, `in_flight`, `header.`, `batch_rows`, `batch_bytes`, `batch_wait_ms`, `max_dead_letters_per_minute`
         option `url` of the webhook sink `ops` is no address: relative URL without a base
         option `url` of the webhook sink `ops` must begin with http:// or https://
         option `batch` of the webhook sink `ops` must be one of `true`, `false`

@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
+use super::budget::Budget;
 use super::handle::Control;
 use super::intake::Intake;
 use super::source::LogSource;
@@ -37,6 +38,7 @@ struct Outlet {
     store: DeliveryStore,
     clock: SharedClock,
     backoff: Backoff,
+    budget: Budget,
     board: Arc<Board>,
     control: watch::Receiver<Control>,
     stop: CancellationToken,
@@ -70,11 +72,24 @@ impl Engine {
         (board, control, stop): (Arc<Board>, watch::Receiver<Control>, CancellationToken),
     ) -> Self {
         let backoff = Backoff::new(config.retry_wait_max, rng);
+        let budget = Budget::new(config.limits.dead_letters_per_minute_max);
         let committed =
             Checkpoint { log_id: source.log_id(), cursor: Cursor::default(), totals: Totals::default() };
         let remembers = false;
-        let outlet =
-            Outlet { config, id, sink, store, clock, backoff, board, control, stop, remembers, committed };
+        let outlet = Outlet {
+            config,
+            id,
+            sink,
+            store,
+            clock,
+            backoff,
+            budget,
+            board,
+            control,
+            stop,
+            remembers,
+            committed,
+        };
         Self { transform: Some(transform), source, outlet }
     }
 
@@ -306,12 +321,16 @@ impl Outlet {
         let mut attempts = 0;
         loop {
             self.gate().await?;
-            let oldest = work.oldest_ms(&window);
-            self.board.update(|facts| facts.pending_since_ms = oldest);
+            let (oldest, now_ms) = (work.oldest_ms(&window), self.clock.wall_ms());
+            self.board.update(|facts| {
+                facts.pending_since_ms = oldest;
+                facts.busy_since_ms.get_or_insert(now_ms);
+            });
             attempts += 1;
             let error = match self.attempt(work, &mut window, attempts).await {
                 Ok(true) => {
                     self.recovered();
+                    self.keep_to_budget()?;
                     return Ok((window.start, Window::Settled));
                 }
                 Ok(false) => continue,
@@ -431,8 +450,12 @@ impl Outlet {
 
     fn advance(&mut self, after: Checkpoint) {
         debug_assert!(after.totals.balanced() && after.cursor >= self.committed.cursor);
+        let before = self.committed.totals;
+        let (settled, dead) = (after.totals.matched - before.matched, after.totals.dead - before.dead);
+        self.budget.count(self.clock.monotonic(), settled, dead);
         self.committed = after;
         self.board.update(|facts| {
+            facts.busy_since_ms = None;
             facts.committed = after.totals;
             facts.cursor = after.cursor.offset;
             facts.settled = after.cursor.offset;
@@ -461,6 +484,16 @@ impl Outlet {
         self.board.update(|facts| facts.failed(state, error, now_ms, None));
         tracing::error!(pipeline = %self.id, error = error.in_words(), hint = error.hint(), "delivery is halted");
         Err(End::Hold)
+    }
+
+    /// Halts once too many rows have died: they are kept, and so is everything that comes after them.
+    fn keep_to_budget(&mut self) -> Result<(), End> {
+        let Some(dead) = self.budget.exceeded() else { return Ok(()) };
+        self.budget.reset(self.clock.monotonic());
+        self.hold(&SinkError::new(
+            ErrorKind::RefusesAll,
+            format!("{dead} rows went to the dead letters in a minute"),
+        ))
     }
 
     /// Sleeps; an operator who resumes ends the wait.

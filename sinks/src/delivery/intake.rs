@@ -3,6 +3,7 @@
 //! must never know a sink.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -171,7 +172,9 @@ impl Intake {
             return;
         }
         self.scratch.clear();
-        let result = self.transform.apply(&event, &mut self.scratch);
+        // A fault of ours in one rule must not take the pipeline down, and with it every event after this one.
+        let rule = AssertUnwindSafe(|| self.transform.apply(&event, &mut self.scratch));
+        let result = catch_unwind(rule).unwrap_or_else(|_| Err("the rule panicked on the event".to_owned()));
         let made = match result {
             // A failure stands for the event's only row; when it is settled already, so is the event.
             Err(reason) if skipped == 0 => {

@@ -3,6 +3,7 @@
 //! gives it a [`Transform`] and a [`Sink`](crate::Sink).
 
 mod backoff;
+mod budget;
 mod engine;
 mod handle;
 mod intake;
@@ -49,7 +50,13 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// How long the first row of a batch waits for others.
     pub batch_wait: Duration,
+    /// Dead letters in a minute; beyond it, and if more rows die than are delivered, delivery halts until somebody
+    /// resumes it. Healthy rows among a few bad ones are never held up.
+    pub dead_letters_per_minute_max: u64,
 }
+
+/// [`Limits::dead_letters_per_minute_max`] unless a sink's options say otherwise.
+pub const DEAD_LETTERS_PER_MINUTE: u64 = 1_000;
 
 /// Where a pipeline begins that never committed anything. One that did goes on from its cursor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

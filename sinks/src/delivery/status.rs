@@ -63,6 +63,8 @@ pub struct PipelineStatus {
     pub notes: Vec<String>,
 }
 
+/// How long a batch may be tried without progress before the pipeline is shown as stalled.
+const STALLED_AFTER_MS: i64 = 60_000;
 /// Notes kept for the status.
 const NOTES_MAX: usize = 16;
 
@@ -83,6 +85,8 @@ pub(crate) struct Facts {
     pub(crate) pending_since_ms: Option<i64>,
     /// Time of the last event that was read.
     pub(crate) read_at_ms: Option<i64>,
+    /// Since when a batch is tried and nothing of it is committed.
+    pub(crate) busy_since_ms: Option<i64>,
     pub(crate) failures: u32,
     pub(crate) next_attempt_at_ms: Option<i64>,
     pub(crate) last_error: Option<String>,
@@ -101,6 +105,7 @@ impl Default for Facts {
             settled: 0,
             pending_since_ms: None,
             read_at_ms: None,
+            busy_since_ms: None,
             failures: 0,
             next_attempt_at_ms: None,
             last_error: None,
@@ -125,7 +130,7 @@ impl Board {
             rule: id.rule.clone(),
             sink: id.sink.clone(),
             target: id.target.clone(),
-            state: facts.state,
+            state: facts.shown_state(now_ms),
             matched: facts.matched,
             delivered: facts.committed.delivered,
             dead: facts.committed.dead,
@@ -135,15 +140,31 @@ impl Board {
             lag_ms: oldest.map_or(0, |at| u64::try_from(now_ms.saturating_sub(at)).unwrap_or(0)),
             failures: facts.failures,
             next_attempt_at_ms: facts.next_attempt_at_ms,
-            last_error: facts.last_error,
+            last_error: facts.last_error.clone(),
             last_error_at_ms: facts.last_error_at_ms,
-            hint: facts.hint,
+            hint: facts.shown_hint(now_ms),
             notes: facts.notes,
         }
     }
 }
 
 impl Facts {
+    /// Health is progress: a target that is connected and does not advance is stalled.
+    fn shown_state(&self, now_ms: i64) -> PipelineState {
+        let tries = matches!(self.state, PipelineState::Running | PipelineState::Retrying);
+        if tries && self.stuck(now_ms) { PipelineState::Stalled } else { self.state }
+    }
+
+    fn shown_hint(&self, now_ms: i64) -> Option<String> {
+        let silent = self.hint.is_none() && self.stuck(now_ms);
+        let silence = || "the target takes rows and does not answer; look at it and at its locks".to_owned();
+        self.hint.clone().or_else(|| silent.then(silence))
+    }
+
+    fn stuck(&self, now_ms: i64) -> bool {
+        self.busy_since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= STALLED_AFTER_MS)
+    }
+
     pub(crate) fn failed(
         &mut self,
         state: PipelineState,

@@ -11,7 +11,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::database::{Database, DatabaseError};
-use crate::delivery::Limits;
+use crate::delivery::{DEAD_LETTERS_PER_MINUTE, Limits};
 use crate::error::{ErrorKind, SinkError};
 use crate::registry::{Kind, OptionSpec};
 use crate::sink::{Batch, BoxFuture, Durable, Memory, Outcome, PipelineId, RowOutcome, Sink};
@@ -34,7 +34,12 @@ pub(crate) const KIND: Kind = Kind {
     ],
     example: "CREATE SINK archive TYPE sqlite WITH (path = 'archive.db');",
     page: "sinks/docs/sqlite.md",
-    limits: Limits { batch_rows_max: 5_000, batch_bytes_max: 4 << 20, batch_wait: Duration::from_millis(20) },
+    limits: Limits {
+        batch_rows_max: 5_000,
+        batch_bytes_max: 4 << 20,
+        batch_wait: Duration::from_millis(20),
+        dead_letters_per_minute_max: DEAD_LETTERS_PER_MINUTE,
+    },
     has_targets: true,
     build: |options, env| {
         let config = Config::parse(options, env)?;

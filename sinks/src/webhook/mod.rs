@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use muster_core::clock::SharedClock;
 
-use crate::delivery::Limits;
+use crate::delivery::{DEAD_LETTERS_PER_MINUTE, Limits};
 use crate::error::SinkError;
 use crate::registry::{Kind, OptionSpec};
 use crate::sink::{Batch, BoxFuture, Memory, Outcome, PipelineId, Sink};
@@ -38,7 +38,12 @@ pub(crate) const KIND: Kind = Kind {
     ],
     example: "CREATE SINK ops TYPE webhook WITH (url = 'https://ops.example.com/muster', secret = '${env:OPS_SECRET}');",
     page: "sinks/docs/webhook.md",
-    limits: Limits { batch_rows_max: 100, batch_bytes_max: 1 << 20, batch_wait: Duration::from_millis(50) },
+    limits: Limits {
+        batch_rows_max: 100,
+        batch_bytes_max: 1 << 20,
+        batch_wait: Duration::from_millis(50),
+        dead_letters_per_minute_max: DEAD_LETTERS_PER_MINUTE,
+    },
     has_targets: false,
     build: |options, env| {
         let config = Config::parse(options)?;

@@ -19,6 +19,7 @@ pub const LOG_ID: u128 = 0xabcd_0000_0000_0000_0000_0000_0000_0000;
 /// A log in memory; clones share it.
 #[derive(Clone)]
 pub struct MemoryLog {
+    id: u128,
     events: Arc<Mutex<Vec<Arc<Event>>>>,
     end: Arc<watch::Sender<u64>>,
     first: Arc<Mutex<u64>>,
@@ -26,15 +27,19 @@ pub struct MemoryLog {
 
 impl Default for MemoryLog {
     fn default() -> Self {
-        Self { events: Arc::default(), end: Arc::new(watch::channel(0).0), first: Arc::default() }
+        Self::with_id(LOG_ID)
     }
 }
 
 impl MemoryLog {
+    pub fn with_id(id: u128) -> Self {
+        Self { id, events: Arc::default(), end: Arc::new(watch::channel(0).0), first: Arc::default() }
+    }
+
     pub fn append(&self, event: NewEvent) -> u64 {
         let mut events = self.events.lock().unwrap();
         let offset = events.len() as u64;
-        events.push(Arc::new(event.at(LOG_ID, offset)));
+        events.push(Arc::new(event.at(self.id, offset)));
         self.end.send_replace(offset + 1);
         offset
     }
@@ -54,7 +59,7 @@ impl MemoryLog {
 
 impl LogSource for MemoryLog {
     fn log_id(&self) -> u128 {
-        LOG_ID
+        self.id
     }
 
     fn first_offset(&self) -> u64 {
@@ -166,7 +171,12 @@ impl Transform for ByPayload {
 
 /// Limits that make many small batches.
 pub fn small_batches() -> Limits {
-    Limits { batch_rows_max: 10, batch_bytes_max: 1 << 20, batch_wait: Duration::from_millis(5) }
+    Limits {
+        batch_rows_max: 10,
+        batch_bytes_max: 1 << 20,
+        batch_wait: Duration::from_millis(5),
+        dead_letters_per_minute_max: 100_000,
+    }
 }
 
 /// Waits until `condition` holds, and panics with `what` if it does not within 20 s.

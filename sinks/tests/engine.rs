@@ -1,0 +1,396 @@
+//! What the delivery engine promises, one promise at a time, with a target that does as the test says. Faults that come
+//! together are in `simulation.rs`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test")]
+#![allow(unreachable_pub, reason = "shared test code")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use muster_core::clock::{Clock, SharedClock};
+use muster_core::event::{Event, EventKinds};
+use muster_core::value::Row;
+use muster_sinks::delivery::{
+    DeliveryStore, LetterFilter, Limits, Pipeline, PipelineConfig, PipelineHandle, PipelineState, Start,
+    Stopped, Transform, WAIT_MAX,
+};
+use muster_sinks::{
+    Batch, BoxFuture, Durable, ErrorKind, Memory, Outcome, PipelineId, RowOutcome, Sink, SinkError,
+};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use support::{ByPayload, MemoryLog, noise, publish, until, until_settled};
+
+type Answer = Box<dyn FnMut(&Batch) -> Result<Outcome, SinkError> + Send>;
+
+/// A target without a memory that keeps what it was given and answers as it was told.
+struct Scripted {
+    given: Arc<Mutex<Vec<Vec<u64>>>>,
+    answer: Arc<Mutex<Answer>>,
+    /// Whether it never answers.
+    silent: bool,
+}
+
+impl Sink for Scripted {
+    fn wants_recorded_batches(&self) -> bool {
+        false
+    }
+
+    fn open<'a>(&'a mut self, _: &'a PipelineId) -> BoxFuture<'a, Result<Memory, SinkError>> {
+        Box::pin(async { Ok(Memory::None) })
+    }
+
+    fn deliver<'a>(&'a mut self, batch: &'a Batch) -> BoxFuture<'a, Result<Outcome, SinkError>> {
+        Box::pin(async move {
+            self.given.lock().unwrap().push(batch.rows().map(|row| row.offset()).collect());
+            if self.silent {
+                std::future::pending::<()>().await;
+            }
+            (self.answer.lock().unwrap())(batch)
+        })
+    }
+
+    fn check(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct TokioClock(tokio::time::Instant);
+
+impl Clock for TokioClock {
+    fn wall_ms(&self) -> i64 {
+        1_000_000 + self.0.elapsed().as_millis() as i64
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+struct Bench {
+    log: MemoryLog,
+    store: DeliveryStore,
+    clock: SharedClock,
+    limits: Limits,
+    start: Start,
+    given: Arc<Mutex<Vec<Vec<u64>>>>,
+    answer: Arc<Mutex<Answer>>,
+    silent: bool,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            log: MemoryLog::default(),
+            store: DeliveryStore::inline(Path::new(":memory:")),
+            clock: Arc::new(TokioClock(tokio::time::Instant::now())),
+            limits: support::small_batches(),
+            start: Start::Earliest,
+            given: Arc::default(),
+            answer: Arc::new(Mutex::new(Box::new(|batch| Ok(Outcome::Durable(Durable::promise(batch)))))),
+            silent: false,
+        }
+    }
+
+    fn with_events(payloads: &[&str]) -> Self {
+        let bench = Self::new();
+        bench.append(payloads);
+        bench
+    }
+
+    fn append(&self, payloads: &[&str]) {
+        for payload in payloads {
+            let at_ms = 1000 + self.log.len() as i64;
+            self.log.append(if *payload == "noise" { noise(at_ms) } else { publish("a", payload, at_ms) });
+        }
+    }
+
+    fn answer(&self, answer: impl FnMut(&Batch) -> Result<Outcome, SinkError> + Send + 'static) {
+        *self.answer.lock().unwrap() = Box::new(answer);
+    }
+
+    fn run(&self) -> PipelineHandle {
+        self.run_rule(Box::new(ByPayload))
+    }
+
+    fn run_rule(&self, rule: Box<dyn Transform>) -> PipelineHandle {
+        let config = PipelineConfig {
+            id: PipelineId::new("rule", "sink", ""),
+            rule_version: "1".into(),
+            start: self.start,
+            limits: self.limits,
+            retry_wait_max: WAIT_MAX,
+        };
+        let sink = Scripted { given: self.given.clone(), answer: self.answer.clone(), silent: self.silent };
+        let (log, store, clock) = (Arc::new(self.log.clone()), self.store.clone(), self.clock.clone());
+        Pipeline::spawn(config, log, rule, Box::new(sink), store, clock, SmallRng::seed_from_u64(1))
+    }
+
+    fn given(&self) -> Vec<Vec<u64>> {
+        std::mem::take(&mut self.given.lock().unwrap())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_ends_by_rows_by_bytes_and_by_time() {
+    let mut bench = Bench::with_events(&["x"; 5]);
+    bench.limits = Limits { batch_rows_max: 2, batch_wait: Duration::from_secs(10), ..bench.limits };
+    let running = bench.run();
+    until("two full batches", async || running.status().cursor == 4).await;
+    assert_eq!(bench.given(), [vec![0, 1], vec![2, 3]], "the fifth row waits for others");
+    until_settled(&running, 5).await;
+    assert_eq!(bench.given(), [vec![4]], "but not for ever");
+    running.stop(Duration::from_secs(1)).await;
+
+    let big = "y".repeat(400);
+    bench.limits = Limits { batch_rows_max: 100, batch_bytes_max: 1000, ..bench.limits };
+    bench.append(&[&*big; 6]);
+    let running = bench.run();
+    until_settled(&running, 11).await;
+    let batches: Vec<_> = bench.given().iter().map(Vec::len).collect();
+    assert_eq!(batches, [3, 3], "three of some 450 bytes exceed 1000");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_of_many_rows_is_spread_over_batches() {
+    let bench = Bench::with_events(&["x", "25", "x"]);
+    let running = bench.run();
+    until_settled(&running, 3).await;
+    let batches: Vec<_> = bench.given().iter().map(Vec::len).collect();
+    assert_eq!(batches, [10, 10, 7]);
+    assert_eq!(running.status().delivered, 27);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_pipeline_begins_where_it_is_told() {
+    for (start, first) in [
+        (Start::Earliest, 0),
+        (Start::Latest, 8),
+        (Start::Offset(3), 3),
+        (Start::Offset(1 << 40), 8),
+        (Start::Timestamp(1005), 5),
+        (Start::Timestamp(i64::MAX), 8),
+    ] {
+        let mut bench = Bench::with_events(&["x"; 8]);
+        bench.start = start;
+        let running = bench.run();
+        until("the start", async || running.status().state == PipelineState::Running).await;
+        // A start that is found once holds, whatever comes between it and the first delivery.
+        running.kill().await;
+        bench.append(&["x"]);
+        bench.start = Start::Earliest;
+        let running = bench.run();
+        until_settled(&running, 9).await;
+        let given = bench.given().concat();
+        assert_eq!(given, (first..9).collect::<Vec<_>>(), "{start:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_match_nothing_move_the_cursor_too() {
+    let bench = Bench::with_events(&["noise", "none", "noise"]);
+    let running = bench.run();
+    until("the lag to be gone", async || running.status().lag_events == 0).await;
+    until_settled(&running, 3).await;
+    assert_eq!((running.status().matched, bench.given().len()), (0, 0));
+    bench.append(&["noise"; 50]);
+    tokio::task::yield_now().await;
+    assert_eq!(running.stop(Duration::from_secs(1)).await, Stopped::InTime);
+    let id = PipelineId::new("rule", "sink", "");
+    let cursor = bench.store.checkpoint(&id).await.unwrap().unwrap().cursor;
+    assert!(cursor.offset >= 3, "{cursor:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_retention_took_is_said_and_passed_over() {
+    let bench = Bench::with_events(&["x"; 10]);
+    let running = bench.run();
+    until_settled(&running, 10).await;
+    running.stop(Duration::from_secs(1)).await;
+    bench.given();
+    bench.append(&["x"; 10]);
+    bench.log.drop_before(15);
+    let running = bench.run();
+    until_settled(&running, 20).await;
+    assert_eq!(bench.given().concat(), (15..20).collect::<Vec<_>>());
+    let notes = running.status().notes;
+    assert_eq!(notes, ["events 10 to 15 were removed from the log before they were delivered"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_lost_its_end_halts_delivery() {
+    let mut bench = Bench::with_events(&["x"; 10]);
+    let running = bench.run();
+    until_settled(&running, 10).await;
+    running.stop(Duration::from_secs(1)).await;
+    bench.log = MemoryLog::default();
+    bench.append(&["x"; 4]);
+    let running = bench.run();
+    until("the halt", async || running.status().state == PipelineState::Stalled).await;
+    let status = running.status();
+    let said = status.last_error.unwrap();
+    assert_eq!(said, "the cursor stands at 10, but the log ends at 4: the log has lost its end");
+    // Once it is there again, an operator says so.
+    bench.append(&["x"; 7]);
+    running.resume();
+    until_settled(&running, 11).await;
+    assert_eq!(running.status().delivered, 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_log_is_begun_anew_and_the_totals_go_on() {
+    let mut bench = Bench::with_events(&["x"; 10]);
+    let running = bench.run();
+    until_settled(&running, 10).await;
+    running.stop(Duration::from_secs(1)).await;
+    bench.log = MemoryLog::with_id(77);
+    bench.append(&["x"; 3]);
+    let running = bench.run();
+    until_settled(&running, 3).await;
+    let status = running.status();
+    assert_eq!((status.matched, status.delivered), (13, 13), "{status:?}");
+    assert!(status.notes[0].contains("another one"), "{:?}", status.notes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn paused_means_that_nothing_is_delivered() {
+    let bench = Bench::new();
+    let running = bench.run();
+    until("the start", async || running.status().state == PipelineState::Running).await;
+    running.pause();
+    bench.append(&["x"; 30]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let status = running.status();
+    assert_eq!((status.state, status.delivered, bench.given().len()), (PipelineState::Paused, 0, 0));
+    assert_eq!((status.lag_events, status.lag_ms >= 60_000), (30, true), "{status:?}");
+    running.resume();
+    until_settled(&running, 30).await;
+    assert_eq!((running.status().state, running.status().lag_ms), (PipelineState::Running, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_never_answers_is_shown_and_stops_late() {
+    let mut bench = Bench::with_events(&["x"]);
+    bench.silent = true;
+    let running = bench.run();
+    until("the attempt", async || !bench.given.lock().unwrap().is_empty()).await;
+    assert_eq!(running.status().state, PipelineState::Running);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    let status = running.status();
+    assert_eq!(status.state, PipelineState::Stalled);
+    assert!(status.hint.unwrap().contains("does not answer"));
+    assert_eq!(running.stop(Duration::from_secs(2)).await, Stopped::Late);
+    bench.silent = false;
+    let running = bench.run();
+    until_settled(&running, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_delivers_what_was_gathered() {
+    let mut bench = Bench::with_events(&["x"; 3]);
+    bench.limits.batch_wait = Duration::from_secs(3600);
+    let running = bench.run();
+    until("the rows", async || running.status().pending == 3).await;
+    assert_eq!(running.stop(Duration::from_secs(1)).await, Stopped::InTime);
+    assert_eq!(bench.given(), [vec![0, 1, 2]]);
+    let id = PipelineId::new("rule", "sink", "");
+    assert_eq!(bench.store.checkpoint(&id).await.unwrap().unwrap().totals.delivered, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_breaks_its_word_is_halted() {
+    type Lie = fn(&Batch) -> Outcome;
+    let lies: [(Lie, &str); 3] = [
+        (|_| Outcome::PerRow { rows: vec![RowOutcome::Durable], error: None }, "1 answers for 2 rows"),
+        (
+            |batch| Outcome::PerRow {
+                rows: batch.rows().map(|_| RowOutcome::Untried).collect(),
+                error: None,
+            },
+            "neither delivered nor refused",
+        ),
+        (
+            |batch| {
+                let mut other = batch.clone();
+                other.after.cursor.offset += 1;
+                Outcome::Durable(Durable::promise(&other))
+            },
+            "promised another batch",
+        ),
+    ];
+    for (lie, said) in lies {
+        let bench = Bench::with_events(&["x"; 2]);
+        bench.answer(move |batch| Ok(lie(batch)));
+        let running = bench.run();
+        until("the halt", async || running.status().state == PipelineState::Stalled).await;
+        let status = running.status();
+        assert!(status.last_error.as_ref().unwrap().contains(said), "{status:?}");
+        assert_eq!((status.delivered, status.dead, status.pending), (0, 0, 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_refuses_everything_is_halted() {
+    let mut bench = Bench::with_events(&["x"; 200]);
+    bench.limits.dead_letters_per_minute_max = 50;
+    bench.answer(|_| Err(SinkError::new(ErrorKind::RejectedBatch, "no")));
+    let running = bench.run();
+    until("the halt", async || running.status().state == PipelineState::Stalled).await;
+    let status = running.status();
+    assert!((51..=60).contains(&status.dead), "at most a batch too many: {status:?}");
+    assert!(status.hint.unwrap().contains("dead letters"));
+    let letters = bench.store.count_letters(LetterFilter::default()).await.unwrap();
+    assert_eq!(letters, status.dead);
+    bench.answer(|batch| Ok(Outcome::Durable(Durable::promise(batch))));
+    running.resume();
+    until_settled(&running, 200).await;
+    assert_eq!(running.status().delivered + running.status().dead, 200);
+}
+
+/// A rule with a fault of ours.
+struct Panics;
+
+impl Transform for Panics {
+    fn kinds(&self) -> EventKinds {
+        EventKinds::ALL
+    }
+
+    fn apply(&mut self, event: &Event, rows: &mut Vec<Row>) -> Result<(), String> {
+        assert!(event.offset != 1, "a fault of the test");
+        ByPayload.apply(event, rows)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_panics_costs_one_event() {
+    let bench = Bench::with_events(&["x"; 3]);
+    let running = bench.run_rule(Box::new(Panics));
+    until_settled(&running, 3).await;
+    assert_eq!(bench.given().concat(), [0, 2]);
+    let letters = bench.store.letters(LetterFilter::default(), 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].cursor.offset, letters[0].reason.as_str()), (1, "the rule panicked on the event"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_are_listed_by_page_and_discarded() {
+    let bench = Bench::with_events(&["fail", "x", "fail", "fail"]);
+    let running = bench.run();
+    until_settled(&running, 4).await;
+    let page = |after_id| LetterFilter { after_id, rule: Some("rule".into()), ..LetterFilter::default() };
+    let first = bench.store.letters(page(None), 2).await.unwrap();
+    let second = bench.store.letters(page(Some(first[1].id)), 2).await.unwrap();
+    let offsets: Vec<_> = first.iter().chain(&second).map(|letter| letter.cursor.offset).collect();
+    assert_eq!(offsets, [0, 2, 3]);
+    let other = LetterFilter { sink: Some("other".into()), ..LetterFilter::default() };
+    assert_eq!(bench.store.discard_letters(other).await.unwrap(), 0);
+    let early = LetterFilter { to_ms: Some(1002), ..LetterFilter::default() };
+    assert_eq!(bench.store.discard_letters(early).await.unwrap(), 1);
+    assert_eq!(bench.store.count_letters(LetterFilter::default()).await.unwrap(), 2);
+    assert_eq!(bench.store.letter(first[0].id).await.unwrap(), None);
+    assert_eq!(running.status().dead, 3, "the books still count what was discarded");
+    let known = bench.store.pipelines().await.unwrap();
+    assert_eq!((known.len(), known[0].checkpoint.totals.dead), (1, 3));
+}
