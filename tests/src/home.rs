@@ -88,13 +88,17 @@ impl Home {
         self.data().join("muster.db")
     }
 
-    /// Asks the embedded database. None while there is no such database or table yet.
+    /// Asks the embedded database. None while there is no such database, table or column yet.
     pub fn query(&self, sql: &str) -> Option<Vec<Vec<Value>>> {
         let db = Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
         db.busy_timeout(PATIENCE).expect("a limit");
         let mut statement = match db.prepare(sql) {
             Ok(statement) => statement,
-            Err(error) if error.to_string().contains("no such table") => return None,
+            Err(error)
+                if ["no such table", "no such column"].iter().any(|it| error.to_string().contains(it)) =>
+            {
+                return None;
+            }
             Err(error) => panic!("{sql}: {error}"),
         };
         let columns = statement.column_count();

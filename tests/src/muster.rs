@@ -55,8 +55,8 @@ impl Muster {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut muster = Self { child, output, mqtt: unknown, http: unknown };
         until("muster prints where it listens", PATIENCE, async || {
-            muster.mqtt = muster.find("mqtt://")?;
-            muster.http = muster.find("http://")?;
+            muster.mqtt = muster.find("mqtt listening on mqtt://")?;
+            muster.http = muster.find("http listening on http://")?;
             Some(())
         })
         .await;

@@ -6,3 +6,15 @@
     clippy::panic,
     reason = "a test says by a panic what is wrong"
 )]
+
+mod common;
+mod config;
+mod crash;
+mod demo;
+mod devices;
+mod load;
+mod rest;
+mod rules;
+mod sessions;
+mod stop;
+mod webhook;
