@@ -105,10 +105,12 @@ pub(super) fn conservation(
     ))
 }
 
-/// The last of the history, as `sqlite3 -header -column` shows it, with the query above it.
+/// The history of the device that came and went most often, as `sqlite3 -header -column` shows it, with the query
+/// above it.
 pub(super) fn history(database: &Path) -> Result<Vec<String>, Error> {
     const QUERY: &str = "SELECT clientid, event, reason, session, datetime(at / 1000, 'unixepoch') AS at \
-                         FROM device_history ORDER BY at DESC, seq DESC LIMIT 10";
+                         FROM device_history WHERE clientid = (SELECT clientid FROM devices ORDER BY connects DESC) \
+                         ORDER BY seq DESC LIMIT 12";
     let read = || -> Result<Vec<[String; 5]>, rusqlite::Error> {
         let db = open(database)?;
         let mut statement = db.prepare(QUERY)?;

@@ -72,7 +72,7 @@ impl Device {
 
     /// Lives until `stop`, then leaves with DISCONNECT. Returns what it remembers.
     pub(super) async fn run(mut self, tally: &Tally, stop: CancellationToken) -> Book {
-        let pause = Duration::from_millis(self.rng.random_range(0..1_500));
+        let pause = Duration::from_millis(self.rng.random_range(0..1_000));
         let mut next = self.line();
         let _stopped = stop.run_until_cancelled(sleep(pause)).await;
         while !stop.is_cancelled() {
@@ -87,7 +87,7 @@ impl Device {
                 3..8 => Exit::Drop,
                 _ => Exit::Takeover,
             };
-            let stay = Duration::from_millis(self.rng.random_range(2_000..9_000));
+            let stay = Duration::from_millis(self.rng.random_range(1_000..6_000));
             // A line that drops does so with messages under way: the broker may have them or not.
             let settle = exit != Exit::Drop || stop.is_cancelled();
             self.publish_for(&mut line, stay, settle, tally, &stop).await;
@@ -112,7 +112,7 @@ impl Device {
                 }
             }
             drop(line);
-            let away = Duration::from_millis(self.rng.random_range(500..4_000));
+            let away = Duration::from_millis(self.rng.random_range(300..2_500));
             let _stopped = stop.run_until_cancelled(sleep(away)).await;
         }
         self.book

@@ -220,16 +220,16 @@ impl Pipelines {
         }
         stop_all(ending, STOP_WAIT).await;
         self.parts.wanted.set(plan.kinds());
-        let mut running = lock(&self.running);
         for id in changes.started.iter().chain(&changes.changed) {
             if let Some(planned) = plan.pipelines.remove(id) {
-                running.insert(id.clone(), self.spawn(id, planned));
+                let running = self.spawn(id, planned).await;
+                lock(&self.running).insert(id.clone(), running);
             }
         }
         changes
     }
 
-    fn spawn(&self, id: &PipelineId, planned: Planned) -> Running {
+    async fn spawn(&self, id: &PipelineId, planned: Planned) -> Running {
         let Planned { program, built, identity, start, rule_version } = planned;
         let Parts { journal, store, clock, seed, retry_wait_max, .. } = &self.parts;
         // A chance of its own for each pipeline, the same at each start.
@@ -237,7 +237,7 @@ impl Pipelines {
         let config = PipelineConfig {
             id: id.clone(),
             rule_version,
-            start: start::begin(start.as_deref(), journal),
+            start: start::begin(id, start.as_deref(), journal, store, clock.wall_ms()).await,
             limits: built.limits,
             retry_wait_max: *retry_wait_max,
         };
@@ -296,4 +296,32 @@ async fn stop_all(pipelines: BTreeMap<PipelineId, Running>, limit: Duration) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::clock::ManualClock;
+
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_touched() {
+        let env =
+            SinkEnv { data_dir: "/nowhere".into(), databases: Default::default(), clock: ManualClock::at(0) };
+        let planned = |rules: &[(&str, &str)]| {
+            let text = |(name, filter): &(&str, &str)| {
+                format!("CREATE RULE {name} INTO sqlite AS SELECT topic FROM \"{filter}\";\n")
+            };
+            let file = RuleFile { name: "f.sql".to_owned(), text: rules.iter().map(text).collect() };
+            let (plan, diagnostics) = plan(&[file], &env);
+            assert!(diagnostics.is_empty(), "{diagnostics:?}");
+            plan
+        };
+        let before = planned(&[("stays", "s"), ("changes", "c"), ("goes", "g")]);
+        let after = planned(&[("changes", "c/#"), ("stays", "s"), ("comes", "n")]);
+        let running = before.pipelines.iter().map(|(id, it)| (id, &it.identity)).collect();
+        let changes = Changes::between_identities(&running, &after);
+        let id = |rule: &str| vec![PipelineId::new(rule, "sqlite", rule)];
+        assert_eq!(changes, Changes { started: id("comes"), changed: id("changes"), stopped: id("goes") });
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use muster_core::event::EventKinds;
 use muster_rules::ast::{OptionEntry, Options, Rule, Select, SinkDef, Source, Span, Statement, Target};
 use muster_rules::{Diagnostic, RuleProgram, Severity};
-use muster_sinks::{Built, COMMON, PipelineId, SinkEnv, SinkSpec, build};
+use muster_sinks::{Built, COMMON, PipelineId, SinkEnv, SinkSpec, build, kinds};
 
 use super::{secrets, start};
 
@@ -195,6 +195,15 @@ impl Planner<'_> {
         if !self.rule_options(rule) {
             return;
         }
+        if rule.into.is_empty() {
+            self.diagnostics.push(Diagnostic {
+                severity: Severity::Warning,
+                source: rule.source.clone(),
+                span: rule.name.span,
+                message: format!("the rule `{}` writes nowhere", rule.name.text),
+                help: Some("CREATE RULE name INTO sqlite.table AS SELECT ... gives it a table".to_owned()),
+            });
+        }
         let rule_version = version(rule);
         for target in &rule.into {
             match target {
@@ -282,20 +291,18 @@ impl Planner<'_> {
         // What the rule says of its batches goes before what its sink says.
         let mut options = declared.options.clone();
         options.extend(rule_options);
-        let built = self.build(
-            &Declared { def: None, kind: declared.kind.clone(), options, broken: false },
-            sink,
-            table,
-            &rule.name.text,
-        );
-        match built {
+        let kind = declared.kind.clone();
+        let as_asked = Declared { def: None, kind: kind.clone(), options, broken: false };
+        match self.build(&as_asked, sink, table, &rule.name.text) {
             Ok(built) => {
                 let id = PipelineId::new(&rule.name.text, sink, &built.target);
                 let rule_version = rule_version.to_owned();
                 Some((id, Planned { program: program.clone(), built, identity, start, rule_version }))
             }
             Err(error) => {
-                self.error(&rule.source, span, error.in_words(), error.hint());
+                let (source, message) = (rule.source.clone(), error.in_words());
+                let help = help(&kind, &message);
+                self.diagnostics.push(Diagnostic { severity: Severity::Error, source, span, message, help });
                 None
             }
         }
@@ -321,8 +328,9 @@ impl Planner<'_> {
             def.options.0.iter().find(|entry| spoken_of(&entry.key.text)).map(|entry| entry.key.span);
         let kind = spoken_of(&def.kind.text).then_some(def.kind.span);
         let span = option.or(kind).unwrap_or(def.name.span);
-        let (source, hint) = (def.source.clone(), error.hint().to_owned());
-        self.error(&source, span, message, &hint);
+        let source = def.source.clone();
+        let help = help(&def.kind.text, &message);
+        self.diagnostics.push(Diagnostic { severity: Severity::Error, source, span, message, help });
     }
 
     fn error(&mut self, source: &Arc<Source>, span: Span, message: impl Into<String>, help: &str) {
@@ -336,6 +344,12 @@ impl Planner<'_> {
     }
 }
 
+/// How a sink of this kind is declared, unless the message says already what was meant.
+fn help(kind: &str, message: &str) -> Option<String> {
+    let kind = kinds().iter().find(|it| it.name == kind).filter(|_| !message.contains("did you mean"))?;
+    Some(format!("for example: {}", kind.example))
+}
+
 /// A hash of what the rule selects (FNV-1a, equal in every build), for what is kept over a restart.
 fn version(rule: &Rule) -> String {
     let span = rule.select.span;
@@ -344,4 +358,116 @@ fn version(rule: &Rule) -> String {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use muster_core::clock::ManualClock;
+    use muster_sinks::database::Databases;
+
+    use super::*;
+
+    fn env() -> SinkEnv {
+        SinkEnv { data_dir: "/nowhere".into(), databases: Databases::default(), clock: ManualClock::at(0) }
+    }
+
+    fn files(texts: &[&str]) -> Vec<RuleFile> {
+        let named =
+            |(at, text): (usize, &&str)| RuleFile { name: format!("{at}.sql"), text: (*text).to_owned() };
+        texts.iter().enumerate().map(named).collect()
+    }
+
+    /// The pipelines planned, then what is wrong.
+    fn check(texts: &[&str], expect: Expect) {
+        let (plan, diagnostics) = plan(&files(texts), &env());
+        let pipelines = plan.pipelines.keys().map(ToString::to_string);
+        let lines: Vec<_> = pipelines.chain(diagnostics.iter().map(ToString::to_string)).collect();
+        expect.assert_eq(&lines.join("\n"));
+    }
+
+    #[test]
+    fn sinks_may_stand_in_another_file_and_sqlite_needs_none() {
+        check(
+            &[
+                "CREATE RULE a INTO sqlite.t, hook AS SELECT topic FROM \"a/#\";\n\
+                 CREATE RULE b INTO sqlite AS SELECT topic FROM \"b\";",
+                "CREATE SINK hook TYPE webhook WITH (url = 'http://localhost:1/');",
+            ],
+            expect![[r#"
+                a > hook
+                a > sqlite.t
+                b > sqlite.b"#]],
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_sinks_has_its_place() {
+        check(
+            &["CREATE SINK hook TYPE webhok WITH (url = 'http://localhost:1/');\n\
+               CREATE SINK hook2 TYPE webhook WITH (\n  url = 'http://localhost:1/',\n  timeot_ms = 5);\n\
+               CREATE SINK hook3 TYPE webhook WITH (url = '${env:MUSTER_TEST_NOWHERE}');\n\
+               CREATE SINK sqlite TYPE sqlite;"],
+            expect![[r#"
+                0.sql:1:23: error: there is no sink of type `webhok`; did you mean `webhook`?
+                0.sql:4:3: error: a webhook sink has no option `timeot_ms`; did you mean `timeout_ms`?
+                0.sql:5:44: error: the environment variable MUSTER_TEST_NOWHERE is not set; the sink can be built once it is there
+                0.sql:6:13: error: the sink `sqlite` exists without being declared; it writes to muster.db in the data directory; give yours another name"#]],
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_targets_has_its_place() {
+        check(
+            &["CREATE RULE a INTO sqlit.t AS SELECT topic FROM \"a\";\n\
+               CREATE RULE b INTO sqlite.devices AS SELECT topic FROM \"a\";\n\
+               CREATE RULE c INTO sqlite.t, sqlite.t AS SELECT topic FROM \"a\";\n\
+               CREATE RULE d INTO sqlite.t WITH (strat = 'latest') AS SELECT topic FROM \"a\";\n\
+               CREATE RULE e INTO sqlite.t WITH (start = 'soon') AS SELECT topic FROM \"a\";\n\
+               CREATE RULE f INTO sqlite.t WITH (start = 'earliest', batch_rows = 7) AS SELECT topic FROM \"a\";"],
+            expect![[r#"
+                c > sqlite.t
+                f > sqlite.t
+                0.sql:1:20: error: there is no sink named `sqlit`; did you mean `sqlite`? CREATE SINK sqlit TYPE ... declares a new one
+                0.sql:2:20: error: the table `devices` is kept by Muster itself; it says who is online, and can be read at any time; choose another table
+                0.sql:3:30: error: the rule writes to this target twice; remove one of the two
+                0.sql:4:35: error: a rule has no option `strat`; did you mean `start`?
+                0.sql:5:43: error: `soon` is none of latest, earliest, an offset, a time such as 2026-01-02T03:04:05Z; it says where a rule begins that never ran"#]],
+        );
+    }
+
+    #[test]
+    fn at_the_start_a_broken_file_does_not_stop_the_others() {
+        let texts = [
+            "CREATE RULE a INTO sqlite AS SELECT topic FROM \"a\";",
+            "CREATE RULE b INTO sqlite AS SELECT topic FRM \"a\";",
+            "CREATE SINK s TYPE nonsense;",
+            "CREATE RULE c INTO s AS SELECT topic FROM \"a\";",
+        ];
+        let (plan, diagnostics) = plan_what_can_run(&files(&texts), &env());
+        let pipelines: Vec<_> = plan.pipelines.keys().map(ToString::to_string).collect();
+        assert_eq!(pipelines, ["a > sqlite.a"]);
+        let broken: Vec<_> = diagnostics.iter().map(Diagnostic::file).collect();
+        assert_eq!(broken, ["1.sql", "2.sql", "3.sql"]);
+    }
+
+    #[test]
+    fn the_same_rule_in_other_words_is_the_same_and_another_one_is_not() {
+        let identity = |texts: &[&str]| {
+            let (mut plan, diagnostics) = plan(&files(texts), &env());
+            assert!(diagnostics.is_empty(), "{diagnostics:?}");
+            plan.pipelines.pop_first().expect("a pipeline").1.identity
+        };
+        let one = identity(&["CREATE RULE a INTO sqlite.t AS SELECT topic FROM \"a\" WHERE qos = 1;"]);
+        let same = identity(&[
+            "-- a comment\ncreate rule a into sqlite.t as\n  select topic from \"a\" where qos = 1;",
+        ]);
+        assert!(one == same);
+        for other in [
+            "CREATE RULE a INTO sqlite.t AS SELECT topic FROM \"a\" WHERE qos = 2;",
+            "CREATE RULE a INTO sqlite.t WITH (batch_rows = 1) AS SELECT topic FROM \"a\" WHERE qos = 1;",
+        ] {
+            assert!(one != identity(&[other]), "{other}");
+        }
+    }
 }

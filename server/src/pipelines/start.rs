@@ -1,7 +1,11 @@
 //! Where a pipeline begins that never ran: the rule's option `start`.
 
+use std::sync::Arc;
+
 use muster_core::journal::Journal;
-use muster_sinks::delivery::Start;
+use muster_sinks::delivery::{DeliveryStore, Start};
+use muster_sinks::{Checkpoint, Cursor, PipelineId, Totals};
+use tracing::warn;
 
 /// What may be written in `start`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +32,35 @@ pub(super) fn parse(text: &str) -> Result<Written, String> {
     })
 }
 
-/// Where to begin. What is newest is settled now, so that a sink that can only be opened later misses nothing.
-pub(super) fn begin(written: Option<&str>, journal: &Journal) -> Start {
-    match written.map(parse) {
-        None | Some(Ok(Written::Latest) | Err(_)) => Start::Offset(journal.next_offset()),
-        Some(Ok(Written::Earliest)) => Start::Earliest,
-        Some(Ok(Written::Offset(offset))) => Start::Offset(offset),
-        Some(Ok(Written::Timestamp(ms))) => Start::Timestamp(ms),
+/// The offset at which a pipeline begins, written down the first time, before anything that it waits for can happen:
+/// neither a crash nor a target that cannot be reached yet may let it begin later than it was meant to.
+pub(super) async fn begin(
+    id: &PipelineId,
+    written: Option<&str>,
+    journal: &Journal,
+    store: &DeliveryStore,
+    now_ms: i64,
+) -> Start {
+    let log_id = journal.log_id();
+    match store.checkpoint(id).await {
+        Ok(Some(known)) if known.log_id == log_id => return Start::Offset(known.cursor.offset),
+        Ok(_) => {}
+        Err(error) => warn!(pipeline = %id, error = %crate::error::chain(&error), "its books cannot be read"),
     }
+    let offset = match written.map(parse) {
+        None | Some(Ok(Written::Latest) | Err(_)) => journal.next_offset(),
+        Some(Ok(Written::Earliest)) => journal.first_offset(),
+        Some(Ok(Written::Offset(offset))) => offset,
+        Some(Ok(Written::Timestamp(ms))) => {
+            journal.offset_at_time(ms).unwrap_or_else(|_| journal.first_offset())
+        }
+    };
+    let offset = offset.min(journal.next_offset());
+    let checkpoint = Checkpoint { log_id, cursor: Cursor::at(offset), totals: Totals::default() };
+    if let Err(error) = store.commit(&Arc::new(id.clone()), checkpoint, Vec::new(), now_ms).await {
+        warn!(pipeline = %id, error = %crate::error::chain(&error), "where it begins could not be written down");
+    }
+    Start::Offset(offset)
 }
 
 #[cfg(test)]

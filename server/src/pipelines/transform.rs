@@ -8,6 +8,9 @@ use muster_core::value::Row;
 use muster_rules::{EvalContext, RuleProgram};
 use muster_sinks::delivery::Transform;
 
+/// What `getenv('NAME')` puts before the name: rules see no other variable, so that none of our secrets gets out.
+const ENV_PREFIX: &str = "EMQXVAR_";
+
 /// Runs one rule's program.
 pub(super) struct RuleTransform {
     program: Arc<RuleProgram>,
@@ -16,7 +19,14 @@ pub(super) struct RuleTransform {
 
 impl RuleTransform {
     pub(super) fn new(program: Arc<RuleProgram>, clock: SharedClock, seed: u64) -> Self {
-        Self { program, context: EvalContext::new(clock, seed) }
+        let now = jiff::Timestamp::from_millisecond(clock.wall_ms()).unwrap_or_default();
+        let local = jiff::tz::TimeZone::system().to_offset(now).seconds();
+        // What functions of chance give must not come again after a restart.
+        let seed = seed ^ clock.wall_ms().unsigned_abs();
+        let context = EvalContext::new(clock, seed)
+            .with_local_offset(local.into())
+            .with_env(Arc::new(|name| std::env::var(format!("{ENV_PREFIX}{name}")).ok()));
+        Self { program, context }
     }
 }
 

@@ -78,12 +78,19 @@ impl Platform {
         let rules = config.rules.display();
         pipelines.start().await.map_err(start(format!("cannot read the rules in {rules}")))?;
 
-        let broker = start_broker(&config, &journal, wanted, clock.clone()).await?;
-        let app = App::new(&config, &clock, &journal, &broker, &pipelines);
-        let rest = match RestServer::start(&config.http, app).await {
-            Ok(rest) => rest,
+        let (broker, rest) = match open_doors(&config, &journal, &pipelines, wanted, clock.clone()).await {
+            Ok(doors) => doors,
             Err(error) => {
-                broker.shutdown().await;
+                let stopped = sessions::lifecycle(
+                    EventKind::NodeStopped,
+                    &config.node,
+                    "failed to start",
+                    clock.wall_ms(),
+                );
+                let _written = journal.append(stopped).await;
+                pipelines.stop(config.stop_timeout).await;
+                drop((pipelines, follower));
+                let _closed = journal.close().await;
                 return Err(error);
             }
         };
@@ -161,7 +168,10 @@ impl Platform {
         }
         // What follows the log looks once more before it ends, so that it sees all of the above.
         following.cancel();
-        let (_folder, _presence) = tokio::join!(folder, presence);
+        let followers = async { tokio::join!(folder, presence) };
+        if tokio::time::timeout(left(), followers).await.is_err() {
+            warn!("presence is behind; it catches up at the next start");
+        }
         // The log is closed with what is left after that.
         pipelines.stop(left().saturating_sub(Duration::from_millis(200))).await;
         drop((broker, pipelines));
@@ -249,6 +259,25 @@ async fn settle_the_past(config: &Config, journal: &Journal, clock: &SharedClock
     journal.durable(appended.offset).await.map_err(start(unwritten()))?;
     follower.catch_up().map_err(start(unusable()))?;
     Ok(follower)
+}
+
+/// Starts what listens: last, when everything behind it is ready.
+async fn open_doors(
+    config: &Config,
+    journal: &Journal,
+    pipelines: &Arc<Pipelines>,
+    wanted: Wanted,
+    clock: SharedClock,
+) -> Result<(Broker, RestServer), Error> {
+    let broker = start_broker(config, journal, wanted, clock.clone()).await?;
+    let app = App::new(config, &clock, journal, &broker, pipelines);
+    match RestServer::start(&config.http, app).await {
+        Ok(rest) => Ok((broker, rest)),
+        Err(error) => {
+            broker.shutdown().await;
+            Err(error)
+        }
+    }
 }
 
 async fn start_broker(
