@@ -186,6 +186,14 @@ impl Clients {
         control.send(Control::Kick { reply }).await.is_ok() && done.await.is_ok()
     }
 
+    /// Tells one session that the server stops: one that registered while the others were told.
+    pub(crate) async fn shut_down_one(&self, clientid: &str) {
+        if let Some(control) = self.control(clientid) {
+            // Who has ended meanwhile needs not be told.
+            drop(control.send(Control::Shutdown).await);
+        }
+    }
+
     /// Tells every session that the server stops.
     pub(crate) async fn shut_down(&self) {
         let controls: Vec<_> = {

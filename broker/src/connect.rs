@@ -201,6 +201,9 @@ impl Handshake {
         let (registration, control) = hub.clients.register(&turn, Arc::clone(&facts));
         hub.clients.connected.fetch_add(1, Ordering::Relaxed);
         drop(turn);
+        if hub.shutdown.is_cancelled() {
+            hub.clients.shut_down_one(&self.connect.clientid).await;
+        }
         let mut actor = Actor { hub, recorder, facts, control, registration, session };
         actor.publish_subscriptions();
         // A router that is gone is noticed again, and dealt with, in the session's loop.

@@ -1,3 +1,5 @@
+//! Packets byte by byte, and bytes that are no packets.
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use muster_core::event::proto;
 use proptest::prelude::*;
@@ -162,14 +164,17 @@ proptest! {
     #[test]
     fn a_publish_round_trips(
         (topic, payload) in (".{0,60}", any::<Vec<u8>>()), qos in 0u8..3, pkid in 1u16.., retain in any::<bool>(),
-        (content_type, user) in (prop::option::of("[^\0]{0,20}"), prop::collection::vec(("[^\0]{0,5}", "[^\0]{0,5}"), 0..4)),
+        content_type in prop::option::of("[^\0]{0,20}"),
+        user in prop::collection::vec(("[^\0]{0,5}", "[^\0]{0,5}"), 0..4),
         expiry in prop::option::of(any::<u32>()), v5 in any::<bool>(),
     ) {
         prop_assume!(!topic.contains('\0'));
         let version = if v5 { Version::V5 } else { Version::V4 };
         let qos = Qos::from_u8(qos).unwrap();
         let user_property = user.into_iter().map(|(key, value)| proto::UserProperty { key, value }).collect();
-        let props = proto::Properties { content_type, user_property, message_expiry_interval: expiry, ..Default::default() };
+        let props = proto::Properties {
+            content_type, user_property, message_expiry_interval: expiry, ..Default::default()
+        };
         let payload = Bytes::from(payload);
         let publish = PublishOut {
             topic: &topic, payload: &payload, qos, retain, dup: false, pkid, props: Some(&props),

@@ -1,6 +1,6 @@
 //! The registry: what must be found again after a restart and is no history, in an embedded SQLite database
-//! (`registry.db`). Today: retained messages, and up to where the event log is in them. Writes are queued and committed in batches by one thread, so that no
-//! session waits for SQLite. It must never know what a message means.
+//! (`registry.db`). Today: retained messages, and up to where the event log is in them. Writes are queued and committed
+//! in batches by one thread, so that no session waits for SQLite. It must never know what a message means.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

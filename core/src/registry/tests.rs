@@ -1,3 +1,5 @@
+//! The registry over real files.
+
 //! The registry over a real file: what is written is found again.
 
 use super::*;
