@@ -1,12 +1,15 @@
 //! Rule files as a whole: every file parsed and planned, names held against each other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::ast::{Name, Source, Statement};
-use crate::diagnostic::{Diagnostic, Problem};
-use crate::plan;
+use muster_core::value::Value;
+
+use crate::ast::{Name, Options, Rule, Source, Statement, Target};
+use crate::diagnostic::{Diagnostic, Problem, nearest};
 use crate::syntax::{self, Mode};
+use crate::template::Template;
+use crate::{alarm, plan};
 
 /// Reads one file. Statements without errors are returned, and everything that is to be said of the file.
 pub fn parse(file: &str, text: &str) -> (Vec<Statement>, Vec<Diagnostic>) {
@@ -26,14 +29,15 @@ pub fn parse_files<'a>(
         for statement in found {
             let of_statement = check(&statement, &source, &mut names);
             if !of_statement.iter().any(Diagnostic::is_error) {
-                statements.push(statement);
+                statements.push((statement, source.clone()));
             }
             problems.extend(of_statement);
         }
         problems.sort_by_key(|problem| problem.span.start);
         diagnostics.append(&mut problems);
     }
-    (statements, diagnostics)
+    diagnostics.extend(together(&statements, &names));
+    (statements.into_iter().map(|(statement, _)| statement).collect(), diagnostics)
 }
 
 #[derive(Default)]
@@ -56,18 +60,122 @@ impl Names {
 }
 
 fn check(statement: &Statement, source: &Arc<Source>, names: &mut Names) -> Vec<Diagnostic> {
-    let mut diagnostics = Vec::new();
-    match statement {
-        Statement::CreateSink(sink) => diagnostics.extend(names.add("sink", &sink.name, source)),
+    let mut problems = Vec::new();
+    let taken = match statement {
+        Statement::CreateSink(sink) => names.add("sink", &sink.name, source),
         Statement::CreateRule(rule) => {
-            diagnostics.extend(names.add("rule", &rule.name, source));
-            let plan = plan::select(&rule.select, Mode::Extended);
-            diagnostics.extend(plan.problems.into_iter().map(|problem| problem.at(source)));
+            problems.extend(plan::select(&rule.select, Mode::Extended).problems);
+            problems.extend(start_option(&rule.options));
+            names.add("rule", &rule.name, source)
         }
         Statement::CreateAlarm(alarm) => {
-            diagnostics.extend(names.add("alarm", &alarm.name, source));
+            problems.extend(alarm::problems(alarm));
+            names.add("alarm", &alarm.name, source)
         }
-        Statement::CommentOnRule { .. } => {}
+        Statement::CommentOnRule { .. } => None,
+    };
+    taken.into_iter().chain(problems.into_iter().map(|problem| problem.at(source))).collect()
+}
+
+/// `start = 'earliest' | 'latest' | offset | '2026-01-01T00:00:00Z'`.
+fn start_option(options: &Options) -> Option<Problem> {
+    let entry = options.0.iter().find(|entry| entry.key.text == "start")?;
+    let good = match &entry.value {
+        Value::Int(offset) => *offset >= 0,
+        other => {
+            let text = other.as_str()?;
+            matches!(text, "earliest" | "latest") || text.parse::<jiff::Timestamp>().is_ok()
+        }
+    };
+    let help = "write 'earliest', 'latest', an offset such as 1200, or a time such as '2026-01-31T00:00:00Z'";
+    (!good).then(|| Problem::new(entry.span, "a rule cannot start there").help(help))
+}
+
+/// What can be seen only when all files were read: comments on rules that are not there, and rules that republish in
+/// a circle.
+fn together(statements: &[(Statement, Arc<Source>)], names: &Names) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (statement, source) in statements {
+        if let Statement::CommentOnRule { rule, .. } = statement
+            && !names.seen.contains_key(&("rule", rule.text.clone()))
+        {
+            let problem = Problem::new(rule.span, format!("there is no rule `{}`", rule.text));
+            let rules = names.seen.keys().filter(|(kind, _)| *kind == "rule").map(|(_, name)| name.as_str());
+            let problem = match nearest(&rule.text, rules) {
+                Some(meant) => problem.help(format!("did you mean `{meant}`?")),
+                None => problem,
+            };
+            found.push(problem.at(source));
+        }
     }
-    diagnostics
+    let rules: Vec<&Rule> = statements
+        .iter()
+        .filter_map(|(statement, _)| match statement {
+            Statement::CreateRule(rule) => Some(rule),
+            _ => None,
+        })
+        .collect();
+    for (at, rule) in rules.iter().enumerate() {
+        for target in &rule.into {
+            let Target::Republish { topic, .. } = target else { continue };
+            if let Some(way) = circle(&rules, at, &topic.text) {
+                let names: Vec<_> =
+                    way.iter().filter_map(|at| rules.get(*at)).map(|rule| rule.name.text.as_str()).collect();
+                let message = format!("these rules republish in a circle: {}", names.join(" -> "));
+                let problem = if way.len() > 2 {
+                    Problem::new(topic.span, message)
+                } else {
+                    Problem::warning(topic.span, "this rule would see what it republishes itself")
+                };
+                let help = "republish to a topic that none of their FROM matches";
+                found.push(problem.help(help).at(&rule.source));
+            }
+        }
+    }
+    found
+}
+
+/// The way from a rule over those that its republished topic wakes back to itself, if there is one. Each circle is
+/// told once, at the first of its rules.
+fn circle(rules: &[&Rule], start: usize, topic: &str) -> Option<Vec<usize>> {
+    let wakes = |topic: &str| -> Vec<usize> {
+        let filter = Template::new(topic).as_filter();
+        let woken = rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| rule.select.from.iter().any(|from| overlap(&filter, &from.text)));
+        woken.map(|(at, _)| at).collect()
+    };
+    let mut ways: Vec<Vec<usize>> = wakes(topic).into_iter().map(|next| vec![start, next]).collect();
+    let mut seen = HashSet::new();
+    while let Some(way) = ways.pop() {
+        let Some(&last) = way.last() else { continue };
+        if last == start {
+            return Some(way);
+        }
+        if last < start || !seen.insert(last) {
+            continue;
+        }
+        for target in rules.get(last).map_or(&[][..], |rule| &rule.into) {
+            if let Target::Republish { topic, .. } = target {
+                ways.extend(wakes(topic).into_iter().map(|next| [way.as_slice(), &[next]].concat()));
+            }
+        }
+    }
+    None
+}
+
+/// Whether some topic matches both filters.
+fn overlap(left: &str, right: &str) -> bool {
+    if left.starts_with('$') != right.starts_with('$') {
+        return false;
+    }
+    let (mut left, mut right) = (left.split('/'), right.split('/'));
+    loop {
+        match (left.next(), right.next()) {
+            (None, None) | (Some("#"), _) | (_, Some("#")) => return true,
+            (Some(l), Some(r)) if l == r || l == "+" || r == "+" => {}
+            _ => return false,
+        }
+    }
 }

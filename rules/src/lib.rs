@@ -14,28 +14,37 @@
 //! assert_eq!(program.wants().filters, ["sensors/+/up"]);
 //! ```
 
+mod alarm;
 pub mod ast;
 mod check;
 pub mod conformance;
 mod diagnostic;
 mod functions;
 mod plan;
+mod print;
 mod program;
 mod rule;
+pub mod secrets;
+mod set;
 mod syntax;
+pub mod template;
 
+pub use alarm::AlarmProgram;
 pub use check::{parse, parse_files};
 pub use diagnostic::{Diagnostic, Severity};
+pub use functions::usages as function_usages;
 pub use program::context::{EnvLookup, EvalContext};
 pub use program::run::{EvalError, Stage};
 pub use program::source::Wants;
 pub use rule::RuleProgram;
+pub use set::RuleSet;
 
 /// Everything that is bounded, by name.
 pub mod limits {
+    pub use crate::alarm::GRACE_MS_MAX;
     pub use crate::functions::{
-        DECIMALS_MAX, FORMAT_BYTES_MAX, INFLATED_BYTES_MAX, JQ_OUTPUTS_MAX, JQ_TIME_DEFAULT_MS,
-        REGEX_BACKTRACKS_MAX, REGEX_BYTES_MAX,
+        DECIMALS_MAX, FORMAT_BYTES_MAX, INFLATED_BYTES_MAX, JQ_CALLS_MAX, JQ_ITEMS_MAX, JQ_OUTPUTS_MAX,
+        JQ_TIME_DEFAULT_MS, REGEX_BACKTRACKS_MAX, REGEX_BYTES_MAX,
     };
     pub use crate::program::context::{KV_ENTRIES_MAX, PREPARED_MAX};
     pub use crate::program::eval::RANGE_ITEMS_MAX;

@@ -57,13 +57,22 @@ pub(crate) fn expression(expr: &Expr, mode: Mode) -> (Node, Vec<Problem>) {
     (node, planner.problems)
 }
 
+/// Plans what an alarm looks at.
+pub(crate) fn sources(from: &[Name]) -> (Wants, Vec<Problem>) {
+    let mut planner = Planner::new(Mode::Extended);
+    let wants = planner.from(from);
+    (wants, planner.problems)
+}
+
 /// Plans a condition on its own, as alarms have one.
-pub(crate) fn condition(expr: &Expr, from: &[Name]) -> (Node, Wants, Vec<Problem>) {
+pub(crate) fn condition(expr: &Expr, from: &[Name]) -> (Node, Vec<Problem>) {
     let mut planner = Planner::new(Mode::Extended);
     let wants = planner.from(from);
     planner.known_columns(&wants);
-    let node = planner.condition(expr);
-    (node, wants, planner.problems)
+    // What is wrong with the sources was said before.
+    planner.problems.clear();
+    let node = planner.clause(expr);
+    (node, planner.problems)
 }
 
 /// The name under which FOREACH shows an element.

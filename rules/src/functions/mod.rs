@@ -27,7 +27,7 @@ use crate::program::text;
 pub use convert::DECIMALS_MAX;
 pub use date::FORMAT_BYTES_MAX;
 pub use encode::INFLATED_BYTES_MAX;
-pub use jq::{JQ_OUTPUTS_MAX, JQ_TIME_DEFAULT_MS};
+pub use jq::{JQ_CALLS_MAX, JQ_ITEMS_MAX, JQ_OUTPUTS_MAX, JQ_TIME_DEFAULT_MS};
 pub use strings::{REGEX_BACKTRACKS_MAX, REGEX_BYTES_MAX};
 
 /// What a value follows from.

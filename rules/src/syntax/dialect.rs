@@ -43,6 +43,17 @@ pub(crate) fn is_reserved(word: &Word) -> bool {
     word.quote_style.is_none() && RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(&word.value))
 }
 
+/// Whether a name needs no quotes.
+pub(crate) fn is_bare_name(text: &str) -> bool {
+    let mut chars = text.chars();
+    let rest_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '@' | '~');
+    chars.next().is_some_and(|c| c.is_ascii_alphabetic())
+        && chars.all(rest_ok)
+        && !RESERVED.iter().any(|word| word.eq_ignore_ascii_case(text))
+        && !matches!(text, "true" | "false" | "div" | "mod")
+        && !["like", "is", "between"].iter().any(|word| word.eq_ignore_ascii_case(text))
+}
+
 pub(crate) fn is_word(token: &Token, text: &str) -> bool {
     matches!(token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
 }

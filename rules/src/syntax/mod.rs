@@ -10,6 +10,7 @@ mod statement;
 use std::sync::Arc;
 
 pub use dialect::OPERATORS_MAX;
+pub(crate) use dialect::is_bare_name;
 pub use lexer::STATEMENT_BYTES_MAX;
 pub use lower::INTEGER_DIGITS_MAX;
 pub use statement::{NESTING_MAX, STATEMENT_TOKENS_MAX};
