@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use muster_core::value::Value;
 
-use crate::ast::{Name, Options, Rule, Source, Statement, Target};
+use crate::ast::{Name, Options, Rule, Select, Source, Statement, Target};
 use crate::diagnostic::{Diagnostic, Problem, nearest};
 use crate::syntax::{self, Mode};
 use crate::template::Template;
@@ -14,6 +14,15 @@ use crate::{alarm, plan};
 /// Reads one file. Statements without errors are returned, and everything that is to be said of the file.
 pub fn parse(file: &str, text: &str) -> (Vec<Statement>, Vec<Diagnostic>) {
     parse_files([(file, text)])
+}
+
+/// Reads one SELECT or FOREACH without planning it.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn read_select(text: &str) -> Result<Select, Diagnostic> {
+    let source = Arc::new(Source { name: "select".into(), text: text.to_owned() });
+    syntax::select(text, Mode::Extended).map_err(|problem| problem.at(&source))
 }
 
 /// Reads several files that stand beside each other: names must be unique over all of them.
@@ -158,7 +167,7 @@ fn circle(rules: &[&Rule], start: usize, topic: &str) -> Option<Vec<usize>> {
         }
         for target in rules.get(last).map_or(&[][..], |rule| &rule.into) {
             if let Target::Republish { topic, .. } = target {
-                ways.extend(wakes(topic).into_iter().map(|next| [way.as_slice(), &[next]].concat()));
+                ways.extend(wakes(&topic.text).into_iter().map(|next| [way.as_slice(), &[next]].concat()));
             }
         }
     }

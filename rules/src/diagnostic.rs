@@ -141,7 +141,7 @@ impl Diagnostic {
         let mut report = Report::build(kind, (name.clone(), range.clone()))
             .with_config(config)
             .with_message(&self.message)
-            .with_label(Label::new((name.clone(), range)));
+            .with_label(Label::new((name.clone(), range)).with_message("here"));
         if let Some(help) = &self.help {
             report.set_help(help);
         }

@@ -30,7 +30,7 @@ mod syntax;
 pub mod template;
 
 pub use alarm::AlarmProgram;
-pub use check::{parse, parse_files};
+pub use check::{parse, parse_files, read_select};
 pub use diagnostic::{Diagnostic, Severity};
 pub use functions::usages as function_usages;
 pub use program::context::{EnvLookup, EvalContext};

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use muster_core::clock::ManualClock;
-use muster_core::event::{Column, EventKind};
+use muster_core::event::{Column, ColumnType, EventKind};
 use muster_core::topic;
 use muster_core::value::Value;
 
@@ -328,6 +328,12 @@ impl Planner {
             ExprKind::IsNull { item, negated } => Node::IsNull { item: self.boxed(item), negated: *negated },
             ExprKind::Binary(op, ..) if op.is_comparison() => self.expr(expr),
             ExprKind::Call(..) | ExprKind::Literal(Value::Bool(_)) => self.expr(expr),
+            ExprKind::Path(path) if !strict && self.is_never_boolean(path) => {
+                let message = format!("`{}` is never true or false", path.root);
+                let help = format!("compare it with something: {} = ...", path.root);
+                self.report(Problem::new(expr.span, message).help(help));
+                Node::Raise("a condition must be true or false".into())
+            }
             ExprKind::Path(_) | ExprKind::Case { .. } if !strict => self.expr(expr),
             _ => {
                 let problem = Problem::new(expr.span, "this is no condition");
@@ -337,6 +343,13 @@ impl Planner {
                 Node::Raise("a condition is a comparison or a function".into())
             }
         }
+    }
+
+    /// Whether the path is a whole column that holds something else.
+    fn is_never_boolean(&self, path: &Path) -> bool {
+        let column = Column::from_name(&path.root).filter(|_| path.steps.is_empty());
+        let shadowed = self.shadows.contains(path.root.as_str());
+        column.is_some_and(|column| !shadowed && column.column_type() != ColumnType::Boolean)
     }
 
     fn call(&mut self, name: &Name, args: &[Expr], expr: &Expr) -> Node {

@@ -307,6 +307,6 @@ mod tests {
         let (sql, values) = Template::new("INSERT INTO t VALUES (${s}, ${a}, ${gone})")
             .parameters(&row(), |n| format!("${n}"));
         assert_eq!(sql, "INSERT INTO t VALUES ($1, $2, $3)");
-        assert_eq!(values, [r#"say "hi""#.into(), 1.into(), Value::Null]);
+        assert_eq!(values, [r#"say "hi""#.into(), Value::Int(1), Value::Null]);
     }
 }

@@ -32,7 +32,7 @@ pub const JQ_OUTPUTS_MAX: usize = 100_000;
 pub const JQ_TIME_DEFAULT_MS: u64 = 10_000;
 
 /// Most elements of lists and ranges that one run may make.
-pub const JQ_ITEMS_MAX: u64 = 10_000_000;
+pub const JQ_ITEMS_MAX: u64 = 1_000_000;
 
 /// Most definitions that one run may enter and lists that it may begin; bounds the depth of its recursion.
 pub const JQ_CALLS_MAX: u64 = 100_000;
@@ -183,6 +183,7 @@ impl Rewrite {
         Def { body: ticked("muster_call", self.term(def.body)), ..def }
     }
 
+    #[expect(clippy::boxed_local, reason = "terms come and go in boxes")]
     fn boxed<'s>(&mut self, term: Box<Program<'s>>) -> Box<Program<'s>> {
         Box::new(self.term(*term))
     }

@@ -122,13 +122,26 @@ impl RuleDialect {
             Token::Mod => problem.help("`%` is written `mod`"),
             Token::LBrace => problem.help("there are no map literals; use json_decode('{...}') or map_put"),
             Token::Number(text, _) if text.starts_with('.') => {
-                problem.help(format!("write 0{text}; a number needs digits on both sides of its point"))
+                let key = text.trim_start_matches('.');
+                problem.help(format!(
+                    "a number needs digits on both sides of its point: 0{text}; a key is written .'{key}'"
+                ))
             }
             Token::Placeholder(text) => {
                 problem.help(format!("a name with `$` in front needs quotes: \"{text}\""))
             }
+            Token::Char('_') => problem.help("a name with `_` in front needs double quotes: \"_name\""),
+            Token::Period if what.contains(']') => problem.help("a range has no blanks inside: [1..5]"),
+            Token::Mul if what == "a value" => problem
+                .help("`*` stands alone in SELECT; a rule sees one event at a time and has no aggregates"),
+            Token::HexStringLiteral(text) => problem.help(format!("write hexstr2bin('{text}') for bytes")),
+            Token::RParen if what == "a value" => problem.help("something is missing before the `)`"),
+            Token::EOF if what == "a value" => problem.help("something is missing at the end"),
             Token::StringConcat if self.mode == Mode::Reference => problem.help("`||` is written `+`"),
-            Token::Word(word) if is_reserved(word) => {
+            Token::Word(word) if is_reserved(word) && what == "a value" => {
+                problem.help(format!("something is missing before {}", word.value.to_uppercase()))
+            }
+            Token::Word(word) if is_reserved(word) && (what.contains("name") || what.contains("key")) => {
                 problem.help(format!("`{0}` is a keyword; write \"{0}\" where a name is meant", word.value))
             }
             Token::SingleQuotedString(text) if what.contains("name") => {
@@ -419,13 +432,7 @@ impl RuleDialect {
                 _ if is_word(token, "NOT") && is_word(next, "IN") => 20,
                 _ if !extended => 0,
                 _ if is_word(token, "NOT") && (is_word(next, "LIKE") || is_word(next, "BETWEEN")) => 20,
-                _ if is_word(token, "LIKE") || is_word(token, "BETWEEN") => {
-                    if begins_operand(next) {
-                        20
-                    } else {
-                        0
-                    }
-                }
+                _ if (is_word(token, "LIKE") || is_word(token, "BETWEEN")) && begins_operand(next) => 20,
                 _ if is_word(token, "IS") => {
                     let not_null = is_word(next, "NOT") && is_word(third, "NULL");
                     if is_word(next, "NULL") || not_null { 20 } else { 0 }
@@ -489,10 +496,9 @@ impl RuleDialect {
 
 fn begins_operand(token: &Token) -> bool {
     match token {
-        Token::Word(word) => !is_reserved(word),
-        Token::Number(..) | Token::SingleQuotedString(_) | Token::LParen | Token::LBracket | Token::Minus => {
-            true
-        }
+        Token::Word(word) => !is_reserved(word) || is_word(token, "CASE") || is_word(token, "NOT"),
+        Token::Number(..) | Token::SingleQuotedString(_) => true,
+        Token::LParen | Token::LBracket | Token::Minus | Token::Plus => true,
         _ => false,
     }
 }

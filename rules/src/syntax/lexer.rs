@@ -157,6 +157,10 @@ fn regroup(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
                 *last = Token::CustomBinaryOperator("=~".into());
                 *last_span = last_span.union(&token.span);
             }
+            (Token::Eq, Some(TokenWithSpan { token: last @ Token::Tilde, span: last_span })) => {
+                *last = Token::CustomBinaryOperator("~=".into());
+                *last_span = last_span.union(&token.span);
+            }
             // `1.` `.5` is the range `1..5`; `1.` `.` begins one with a negative end.
             (Token::Number(next, false), Some(TokenWithSpan { token: Token::Number(last, false), .. }))
                 if next.starts_with('.') && last.ends_with('.') =>

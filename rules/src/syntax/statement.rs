@@ -275,6 +275,7 @@ impl<'a> Reader<'a> {
         }
         let text = found.token.to_string();
         match nearest(&text, ["FROM", "WHERE", "INCASE", "DO"].into_iter()) {
+            _ if is_word(&found.token, "WHERE") => problem.help("FROM comes before WHERE"),
             Some(meant) => problem.help(format!("did you mean {meant}?")),
             None if found.token == Token::EOF => problem.help("say which events: FROM \"sensors/#\""),
             None => problem.help("items are separated by commas"),
