@@ -53,7 +53,8 @@ impl<'a> Table<'a> {
     /// Why the row can never fit, in words.
     pub(super) fn fit(&mut self, row: &Row) -> Result<(), String> {
         let mut seen = HashSet::with_capacity(row.len());
-        for (name, value) in columns(row) {
+        // Absent values too: so that the table's columns come in the rule's order.
+        for (name, value) in row.iter() {
             let lower = name.to_ascii_lowercase();
             if OWN_COLUMNS.iter().any(|(own, _)| *own == lower) {
                 return Err(format!("the column name `{name}` is reserved; give it an alias"));
@@ -67,6 +68,7 @@ impl<'a> Table<'a> {
                 ));
             }
             if self.columns.contains(&lower) {
+                self.refine(name, value);
                 continue;
             }
             if self.columns.len() >= COLUMNS_MAX {
@@ -76,6 +78,15 @@ impl<'a> Table<'a> {
             self.added.push((name.to_owned(), column_type(value)));
         }
         Ok(())
+    }
+
+    /// Declares the type of a column that is being added and of which only `NULL`s were seen so far.
+    fn refine(&mut self, name: &str, value: &Value) {
+        let untyped =
+            |added: &&mut (String, &'static str)| added.1.is_empty() && added.0.eq_ignore_ascii_case(name);
+        if let Some(added) = self.added.iter_mut().find(untyped) {
+            added.1 = column_type(value);
+        }
     }
 
     /// The statements that make the table what [`Table::fit`] asked for.

@@ -140,6 +140,7 @@ async fn each_value_has_its_type_and_a_new_column_its_migration() {
           "map" TEXT,
           "list" TEXT,
           "null",
+          "gone",
           "_event_id" TEXT NOT NULL,
           "_rule" TEXT NOT NULL,
           "_row" INTEGER NOT NULL,
@@ -150,10 +151,33 @@ async fn each_value_has_its_type_and_a_new_column_its_migration() {
     expect![[r#"ALTER TABLE "a ""quoted"" table" ADD COLUMN "née; DROP TABLE x" TEXT;"#]]
         .assert_eq(&notes.join("\n"));
     expect![[r#"
-        Integer(42) | Text("18446744073709551615") | Real(1.5) | Integer(1) | Text("Grüße") | Blob([255, 0]) | Text("{\"a\":1}") | Text("[null,2]") | Null | Text("00000010000000000000000000000000") | Text("rule") | Integer(0) | Null
-        Integer(43) | Null | Null | Null | Null | Null | Null | Null | Null | Text("00000010000000000000000000000001") | Text("rule") | Integer(0) | Text("new")
+        Integer(42) | Text("18446744073709551615") | Real(1.5) | Integer(1) | Text("Grüße") | Blob([255, 0]) | Text("{\"a\":1}") | Text("[null,2]") | Null | Null | Text("00000010000000000000000000000000") | Text("rule") | Integer(0) | Null
+        Integer(43) | Null | Null | Null | Null | Null | Null | Null | Null | Null | Text("00000010000000000000000000000001") | Text("rule") | Integer(0) | Text("new")
     "#]]
     .assert_eq(&fixture.dump("SELECT * FROM \"a \"\"quoted\"\" table\" ORDER BY _event_id"));
+}
+
+#[tokio::test]
+async fn columns_come_in_the_rules_order_and_an_absent_value_waits_for_its_type() {
+    let mut fixture = Fixture::new();
+    let mut sink = fixture.opened("history").await;
+    let came =
+        row([("id", "a".into()), ("reason", Value::Undefined), ("was", Value::Null), ("at", Value::Int(1))]);
+    let went =
+        row([("id", "a".into()), ("reason", "normal".into()), ("was", 1.5.into()), ("at", Value::Int(2))]);
+    let notes = durable(sink.deliver(&fixture.batch(vec![came, went])).await.unwrap());
+    expect![[r#"
+        CREATE TABLE "history" (
+          "id" TEXT,
+          "reason" TEXT,
+          "was" REAL,
+          "at" INTEGER,
+          "_event_id" TEXT NOT NULL,
+          "_rule" TEXT NOT NULL,
+          "_row" INTEGER NOT NULL,
+          PRIMARY KEY ("_event_id", "_rule", "_row")
+        ) WITHOUT ROWID;"#]]
+    .assert_eq(&notes.join("\n"));
 }
 
 #[tokio::test]
