@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::event::{Event, EventError, EventKind, EventKinds};
 use crate::log::{LogError, RecordBatch, RecordRef};
 
-/// How much of the tail is kept decoded, counted in bytes of the log plus [`SLOT_BYTES`] a record.
+/// How much of the tail is kept decoded, counted in bytes of the log plus what a decoded event takes beyond them.
 pub const SHARED_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// What a decoded event takes beyond its bytes, roughly.
-const SLOT_BYTES: usize = 640;
+/// What a decoded event takes beyond its bytes: the event itself, its place, and some short strings.
+const SLOT_BYTES: usize = size_of::<Event>() + size_of::<Slot>() + 128;
 
 #[derive(Debug, Default)]
 pub(super) struct Cache {

@@ -16,6 +16,7 @@ mod batch;
 mod config;
 mod disk;
 mod error;
+mod follow;
 mod format;
 mod index;
 mod marker;
@@ -32,6 +33,7 @@ pub use batch::{Record, RecordBatch, RecordRef};
 pub use config::{Durability, LogConfig};
 pub use disk::{Access, Disk, DiskFile, DiskLock, FileEntry, RealDisk};
 pub use error::{LogError, LogErrorKind};
+pub use follow::Follower;
 pub use format::{
     BadHeader, BadRecord, FORMAT_VERSION, NewRecord, RECORD_BYTES_CEILING, RECORD_HEADER_BYTES, RecordHeader,
     SEGMENT_HEADER_BYTES, SegmentHeader,
@@ -124,7 +126,8 @@ impl Log {
     ) -> Result<(Self, Writer, OpenReport), LogError> {
         config.validate()?;
         let dir_lock = recover::lock_dir(&*disk, &config.dir)?;
-        let recover::Found { log_id, segments, last, rebuilt, mut report } = recover::find(&*disk, &config)?;
+        let recover::Found { log_id, segments, last, rebuilt, mut report } =
+            recover::find(&*disk, &config, recover::Tail::Mend)?;
         recover::tidy(&*disk, &config.dir)?;
         let shared = Shared::new(config, disk, clock, log_id, segments);
         for (segment, index) in rebuilt {

@@ -75,8 +75,17 @@ pub(super) fn lock_dir(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>,
     lock.ok_or_else(|| LogError::Locked { dir: dir.to_owned() })
 }
 
-/// Looks at everything, and changes nothing but a torn tail.
-pub(super) fn find(disk: &dyn Disk, config: &LogConfig) -> Result<Found, LogError> {
+/// Whether the end of the log may be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// A torn tail is cut, and what may not have been synced is.
+    Mend,
+    /// Everything stays as it is: another process may be writing.
+    Leave,
+}
+
+/// Looks at everything, and changes nothing but the tail.
+pub(super) fn find(disk: &dyn Disk, config: &LogConfig, tail: Tail) -> Result<Found, LogError> {
     let dir = &config.dir;
     let names = segment_files(disk, dir)?;
     let Some((&(last_base, last_bytes), sealed)) = names.split_last() else {
@@ -99,7 +108,7 @@ pub(super) fn find(disk: &dyn Disk, config: &LogConfig) -> Result<Found, LogErro
     for (at, &(base, bytes)) in sealed.iter().enumerate() {
         found.add_sealed(disk, dir, base, bytes, names[at + 1].0)?;
     }
-    found.add_last(disk, dir, last_base, last_bytes)?;
+    found.add_last(disk, dir, last_base, last_bytes, tail)?;
     found.report.segments = found.segments.len();
     found.report.records = found.segments.iter().map(|segment| segment.end_offset() - segment.base).sum();
     found.report.bytes = found.segments.iter().map(|segment| segment.bytes()).sum();
@@ -164,9 +173,17 @@ impl Found {
     }
 
     /// Adds the last segment: as the mark of the clean stop says, or read from its beginning to where it is good.
-    fn add_last(&mut self, disk: &dyn Disk, dir: &Path, base: u64, bytes: u64) -> Result<(), LogError> {
+    fn add_last(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        base: u64,
+        bytes: u64,
+        tail: Tail,
+    ) -> Result<(), LogError> {
         let path = dir.join(super::segment::segment_name(base));
-        let file = self.open_ours(disk, &path, base, Access::ReadWrite)?;
+        let access = if tail == Tail::Mend { Access::ReadWrite } else { Access::Read };
+        let file = self.open_ours(disk, &path, base, access)?;
         let marker = Marker::load(disk, dir).filter(|marker| marker.log_id == self.log_id);
         if let Some(marker) = marker {
             check_marker(&marker, &path, base, bytes)?;
@@ -180,10 +197,12 @@ impl Found {
             }
         }
         let scanned = scan_segment(&*file, base, bytes, |_| ()).map_err(LogError::io("read", &path))?;
-        if let Some(what) = scanned.bad {
-            self.cut_tail(&*file, &path, &scanned.index, bytes, what, marker.is_some())?;
+        if tail == Tail::Mend {
+            if let Some(what) = scanned.bad {
+                self.cut_tail(&*file, &path, &scanned.index, bytes, what, marker.is_some())?;
+            }
+            make_durable(&*file, &scanned).map_err(LogError::io("sync", &path))?;
         }
-        make_durable(&*file, &scanned).map_err(LogError::io("sync", &path))?;
         self.report.clean = marker.is_some();
         self.last = Some(file);
         self.segments.push(Arc::new(Segment::active(path, scanned.index)));

@@ -257,3 +257,45 @@ async fn all_who_wait_are_told_when_the_writer_dies() {
     drop(writer);
     assert_eq!(waits.await.unwrap().unwrap_err().kind(), LogErrorKind::Closed);
 }
+
+#[tokio::test]
+async fn a_log_can_be_followed_while_another_process_writes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    fill(&log, 0, 10).await;
+    let (follower, _) = Follower::open(dir.path(), RealDisk::shared(), SystemClock::shared()).unwrap();
+    assert_holds(follower.log(), 0, 10);
+    assert!(!follower.refresh().unwrap());
+    fill(&log, 10, 300).await;
+    assert_holds(follower.log(), 5, 10);
+    assert!(follower.refresh().unwrap());
+    assert_holds(follower.log(), 5, 300);
+    assert_eq!(follower.log().append(record(0)).await.unwrap_err().kind(), LogErrorKind::Closed);
+
+    log.set_retention(Retention { bytes_max: Some(5000), ..Retention::default() }).unwrap();
+    fill(&log, 300, 400).await;
+    assert!(log.first_offset() > 100);
+    follower.refresh().unwrap();
+    assert_eq!(follower.log().first_offset(), log.first_offset());
+    assert_holds(follower.log(), log.first_offset(), 400);
+    drop(follower);
+    log.close().await.unwrap();
+    assert!(open(dir.path()).1.clean, "whoever looks changes nothing");
+}
+
+#[tokio::test]
+async fn who_follows_a_torn_log_sees_what_is_whole_and_leaves_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    fill(&log, 0, 3).await;
+    stop_unclean(log).await;
+    let segment = files(dir.path(), ".seg").remove(0);
+    let whole = std::fs::read(&segment).unwrap();
+    std::fs::write(&segment, &whole[..whole.len() - 5]).unwrap();
+    let (follower, _) = Follower::open(dir.path(), RealDisk::shared(), SystemClock::shared()).unwrap();
+    assert_holds(follower.log(), 0, 2);
+    assert_eq!(std::fs::read(&segment).unwrap().len(), whole.len() - 5);
+    std::fs::write(&segment, &whole).unwrap();
+    assert!(follower.refresh().unwrap());
+    assert_holds(follower.log(), 0, 3);
+}

@@ -15,6 +15,7 @@ mod log;
 mod logging;
 mod rules;
 mod run;
+mod salvage;
 
 /// Read when it is there and no other file is named.
 const CONFIG_FILE: &str = "muster.toml";
@@ -139,6 +140,16 @@ enum LogCommand {
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// Read and check every record; exit code 1 if something is damaged.
+    Verify(ConfigArgs),
+    /// Copy all that is good of a damaged log to a new directory; the damaged one stays as it is.
+    Repair {
+        /// The new directory.
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -231,6 +242,8 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Rules(RulesCommand::Check { paths }) => rules::check(&paths),
         Command::Rules(RulesCommand::Eval) => rules::eval(),
         Command::Log(LogCommand::Stats(config)) => log::stats(&config.load()?),
+        Command::Log(LogCommand::Verify(config)) => salvage::verify(&config.load()?),
+        Command::Log(LogCommand::Repair { to, config }) => salvage::repair(&config.load()?, &to),
         Command::Log(LogCommand::Cat { from, limit, json, config }) => {
             log::cat(&config.load()?, from, limit, json)
         }
