@@ -237,7 +237,7 @@ fn targets(targets: &[Target], f: &mut Formatter<'_>) -> fmt::Result {
 impl Display for Statement {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateSink(SinkDef { name: sink, kind, options }) => {
+            Self::CreateSink(SinkDef { name: sink, kind, options, .. }) => {
                 f.write_str("CREATE SINK ")?;
                 name(&sink.text, f)?;
                 f.write_str(" TYPE ")?;
