@@ -196,6 +196,24 @@ impl Broker {
         self.hub.clients.kick(clientid).await
     }
 
+    /// Subscribes in the name of a client; whether there is such a client.
+    ///
+    /// # Errors
+    /// The filter is none.
+    pub async fn subscribe(
+        &self,
+        clientid: &str,
+        subscription: SubscriptionInfo,
+    ) -> Result<bool, BrokerError> {
+        topic::validate_filter(&subscription.topic)?;
+        Ok(self.hub.clients.subscribe(clientid, subscription).await)
+    }
+
+    /// Unsubscribes in the name of a client; whether it was subscribed, none where there is no such client.
+    pub async fn unsubscribe(&self, clientid: &str, filter: &str) -> Option<bool> {
+        self.hub.clients.unsubscribe(clientid, filter.to_owned()).await
+    }
+
     /// Publishes a message from inside and waits until its event is durable.
     ///
     /// # Errors

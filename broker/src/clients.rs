@@ -21,6 +21,10 @@ pub(crate) enum Control {
     TakeOver { clean: bool, reply: oneshot::Sender<Option<Box<Session>>> },
     /// An operator ends connection and session.
     Kick { reply: oneshot::Sender<()> },
+    /// An operator subscribes for the client.
+    Subscribe { subscription: SubscriptionInfo, done: oneshot::Sender<()> },
+    /// An operator unsubscribes for the client; the answer says whether it was subscribed.
+    Unsubscribe { filter: String, done: oneshot::Sender<bool> },
     /// The server stops.
     Shutdown,
 }
@@ -184,6 +188,21 @@ impl Clients {
         let Some(control) = self.control(clientid) else { return false };
         let (reply, done) = oneshot::channel();
         control.send(Control::Kick { reply }).await.is_ok() && done.await.is_ok()
+    }
+
+    /// Subscribes for a client; whether there is one.
+    pub(crate) async fn subscribe(&self, clientid: &str, subscription: SubscriptionInfo) -> bool {
+        let Some(control) = self.control(clientid) else { return false };
+        let (done, wait) = oneshot::channel();
+        control.send(Control::Subscribe { subscription, done }).await.is_ok() && wait.await.is_ok()
+    }
+
+    /// Unsubscribes for a client; whether it was subscribed, none where there is no such client.
+    pub(crate) async fn unsubscribe(&self, clientid: &str, filter: String) -> Option<bool> {
+        let control = self.control(clientid)?;
+        let (done, wait) = oneshot::channel();
+        control.send(Control::Unsubscribe { filter, done }).await.ok()?;
+        wait.await.ok()
     }
 
     /// Tells one session that the server stops: one that registered while the others were told.

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use muster_broker::{Limits, PublishRequest, Qos};
+use muster_broker::{Limits, PublishRequest, Qos, SubscriptionInfo};
 use muster_core::event::{Column, EventKind};
 use support::{Client, Connect, Harness, reason};
 
@@ -406,6 +406,37 @@ async fn the_platform_publishes_too() {
     assert!(!harness.broker.publish(nobody).await.unwrap().has_subscribers);
     let wrong = PublishRequest { topic: "cmd/#".to_owned(), ..request };
     assert!(harness.broker.publish(wrong).await.is_err());
+}
+
+#[tokio::test]
+async fn an_operator_subscribes_in_the_name_of_a_client() {
+    let harness = Harness::start().await;
+    let mut publisher = harness.v4("p").await;
+    publisher.publish_with(0b011, 1, "t/kept", &[], b"kept").await;
+    publisher.ack(0x40, 1).await;
+    let broker = &harness.broker;
+    let wish = |topic: &str| SubscriptionInfo { topic: topic.to_owned(), qos: 1, ..Default::default() };
+    let mut client = Client::connected(harness.addr(), Connect::v5("c").expiry(60)).await;
+    assert!(broker.subscribe("c", wish("t/#")).await.unwrap());
+    assert!(!broker.subscribe("nobody", wish("t/#")).await.unwrap());
+    assert!(broker.subscribe("c", wish("t/#/x")).await.is_err());
+    let kept = client.message().await;
+    assert_eq!((kept.text().as_str(), kept.retain), ("kept", true));
+    client.send_ack(0x40, kept.pkid).await;
+    let subscribed = harness.event_of(EventKind::SessionSubscribed, "c").await;
+    assert_eq!(subscribed.get(Column::ByProxy), true.into());
+    assert_eq!(broker.client_subscriptions("c").unwrap().len(), 1);
+    // Also while it is away.
+    client.disconnect().await;
+    harness.disconnected("c").await;
+    assert_eq!(broker.unsubscribe("c", "t/#").await, Some(true));
+    assert_eq!(broker.unsubscribe("c", "t/#").await, Some(false));
+    assert_eq!(broker.unsubscribe("nobody", "t/#").await, None);
+    assert!(broker.subscribe("c", wish("u")).await.unwrap());
+    let mut back = Client::connected(harness.addr(), Connect::v5("c").expiry(60).resume()).await;
+    publisher.publish1(2, "t/x", "no more").await;
+    publisher.publish1(3, "u", "yes").await;
+    assert_eq!(back.message().await.text(), "yes");
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod finish;
 mod offline;
 mod online;
 mod outbox;
+mod proxy;
 mod publish;
 mod subscribe;
 mod will;
@@ -79,7 +80,7 @@ impl Subscription {
         }
     }
 
-    fn event(&self, props: Option<proto::Properties>) -> proto::Subscription {
+    fn event(&self, props: Option<proto::Properties>, by_proxy: bool) -> proto::Subscription {
         proto::Subscription {
             qos: u32::from(self.qos.as_u8()),
             no_local: self.no_local,
@@ -87,7 +88,7 @@ impl Subscription {
             retain_handling: u32::from(self.retain_handling),
             subscription_id: self.id,
             props,
-            by_proxy: false,
+            by_proxy,
         }
     }
 }

@@ -34,6 +34,17 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                     let _ = reply.send(());
                     return;
                 }
+                // Who asked may have gone, here and below.
+                Some(Control::Subscribe { subscription, done }) => {
+                    if actor.proxy_subscribe(subscription).await.is_err() {
+                        return actor.end().await;
+                    }
+                    let _ = done.send(());
+                }
+                Some(Control::Unsubscribe { filter, done }) => {
+                    let Ok(held) = actor.proxy_unsubscribe(&filter).await else { return actor.end().await };
+                    let _ = done.send(held);
+                }
                 Some(Control::Shutdown) | None => return actor.end().await,
             },
             incoming = Session::next_incoming(link) => match incoming {

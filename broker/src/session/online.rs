@@ -152,7 +152,7 @@ impl Connection {
                     Ok(())
                 }
                 Step::Written(written) => self.on_written(written),
-                Step::Control(control) => Err(Self::on_control(control)),
+                Step::Control(control) => Box::pin(self.on_control(control)).await,
                 Step::Silence => self.on_silence(silence.as_mut()),
             };
             if let Err(end) = done {
@@ -250,11 +250,23 @@ impl Connection {
         }
     }
 
-    fn on_control(control: Option<Control>) -> End {
+    async fn on_control(&mut self, control: Option<Control>) -> Result<(), End> {
         match control {
-            Some(Control::TakeOver { clean, reply }) => End::TakenOver { clean, reply },
-            Some(Control::Kick { reply }) => End::Kicked { reply },
-            Some(Control::Shutdown) | None => End::Shutdown,
+            Some(Control::TakeOver { clean, reply }) => Err(End::TakenOver { clean, reply }),
+            Some(Control::Kick { reply }) => Err(End::Kicked { reply }),
+            // Who asked may have gone, here and below.
+            Some(Control::Subscribe { subscription, done }) => {
+                self.actor.proxy_subscribe(subscription).await?;
+                let _ = done.send(());
+                Ok(())
+            }
+            Some(Control::Unsubscribe { filter, done }) => {
+                let held = self.actor.proxy_unsubscribe(&filter).await?;
+                self.complete_without_link();
+                let _ = done.send(held);
+                Ok(())
+            }
+            Some(Control::Shutdown) | None => Err(End::Shutdown),
         }
     }
 

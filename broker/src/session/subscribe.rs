@@ -18,8 +18,8 @@ const RETAINED_MESSAGES_STEP: usize = 64;
 /// Retained messages that a subscription is still owed: those after a topic.
 #[derive(Debug)]
 pub(super) struct RetainedBacklog {
-    filter: String,
-    after: Option<String>,
+    pub(super) filter: String,
+    pub(super) after: Option<String>,
 }
 
 /// A SUBACK that waits for the router.
@@ -51,8 +51,9 @@ impl Connection {
                         id,
                         is_shared: filter.path.starts_with("$share/"),
                     };
-                    let event = subscription.event(props.clone());
-                    let is_new = self.actor.subscribe(&filter.path, subscription, &mut pending).await?;
+                    let event = subscription.event(props.clone(), false);
+                    let is_new =
+                        self.actor.subscribe(&filter.path, subscription, &mut pending.tokens).await?;
                     let wants_retained = match filter.retain_handling {
                         0 => true,
                         1 => is_new,
@@ -94,7 +95,7 @@ impl Connection {
         for filter in filters {
             let code = match self.actor.unsubscribe(&filter).await? {
                 Some(subscription) => {
-                    let detail = Some(Detail::Unsubscribed(subscription.event(props.clone())));
+                    let detail = Some(Detail::Unsubscribed(subscription.event(props.clone(), false)));
                     self.actor.recorder.note(EventKind::SessionUnsubscribed, &filter, None, detail).await;
                     reason::SUCCESS
                 }
@@ -104,14 +105,18 @@ impl Connection {
             codes.push(code);
         }
         self.actor.publish_subscriptions();
+        self.complete_without_link();
+        self.send(|out, version| encode::unsuback(out, version, pkid, &codes));
+        Ok(())
+    }
+
+    /// With the last subscription the link has gone, and with it what it had still to confirm.
+    pub(super) fn complete_without_link(&mut self) {
         if self.actor.session.link.is_none() {
-            // With the last subscription the link has gone, and with it what it had still to confirm.
             for pending in std::mem::take(&mut self.pending_subacks) {
                 self.complete(pending);
             }
         }
-        self.send(|out, version| encode::unsuback(out, version, pkid, &codes));
-        Ok(())
     }
 
     /// The code with which a filter is refused, if it is.
@@ -145,12 +150,13 @@ impl Connection {
 }
 
 impl Actor {
-    /// Puts a subscription into the session and, if it is new, into index and router; whether it is new.
-    async fn subscribe(
+    /// Puts a subscription into the session and, if it is new, into index and router; whether it is new. What the
+    /// router has to confirm is added to `tokens`.
+    pub(super) async fn subscribe(
         &mut self,
         filter: &str,
         mut subscription: Subscription,
-        pending: &mut PendingSubAck,
+        tokens: &mut Vec<u16>,
     ) -> Result<bool, RouterStopped> {
         if let Some(held) = self.session.subscriptions.get_mut(filter) {
             subscription.number = held.number;
@@ -175,13 +181,13 @@ impl Actor {
         self.session.next_token = token.wrapping_add(1);
         if let Some(link) = &mut self.session.link {
             link.subscribe(filter, number, token).await?;
-            pending.tokens.push(token);
+            tokens.push(token);
         }
         Ok(true)
     }
 
     /// Takes a subscription out of session, index and router.
-    async fn unsubscribe(&mut self, filter: &str) -> Result<Option<Subscription>, RouterStopped> {
+    pub(super) async fn unsubscribe(&mut self, filter: &str) -> Result<Option<Subscription>, RouterStopped> {
         let Some(held) = self.session.subscriptions.remove(filter) else { return Ok(None) };
         if held.is_shared {
             self.hub.groups.leave(&self.hub, filter, self.session.id).await;
