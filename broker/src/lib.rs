@@ -1,10 +1,15 @@
 //! MQTT for Muster: listeners, sessions, and the embedded router behind them. Everything that happens to a client is
 //! written to the event log, and a publish is acknowledged only when its event is durable.
 //!
-//! The way of a packet: [`listener`] -> [`connect`] (CONNECT, takeover, CONNACK) -> [`session`] (one task a client)
-//! -> [`hub`] (log, retained messages, is anybody subscribed?) -> [`router`] -> sessions of subscribers.
+//! The way of a packet: `listener` -> `connect` (CONNECT, takeover, CONNACK) -> `session` (one task a client)
+//! -> `hub` (log, retained messages, is anybody subscribed?) -> `router` -> sessions of subscribers.
 //!
 //! It must never know rules, sinks or HTTP.
+//!
+//! Known limits, all of the embedded router: it keeps about 300 bytes for each topic that was ever delivered and 6 KiB
+//! for each filter that was ever subscribed, until the process ends, besides the last messages of each filter
+//! (`Limits::router_filter_bytes_max`). Sessions and what waits for them do not survive a restart; retained messages
+//! do.
 
 mod access;
 mod broker;
