@@ -47,3 +47,13 @@ CREATE TABLE IF NOT EXISTS dead_letters (
   created_ms   INTEGER NOT NULL,
   UNIQUE (pipeline, log_id, event_offset, event_row)
 );
+
+-- A replay of dead letters that is under way: the totals that the target has once it is committed, and the letters
+-- that then go.
+CREATE TABLE IF NOT EXISTS replays (
+  pipeline  TEXT PRIMARY KEY,
+  matched   INTEGER NOT NULL,
+  delivered INTEGER NOT NULL,
+  dead      INTEGER NOT NULL,
+  letters   TEXT NOT NULL
+) WITHOUT ROWID;

@@ -17,7 +17,7 @@ use axum::routing::post;
 use muster_core::clock::SystemClock;
 use muster_sinks::database::Databases;
 use muster_sinks::delivery::{
-    DeliveryStore, LetterFilter, Limits, Pipeline, PipelineConfig, PipelineHandle, Start, Stopped,
+    DeliveryStore, LetterFilter, Limits, Pipeline, PipelineConfig, PipelineHandle, Replayed, Start, Stopped,
 };
 use muster_sinks::{Built, PipelineId, SinkEnv, SinkSpec, build, kinds};
 use rand::rngs::SmallRng;
@@ -25,7 +25,10 @@ use rand::{Rng, SeedableRng};
 use support::{ByPayload, MemoryLog, noise, publish};
 
 /// Ids that a receiver has seen, and the places of the rows that it took.
-type Taken = (HashSet<String>, Vec<(i64, i64)>);
+type Taken = (HashSet<String>, Vec<Place>);
+
+/// An offset and a row.
+type Place = (i64, i64);
 
 /// A target of the contract, with the switches of the test.
 trait Subject {
@@ -35,6 +38,8 @@ trait Subject {
     fn go_away(&self);
     /// Makes it reachable again.
     fn come_back(&self);
+    /// Takes what it refused from now on.
+    fn be_cured(&self);
     /// The offsets and rows that are there, as somebody sees them who obeys the target's rules.
     fn rows(&self) -> Vec<(i64, i64)>;
 }
@@ -62,7 +67,9 @@ impl SqliteSubject {
         let lock = rusqlite::Connection::open(dir.path().join("muster.db")).unwrap();
         lock.execute_batch(
             "PRAGMA journal_mode = WAL; \
-             CREATE TABLE rule (\"offset\" INTEGER, part INTEGER, payload TEXT CHECK (payload <> 'poison'))",
+             CREATE TABLE rule (\"offset\" INTEGER, part INTEGER, payload TEXT); \
+             CREATE TRIGGER strict BEFORE INSERT ON rule WHEN new.payload = 'poison' \
+             BEGIN SELECT raise(ABORT, 'poison is not taken'); END",
         )
         .unwrap();
         Self { env: env(dir.path()), _dir: dir, lock }
@@ -83,6 +90,10 @@ impl Subject for SqliteSubject {
         drop(self.lock.execute_batch("ROLLBACK"));
     }
 
+    fn be_cured(&self) {
+        self.lock.execute_batch("DROP TRIGGER strict").unwrap();
+    }
+
     fn rows(&self) -> Vec<(i64, i64)> {
         let mut rows = self.lock.prepare("SELECT \"offset\", part FROM rule").unwrap();
         rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
@@ -94,6 +105,7 @@ struct WebhookSubject {
     url: String,
     batch: &'static str,
     away: Arc<AtomicBool>,
+    cured: Arc<AtomicBool>,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -101,14 +113,14 @@ impl WebhookSubject {
     async fn new(batch: &'static str) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let away = Arc::new(AtomicBool::new(false));
+        let (away, cured) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let taken: Arc<Mutex<Taken>> = Arc::default();
-        let (away_now, taken_now) = (away.clone(), taken.clone());
+        let (away_now, cured_now, taken_now) = (away.clone(), cured.clone(), taken.clone());
         let take = post(async move |headers: HeaderMap, body: String| {
             if away_now.load(Ordering::SeqCst) {
                 return StatusCode::SERVICE_UNAVAILABLE;
             }
-            if body.contains("poison") {
+            if body.contains("poison") && !cured_now.load(Ordering::SeqCst) {
                 return StatusCode::UNPROCESSABLE_ENTITY;
             }
             let mut taken = taken_now.lock().unwrap();
@@ -123,7 +135,7 @@ impl WebhookSubject {
             StatusCode::OK
         });
         tokio::spawn(async move { axum::serve(listener, Router::new().route("/", take)).await.unwrap() });
-        Self { url, batch, away, taken }
+        Self { url, batch, away, cured, taken }
     }
 }
 
@@ -138,6 +150,10 @@ impl Subject for WebhookSubject {
 
     fn come_back(&self) {
         self.away.store(false, Ordering::SeqCst);
+    }
+
+    fn be_cured(&self) {
+        self.cured.store(true, Ordering::SeqCst);
     }
 
     fn rows(&self) -> Vec<(i64, i64)> {
@@ -220,7 +236,27 @@ impl Contract<'_> {
             .collect();
         assert_eq!(letters.len(), self.dead.len(), "dead letters");
         assert_eq!(letters.into_iter().collect::<BTreeSet<_>>(), self.dead);
+        self.replay(&running).await;
         assert_eq!(running.stop(Duration::from_secs(5)).await, Stopped::InTime);
+    }
+
+    /// Rows that were refused are delivered once they are taken; what the rule fails on stays.
+    async fn replay(&mut self, running: &PipelineHandle) {
+        let failed = |log: &MemoryLog, offset: i64| &log.events()[offset as usize].payload()[..] == b"fail";
+        let (still, cured): (BTreeSet<Place>, BTreeSet<Place>) =
+            self.dead.iter().copied().partition(|(offset, _)| failed(&self.log, *offset));
+        self.subject.be_cured();
+        let replayed = running.replay_letters(LetterFilter::default()).await.unwrap();
+        let expected = Replayed { delivered: cured.len() as u64, still_dead: still.len() as u64 };
+        assert_eq!(replayed, expected);
+        self.alive.extend(cured);
+        self.books_balance(running);
+        let status = running.status();
+        let (alive, still) = (self.alive.len() as u64, still.len() as u64);
+        assert_eq!((status.delivered, status.dead, status.pending), (alive, still, 0), "{status:?}");
+        assert_eq!(self.subject.rows().len(), self.alive.len(), "rows in the target");
+        assert_eq!(self.subject.rows().into_iter().collect::<BTreeSet<_>>(), self.alive);
+        assert_eq!(self.store.count_letters(LetterFilter::default()).await.unwrap(), still);
     }
 }
 

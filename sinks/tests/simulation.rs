@@ -50,6 +50,8 @@ struct Target {
     epoch: u64,
     /// Of 100 calls, how many fail somehow.
     faults: u32,
+    /// Whether rows that were poison are not any more.
+    cured: bool,
 }
 
 struct Simulated {
@@ -91,11 +93,17 @@ impl Simulated {
         let lost = self.fault();
         let target = self.target.clone();
         let mut target = target.lock().unwrap();
+        let cured = target.cured;
+        let is_poison = |row: &BatchRow| !cured && is_poison(row);
         let poisoned = batch.rows().any(is_poison);
         match self.style {
             Style::Transaction => {
                 if target.epoch != self.epoch {
                     return Err(SinkError::new(ErrorKind::Fenced, "somebody else"));
+                }
+                if target.checkpoint == Some(batch.after) {
+                    // An earlier attempt's answer was lost.
+                    return Ok(Outcome::Durable(Durable::promise(batch)));
                 }
                 if poisoned && self.rng.random_bool(0.5) {
                     return Err(SinkError::new(ErrorKind::RejectedBatch, "poison"));
@@ -106,10 +114,6 @@ impl Simulated {
                         false => RowOutcome::Untried,
                     };
                     return Ok(Outcome::PerRow { rows: batch.rows().map(judge).collect(), error: None });
-                }
-                if target.checkpoint == Some(batch.after) {
-                    // An earlier attempt's answer was lost.
-                    return Ok(Outcome::Durable(Durable::promise(batch)));
                 }
                 assert!(
                     target.checkpoint.is_none_or(|old| old.cursor <= batch.after.cursor),
@@ -144,7 +148,7 @@ impl Simulated {
             }
             rows.push(if stuck.contains(row.clientid()) {
                 RowOutcome::Untried
-            } else if is_poison(row) {
+            } else if is_poison(row) && !target.cured {
                 RowOutcome::Rejected(SinkError::new(ErrorKind::RejectedRow, "poison"))
             } else {
                 if target.ids.insert((row.offset(), row.index)) {
@@ -283,7 +287,8 @@ impl World {
 
     async fn step(&mut self, running: PipelineHandle) -> PipelineHandle {
         let mut running = Some(running);
-        match self.rng.random_range(0..12) {
+        let replays = self.style != Style::BatchTokens;
+        match self.rng.random_range(0..14) {
             0 | 1 => {
                 running.take().unwrap().kill().await;
             }
@@ -296,6 +301,13 @@ impl World {
             3 => running.as_ref().unwrap().pause(),
             4 | 5 => running.as_ref().unwrap().resume(),
             6 => self.target.lock().unwrap().faults = [0, 10, 60, 100][self.rng.random_range(0..4)],
+            7 if replays => {
+                let patience = Duration::from_millis(self.rng.random_range(0..300));
+                let replay = running.as_ref().unwrap().replay_letters(LetterFilter::default());
+                // Given up or failed: the letters are there, or they are where they were going.
+                drop(tokio::time::timeout(patience, replay).await);
+            }
+            8 if replays => self.target.lock().unwrap().cured ^= true,
             _ => self.append(),
         }
         for _ in 0..self.rng.random_range(0..4) {
@@ -337,7 +349,12 @@ impl World {
             tokio::time::sleep(Duration::from_millis(500)).await;
             running.resume();
         }
-        let (delivered, dead) = self.expected();
+        let cured = self.style != Style::BatchTokens;
+        if cured {
+            self.target.lock().unwrap().cured = true;
+            running.replay_letters(LetterFilter::default()).await.unwrap();
+        }
+        let (delivered, dead) = self.expected(cured);
         let status = running.status();
         let books = (status.matched, status.delivered, status.dead, status.pending, status.lag_events);
         let (many, few) = (delivered.len() as u64, dead.len() as u64);
@@ -350,6 +367,11 @@ impl World {
         assert_eq!(letters.keys().copied().collect::<Places>(), dead);
         for letter in letters.values() {
             assert_eq!(letter.row_json.is_some(), letter.reason.contains("poison"), "{letter:?}");
+            assert_eq!(
+                letter.reason.contains("zero"),
+                letter.event().unwrap().payload() == "fail",
+                "{letter:?}"
+            );
         }
         running.stop(Duration::from_secs(1)).await;
     }
@@ -360,21 +382,24 @@ impl World {
         let there: Vec<_> = target.rows.iter().map(|(offset, row, _)| (*offset, *row)).collect();
         assert_eq!(there.len(), delivered.len(), "rows in the target");
         assert_eq!(there.iter().copied().collect::<Places>(), *delivered);
+        // A row that was dead for a while comes when it is replayed.
+        let events = self.log.events();
+        let was_poison = |offset: u64| &events[offset as usize].payload()[..] == b"poison";
         let mut last: HashMap<&str, (u64, u32)> = HashMap::new();
-        for (offset, row, client) in &target.rows {
+        for (offset, row, client) in target.rows.iter().filter(|(offset, ..)| !was_poison(*offset)) {
             let before = last.insert(client, (*offset, *row));
             assert!(before < Some((*offset, *row)), "{client}: {before:?} before {offset}.{row}");
         }
     }
 
     /// The rows that must be delivered, and those that must be dead.
-    fn expected(&self) -> (Places, Places) {
+    fn expected(&self, cured: bool) -> (Places, Places) {
         let (mut delivered, mut dead) = (Places::new(), Places::new());
         for event in self.log.events().iter().filter(|event| ByPayload.kinds().contains(event.kind)) {
             let mut rows = Vec::new();
             match (ByPayload.apply(event, &mut rows), &event.payload()[..]) {
                 (Err(_), _) => drop(dead.insert((event.offset, 0))),
-                (Ok(()), b"poison") => drop(dead.insert((event.offset, 0))),
+                (Ok(()), b"poison") if !cured => drop(dead.insert((event.offset, 0))),
                 (Ok(()), _) => delivered.extend((0..).zip(&rows).map(|(row, _)| (event.offset, row))),
             }
         }

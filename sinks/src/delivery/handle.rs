@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use muster_core::clock::SharedClock;
 use rand::rngs::SmallRng;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Engine;
+use super::engine::{Engine, Replayed};
 use super::source::LogSource;
 use super::status::{Board, PipelineState, PipelineStatus};
-use super::{DeliveryStore, PipelineConfig, Transform};
+use super::{DeliveryStore, LetterFilter, PipelineConfig, Transform};
+use crate::error::SinkError;
 use crate::sink::{PipelineId, Sink};
 
 /// Starts pipelines.
@@ -26,6 +27,22 @@ pub(crate) struct Control {
     /// How often an operator said "go on".
     pub(crate) resumes: u64,
 }
+
+/// What the handle asks of the engine.
+pub(crate) enum Request {
+    Replay { filter: LetterFilter, reply: oneshot::Sender<Result<Replayed, SinkError>> },
+}
+
+/// The engine's ends of what connects it with its handle.
+pub(crate) struct Wires {
+    pub(crate) board: Arc<Board>,
+    pub(crate) control: watch::Receiver<Control>,
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Requests that may wait for the engine.
+const REQUESTS_MAX: usize = 4;
 
 /// How a pipeline ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +61,7 @@ pub struct PipelineHandle {
     id: Arc<PipelineId>,
     board: Arc<Board>,
     control: watch::Sender<Control>,
+    requests: mpsc::Sender<Request>,
     stop: CancellationToken,
     task: JoinHandle<()>,
     source: SourceEnd,
@@ -78,19 +96,22 @@ impl Pipeline {
     ) -> PipelineHandle {
         let board = Arc::new(Board::default());
         let (control, told) = watch::channel(Control::default());
+        let (requests, asked) = mpsc::channel(REQUESTS_MAX);
         let stop = CancellationToken::new();
         let id = Arc::new(config.id.clone());
-        let engine = Engine::new(
-            (config, id.clone()),
-            source.clone(),
-            transform,
-            (sink, store),
-            clock.clone(),
-            rng,
-            (board.clone(), told, stop.clone()),
-        );
+        let wires = Wires { board: board.clone(), control: told, requests: asked, stop: stop.clone() };
+        let engine = Engine::new(config, source.clone(), transform, (sink, store), clock.clone(), rng, wires);
         let task = tokio::spawn(engine.run());
-        PipelineHandle { id, board, control, stop, task, source: SourceEnd(source), clock: ClockBox(clock) }
+        PipelineHandle {
+            id,
+            board,
+            control,
+            requests,
+            stop,
+            task,
+            source: SourceEnd(source),
+            clock: ClockBox(clock),
+        }
     }
 }
 
@@ -125,6 +146,19 @@ impl PipelineHandle {
             control.paused = false;
             control.resumes += 1;
         });
+    }
+
+    /// Gives the dead letters of this pipeline that `filter` means another chance: their events go through the rule
+    /// as it is now and to the target. Waits for its turn behind a batch that is under way; dropping the future gives
+    /// up waiting.
+    ///
+    /// # Errors
+    /// When the target cannot be reached; letters that were not delivered by then are still there.
+    pub async fn replay_letters(&self, filter: LetterFilter) -> Result<Replayed, SinkError> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || SinkError::unavailable("the pipeline has ended");
+        self.requests.send(Request::Replay { filter, reply }).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
     }
 
     /// Ends the pipeline at its next await, as a crash would; nothing more is committed after this returns, but what

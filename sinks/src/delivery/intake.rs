@@ -120,6 +120,12 @@ impl Intake {
         self.draft.take(self.read)
     }
 
+    /// What the rule makes of `event`, outside of any batch.
+    pub(crate) fn rows_of(&mut self, event: &Event) -> Result<Vec<Row>, String> {
+        self.apply(event)?;
+        Ok(std::mem::take(&mut self.scratch))
+    }
+
     pub(crate) fn read(&self) -> Cursor {
         self.read
     }
@@ -171,10 +177,7 @@ impl Intake {
         if event.offset < self.read.offset {
             return;
         }
-        self.scratch.clear();
-        // A fault of ours in one rule must not take the pipeline down, and with it every event after this one.
-        let rule = AssertUnwindSafe(|| self.transform.apply(&event, &mut self.scratch));
-        let result = catch_unwind(rule).unwrap_or_else(|_| Err("the rule panicked on the event".to_owned()));
+        let result = self.apply(&event);
         let made = match result {
             // A failure stands for the event's only row; when it is settled already, so is the event.
             Err(reason) if skipped == 0 => {
@@ -198,6 +201,14 @@ impl Intake {
         if self.carry.is_empty() {
             self.advance(Cursor::at(event.offset + 1));
         }
+    }
+
+    /// Lets the rule make its rows of `event`, in the scratch.
+    fn apply(&mut self, event: &Event) -> Result<(), String> {
+        self.scratch.clear();
+        // A fault of ours in one rule must not take the pipeline down, and with it every event after this one.
+        let rule = AssertUnwindSafe(|| self.transform.apply(event, &mut self.scratch));
+        catch_unwind(rule).unwrap_or_else(|_| Err("the rule panicked on the event".to_owned()))
     }
 
     fn push(&mut self, row: BatchRow) {

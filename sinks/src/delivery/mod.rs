@@ -20,6 +20,7 @@ use muster_core::value::Row;
 use crate::sink::PipelineId;
 
 pub use backoff::WAIT_MAX;
+pub use engine::Replayed;
 pub use handle::{Pipeline, PipelineHandle, Stopped};
 pub use source::{LogReader, LogSource, ReadBatch, SourceError};
 pub use status::{PipelineState, PipelineStatus};

@@ -92,6 +92,8 @@ pub struct LetterFilter {
     pub rule: Option<String>,
     /// Of this sink.
     pub sink: Option<String>,
+    /// Of this table, topic or collection in the sink.
+    pub target: Option<String>,
     /// With this number.
     pub id: Option<i64>,
     /// With numbers above this one: the next page.
@@ -116,6 +118,7 @@ impl LetterFilter {
         let number = |number: Option<i64>| number.map(|number| Box::new(number) as Box<dyn ToSql>);
         and("rule =", text(&self.rule));
         and("sink =", text(&self.sink));
+        and("target =", text(&self.target));
         and("id =", number(self.id));
         and("id >", number(self.after_id));
         and("event_ms >=", number(self.from_ms));

@@ -2,6 +2,7 @@
 //! under way, and the dead letters. One SQLite file, durable at each answer. It must never know a target or a rule.
 
 mod letters;
+mod replays;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::database::{Database, DatabaseError, Sync, Verdict};
 use crate::error::SinkError;
 use crate::sink::{Checkpoint, Cursor, PipelineId, Totals};
+
+pub(crate) use replays::ReplayedLetters;
 
 pub use letters::{DeadLetter, LETTERS_MAX, LetterFilter, NewLetter};
 
