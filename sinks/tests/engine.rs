@@ -394,3 +394,59 @@ async fn dead_letters_are_listed_by_page_and_discarded() {
     let known = bench.store.pipelines().await.unwrap();
     assert_eq!((known.len(), known[0].checkpoint.totals.dead), (1, 3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_has_its_turn_while_there_is_much_to_deliver() {
+    let mut bench = Bench::with_events(&["poison"]);
+    let batches = Arc::new(Mutex::new(0));
+    bench.limits.batch_rows_max = 1;
+    bench.answer(|_| Err(SinkError::new(ErrorKind::RejectedRow, "no")));
+    let running = bench.run();
+    until_settled(&running, 1).await;
+    let counted = batches.clone();
+    bench.answer(move |batch| {
+        *counted.lock().unwrap() += 1;
+        Ok(Outcome::Durable(Durable::promise(batch)))
+    });
+    bench.append(&["x"; 500]);
+    let replayed = running.replay_letters(LetterFilter::default()).await.unwrap();
+    assert_eq!((replayed.delivered, replayed.still_dead), (1, 0));
+    assert!(*batches.lock().unwrap() < 500, "it did not wait for the end");
+    until_settled(&running, 501).await;
+    let status = running.status();
+    assert_eq!(
+        (status.matched, status.delivered, status.dead, status.pending),
+        (501, 501, 0, 0),
+        "{status:?}"
+    );
+    assert_eq!(bench.store.count_letters(LetterFilter::default()).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_corrected_rule_makes_of_a_letter_is_delivered() {
+    // Three rows of the event on which the rule failed before, and then none.
+    for (rows, books) in [(3, (4, 4, 0)), (0, (1, 1, 0))] {
+        let bench = Bench::with_events(&["x", "fail"]);
+        until_settled(&bench.run(), 2).await;
+        let running = bench.run_rule(Box::new(Corrected(rows)));
+        until("the start", async || running.status().state == PipelineState::Running).await;
+        let replayed = running.replay_letters(LetterFilter::default()).await.unwrap();
+        assert_eq!((replayed.delivered, replayed.still_dead), (1, 0), "{rows} rows");
+        let status = running.status();
+        assert_eq!((status.matched, status.delivered, status.dead), books, "{rows} rows: {status:?}");
+    }
+}
+
+/// Makes so many rows of each event.
+struct Corrected(usize);
+
+impl Transform for Corrected {
+    fn kinds(&self) -> EventKinds {
+        EventKinds::ALL
+    }
+
+    fn apply(&mut self, _: &Event, rows: &mut Vec<Row>) -> Result<(), String> {
+        rows.extend((0..self.0).map(|_| Row::new()));
+        Ok(())
+    }
+}

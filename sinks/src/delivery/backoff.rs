@@ -7,7 +7,7 @@ use rand::rngs::SmallRng;
 
 /// The first wait.
 const WAIT_MIN: Duration = Duration::from_millis(100);
-/// The longest wait, and the pace of [`Backoff::slowest`], unless the pipeline says otherwise.
+/// The longest wait, and the pace of the slow retries, unless the pipeline says otherwise.
 pub const WAIT_MAX: Duration = Duration::from_secs(30);
 /// No target may keep us waiting longer than this, whatever it asks for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);

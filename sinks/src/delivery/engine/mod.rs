@@ -237,6 +237,10 @@ impl Outlet {
     /// Waits for a batch that is full or due, or for the stop.
     async fn gather(&mut self, intake: &mut Intake) -> Result<(), End> {
         let stop = self.stop.clone();
+        // While there is much to deliver a batch is always full; requests have their turn between two.
+        while let Ok(request) = self.requests.try_recv() {
+            self.answer(request, intake).await?;
+        }
         while !intake.full() {
             let deadline = intake.deadline();
             let due = async {
