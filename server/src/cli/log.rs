@@ -1,20 +1,24 @@
-//! `muster log`: what is in the event log of a platform that is not running.
+//! `muster log`: what is in the event log, whether the platform is running or not.
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use muster_core::clock::SystemClock;
 use muster_core::event::Event;
-use muster_core::journal::Journal;
-use muster_core::log::{LogConfig, LogErrorKind, RealDisk};
+use muster_core::journal::{EventReader, Journal};
+use muster_core::log::{Follower, LogError, RealDisk};
 
 use super::{failed_output, time};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 
+/// How often `muster log tail` looks for more: other processes cannot be waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// `muster log stats`.
 pub(super) fn stats(config: &Config) -> Result<(), Error> {
-    let journal = open(config)?;
+    let journal = open(config)?.0;
     let stats = journal.log().stats();
     let mut out = io::stdout().lock();
     let mut line = |name: &str, value: String| writeln!(out, "{name:<16}{value}");
@@ -34,43 +38,65 @@ pub(super) fn stats(config: &Config) -> Result<(), Error> {
 
 /// `muster log cat`.
 pub(super) fn cat(config: &Config, from: u64, limit: Option<u64>, json: bool) -> Result<(), Error> {
-    let journal = open(config)?;
-    let broken = |error| Error::because(ErrorKind::Start, "cannot read the event log", error);
+    let journal = open(config)?.0;
     let mut reader = journal.reader(from.max(journal.first_offset()));
-    let mut left = limit.unwrap_or(u64::MAX);
+    print(&mut reader, limit.unwrap_or(u64::MAX), json).map(drop)
+}
+
+/// `muster log tail`: the last events, and then whatever comes, until it is stopped.
+pub(super) fn tail(config: &Config, last: u64, json: bool) -> Result<(), Error> {
+    let (journal, follower) = open(config)?;
+    let from = journal.durable_offset().saturating_sub(last);
+    let mut reader = journal.reader(from.max(journal.first_offset()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime =
+        runtime.map_err(|error| Error::because(ErrorKind::Start, "cannot follow the log", error))?;
+    runtime.block_on(async {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        while print(&mut reader, u64::MAX, json)? {
+            looks.tick().await;
+            follower.refresh().map_err(broken)?;
+        }
+        Ok(())
+    })
+}
+
+/// Prints what is there; says whether somebody still reads the output.
+fn print(reader: &mut EventReader, limit: u64, json: bool) -> Result<bool, Error> {
+    let mut left = limit;
     let mut out = io::BufWriter::new(io::stdout().lock());
     while let Some(batch) = reader.try_next_batch().map_err(broken)? {
         for event in batch.events() {
             if left == 0 {
-                return out.flush().or_else(failed_output);
+                return out.flush().map(|()| true).or_else(|error| failed_output(error).map(|()| false));
             }
             left -= 1;
             let line = if json { event.columns().to_json() } else { in_words(event) };
             if let Err(error) = writeln!(out, "{line}") {
-                return failed_output(error);
+                return failed_output(error).map(|()| false);
             }
         }
     }
-    out.flush().or_else(failed_output)
+    out.flush().map(|()| true).or_else(|error| failed_output(error).map(|()| false))
 }
 
-fn open(config: &Config) -> Result<Journal, Error> {
+fn broken(error: LogError) -> Error {
+    Error::because(ErrorKind::Start, "cannot read the event log", error)
+}
+
+/// Without its lock: it can be looked at while the platform runs.
+fn open(config: &Config) -> Result<(Journal, Follower), Error> {
     let dir = config.data.join("log");
     if !Path::new(&dir).is_dir() {
         let message =
             format!("there is no event log in {}; --data names the data directory", config.data.display());
         return Err(Error::new(ErrorKind::Start, message));
     }
-    let opened = Journal::open(LogConfig::new(&dir), RealDisk::shared(), SystemClock::shared());
-    opened.map(|(journal, _)| journal).map_err(|error| {
-        let message = if error.kind() == LogErrorKind::Locked {
-            let http = config.http.listen;
-            format!("muster is running on this log; ask it: curl http://{http}/api/v1/log")
-        } else {
-            format!("cannot open the event log in {}", dir.display())
-        };
-        Error::because(ErrorKind::Start, message, error)
-    })
+    let opened = Follower::open(&dir, RealDisk::shared(), SystemClock::shared());
+    let (follower, _) = opened.map_err(|error| {
+        Error::because(ErrorKind::Start, format!("cannot open the event log in {}", dir.display()), error)
+    })?;
+    Ok((Journal::over(follower.log().clone()), follower))
 }
 
 /// One line for a person: no payload, only its size.

@@ -58,7 +58,7 @@ enum Command {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Look into the event log of a platform that is not running.
+    /// Look into the event log, also while the platform runs.
     #[command(subcommand)]
     Log(LogCommand),
     /// List devices: who is here, who is missing, since when, and why.
@@ -134,6 +134,17 @@ enum LogCommand {
         /// How many at most.
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Print the last events and then whatever comes, until it is stopped.
+    Tail {
+        /// How many of the last.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        last: u64,
         /// One JSON object a line.
         #[arg(long)]
         json: bool,
@@ -242,6 +253,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Rules(RulesCommand::Check { paths }) => rules::check(&paths),
         Command::Rules(RulesCommand::Eval) => rules::eval(),
         Command::Log(LogCommand::Stats(config)) => log::stats(&config.load()?),
+        Command::Log(LogCommand::Tail { last, json, config }) => log::tail(&config.load()?, last, json),
         Command::Log(LogCommand::Verify(config)) => salvage::verify(&config.load()?),
         Command::Log(LogCommand::Repair { to, config }) => salvage::repair(&config.load()?, &to),
         Command::Log(LogCommand::Cat { from, limit, json, config }) => {

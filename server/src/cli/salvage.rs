@@ -18,7 +18,7 @@ pub(super) fn verify(config: &Config) -> Result<(), Error> {
     let report = muster_core::log::verify(&RealDisk, &dir, &mut |progress| show(&bar, progress));
     bar.finish_and_clear();
     let report = report.map_err(|error| cannot("verify", &dir, error))?;
-    print(&report, "is good").or_else(failed_output)?;
+    print(&report, "are good").or_else(failed_output)?;
     if report.damages.is_empty() {
         return Ok(());
     }
@@ -36,7 +36,7 @@ pub(super) fn repair(config: &Config, to: &Path) -> Result<(), Error> {
         muster_core::log::repair(&RealDisk, &*clock, &dir, to, &mut |progress| show(&bar, progress));
     bar.finish_and_clear();
     let report = repaired.map_err(|error| cannot("repair", &dir, error))?;
-    print(&report.found, "was copied").or_else(failed_output)?;
+    print(&report.found, "were copied").or_else(failed_output)?;
     let mut out = io::stdout().lock();
     writeln!(
         out,
@@ -62,8 +62,9 @@ fn print(report: &VerifyReport, done: &str) -> io::Result<()> {
     for damage in &report.damages {
         let Damage { segment, byte, bytes, offset, next_offset, what } = damage;
         let lost = match next_offset {
-            Some(next) if next == offset => "nothing lost".to_owned(),
-            Some(next) => format!("offsets {offset} to {} lost", next - 1),
+            Some(next) if next == offset => "nothing is lost".to_owned(),
+            Some(next) if *next == offset + 1 => format!("offset {offset} is lost"),
+            Some(next) => format!("offsets {offset} to {} are lost", next - 1),
             None => format!("what followed offset {offset} is lost, if there was anything"),
         };
         writeln!(out, "{}: byte {byte}, {bytes} bytes: {what}; {lost}", segment.display())?;
