@@ -39,6 +39,8 @@ pub(crate) struct Connection {
     pub(crate) writer: WriteHalf<Socket>,
     /// Packets that are not written yet.
     pub(crate) out: BytesMut,
+    /// The client takes nothing any more. What it said before it went, a goodbye perhaps, is still read.
+    is_deaf: bool,
     pub(crate) will: Option<Will>,
     /// One and a half times what the client promised; none where it promised nothing.
     pub(crate) silence_max: Option<Duration>,
@@ -120,6 +122,7 @@ impl Connection {
             reader,
             writer,
             out,
+            is_deaf: false,
             will,
             silence_max: (keep_alive_seconds > 0).then_some(silence_max),
             heard_at: Instant::now(),
@@ -135,7 +138,9 @@ impl Connection {
         let mut silence = self.silence_max.map(|max| Box::pin(sleep_until(self.heard_at + max)));
         self.resend();
         loop {
-            if self.may_pump() {
+            if self.is_deaf {
+                self.out.clear();
+            } else if self.may_pump() {
                 Box::pin(self.pump()).await;
             }
             let step = self.step(silence.as_mut()).await;
@@ -151,8 +156,16 @@ impl Connection {
                     self.acknowledge(durable);
                     Ok(())
                 }
+<<<<<<< HEAD
                 Step::Written(written) => self.on_written(written),
                 Step::Control(control) => Box::pin(self.on_control(control)).await,
+=======
+                Step::Written(written) => {
+                    self.on_written(written);
+                    Ok(())
+                }
+                Step::Control(control) => Err(Self::on_control(control)),
+>>>>>>> b17d14d (Broker: what a client said before it went counts, though its acks find nobody)
                 Step::Silence => self.on_silence(silence.as_mut()),
             };
             if let Err(end) = done {
@@ -235,18 +248,17 @@ impl Connection {
         Ok(())
     }
 
-    fn on_written(&mut self, written: std::io::Result<usize>) -> Result<(), End> {
-        match written {
-            Ok(0) | Err(_) => Err(End::Closed),
-            Ok(count) => {
-                self.actor.hub.counters.bytes_sent.add(count as u64);
-                self.actor.facts.bytes_sent.add(count as u64);
-                if self.out.is_empty() {
-                    // An idle client holds no buffer.
-                    self.out = BytesMut::new();
-                }
-                Ok(())
-            }
+    fn on_written(&mut self, written: std::io::Result<usize>) {
+        let Ok(count @ 1..) = written else {
+            // The end is found by reading.
+            self.is_deaf = true;
+            return;
+        };
+        self.actor.hub.counters.bytes_sent.add(count as u64);
+        self.actor.facts.bytes_sent.add(count as u64);
+        if self.out.is_empty() {
+            // An idle client holds no buffer.
+            self.out = BytesMut::new();
         }
     }
 

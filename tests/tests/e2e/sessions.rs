@@ -1,6 +1,7 @@
 //! Sessions as foreign clients know them: takeover, will, retained messages, sessions that outlive a connection.
 
-use muster_tests::mqtt::{Client, Connect, Version, kind};
+use bytes::Bytes;
+use muster_tests::mqtt::{self, Client, Connect, Version, kind, packet};
 use muster_tests::paho::Paho;
 use muster_tests::{Home, need, tools};
 use serde_json::json;
@@ -96,6 +97,37 @@ async fn a_will_is_published_when_its_owner_vanishes_and_not_when_it_says_goodby
     let rows = home.until_lines("SELECT clientid, topic FROM wills", 2).await;
     assert_eq!(rows, ["rude|will/rude"; 2]);
     muster.stop().await;
+}
+
+/// A device in a hurry: it publishes, says goodbye and closes, without waiting for its acks, which then meet a closed
+/// socket. What it said counts all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goodbye_counts_though_the_acks_find_nobody() {
+    const TIMES: usize = 20;
+    const MESSAGES: u16 = 1_000;
+    let rules = "CREATE RULE all INTO sqlite.everything AS SELECT topic FROM \"#\";\n";
+    let home = Home::with_rules(&format!("{rules}{HISTORY}"));
+    let muster = home.start().await;
+    for number in 0..TIMES {
+        // 3.1.1 knows no receive maximum, so that more may be sent than the broker reads ahead.
+        let version = Version::V4;
+        let will = Some(("will".to_owned(), Bytes::from_static(b"gone"), 1, false));
+        let connect = Connect { will, ..Connect::new(version, &format!("hasty-{number}")) };
+        let (mut client, _, _) = Client::greet(muster.mqtt, &connect).await.expect("a connection");
+        let publishes = |ids: std::ops::RangeInclusive<u16>| -> Vec<u8> {
+            ids.flat_map(|id| mqtt::publish(version, "data", b"x", 1, false, id)).collect()
+        };
+        client.send(&publishes(1..=MESSAGES / 2)).await.expect("a connection");
+        client.expect(kind::PUBACK).await;
+        let rest = [publishes(MESSAGES / 2 + 1..=MESSAGES), packet(kind::DISCONNECT << 4, &[])].concat();
+        client.send(&rest).await.expect("a connection");
+    }
+    home.until_lines("SELECT clientid FROM history WHERE reason IS NOT NULL", TIMES).await;
+    muster.stop().await;
+    let reasons = home.lines("SELECT reason, count(*) FROM history WHERE reason IS NOT NULL GROUP BY reason");
+    assert_eq!(reasons, [format!("normal|{TIMES}")]);
+    let topics = home.lines("SELECT topic, count(*) FROM everything GROUP BY topic");
+    assert_eq!(topics, [format!("data|{}", TIMES * usize::from(MESSAGES))]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
