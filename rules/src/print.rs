@@ -18,7 +18,15 @@ const COMPARISON: u8 = 20;
 const NOT: u8 = 15;
 
 fn name(text: &str, f: &mut Formatter<'_>) -> fmt::Result {
-    if is_bare_name(text) { f.write_str(text) } else { write!(f, "\"{text}\"") }
+    if is_bare_name(text) { f.write_str(text) } else { quoted(text, f) }
+}
+
+/// In double quotes, or in single ones where a double quote stands alone inside: those come in pairs within their own
+/// kind of quotes.
+fn quoted(text: &str, f: &mut Formatter<'_>) -> fmt::Result {
+    let alone = text.split(|c| c != '"').any(|run| run.len() % 2 == 1);
+    let quote = if alone { '\'' } else { '"' };
+    write!(f, "{quote}{text}{quote}")
 }
 
 fn listed<T>(
@@ -48,7 +56,6 @@ impl Display for Path {
         name(&self.root, f)?;
         for step in &self.steps {
             match step {
-                Step::Key(key) if key.contains('"') => write!(f, ".'{key}'")?,
                 Step::Key(key) => {
                     f.write_str(".")?;
                     name(key, f)?;
@@ -174,9 +181,7 @@ fn items(items: &[Item], f: &mut Formatter<'_>) -> fmt::Result {
 }
 
 fn topics(names: &[Name], f: &mut Formatter<'_>) -> fmt::Result {
-    listed(names, f, |topic, f| {
-        if topic.text.contains('"') { write!(f, "'{}'", topic.text) } else { write!(f, "\"{}\"", topic.text) }
-    })
+    listed(names, f, |topic, f| quoted(&topic.text, f))
 }
 
 impl Display for Select {

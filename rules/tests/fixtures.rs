@@ -73,6 +73,14 @@ fn every_function_is_in_the_fixtures() {
 }
 
 #[test]
+fn every_function_is_in_the_reference() {
+    let page = include_str!("../docs/reference.md").replace("\\|", "|");
+    let missing: Vec<_> =
+        muster_rules::function_usages().filter(|(_, usage)| !page.contains(&format!("`{usage}`"))).collect();
+    assert!(missing.is_empty(), "the reference page lacks {missing:?}");
+}
+
+#[test]
 fn broken_rules_are_explained() {
     let mut count = 0;
     fixture("broken.txt", |case| {

@@ -12,7 +12,7 @@ use expect_test::{Expect, expect};
 use muster_core::clock::ManualClock;
 use muster_core::event::{Event, EventKind, NewEvent, proto};
 use muster_rules::ast::Statement;
-use muster_rules::{EvalContext, RuleProgram, parse, parse_files};
+use muster_rules::{AlarmProgram, EvalContext, RuleProgram, RuleSet, parse, parse_files};
 
 fn message(topic: &str, payload: &str) -> Event {
     let body = proto::Event {
@@ -104,6 +104,56 @@ fn a_rule_that_fails_says_where_and_why() {
             test: SELECT: cannot compute null + integer
         "#]],
     );
+}
+
+#[test]
+fn a_payload_is_parsed_once_for_all_rules() {
+    let text = r#"CREATE RULE a AS SELECT payload.temp AS t, payload.x AS x FROM "s/#" WHERE payload.temp > 1;
+        CREATE RULE b AS FOREACH payload.list AS l DO l, payload.temp AS t FROM "s/+", "s/1";
+        CREATE RULE c AS SELECT clientid FROM "s/1";
+        CREATE RULE d AS SELECT payload.temp AS t FROM "other""#;
+    let set = RuleSet::new(programs(text));
+    let mut ctx = EvalContext::new(ManualClock::at(0), 1);
+    let mut seen = Vec::new();
+    for (n, payload) in [r#"{"temp":2,"list":[1,2]}"#, r#"{"temp":0}"#].iter().enumerate() {
+        set.run(&message("s/1", payload), &mut ctx, &mut Vec::new(), |rule, rows| {
+            seen.push(format!("{} {}", rule.name(), rows.unwrap().len()));
+        });
+        assert!(format!("{ctx:?}").contains(&format!("parses: {}", n + 1)), "{ctx:?}");
+    }
+    seen[..3].sort();
+    seen[3..].sort();
+    assert_eq!(seen, ["a 1", "b 2", "c 1", "a 0", "b 0", "c 1"]);
+}
+
+#[test]
+fn alarms_and_comments_are_read() {
+    let text = r#"CREATE RULE r AS SELECT clientid FROM "t";
+        COMMENT ON RULE r IS 'what it is for';
+        CREATE ALARM offline INTO ops AS
+        ABSENCE OF "$events/client/connected" FOR 1m30s AFTER "$events/client/disconnected" WHERE username = 'u1'"#;
+    let (statements, problems) = parse("a.sql", text);
+    assert!(problems.is_empty(), "{problems:?}");
+    let alarm = statements.iter().find_map(|statement| match statement {
+        Statement::CreateAlarm(alarm) => Some(AlarmProgram::compile(alarm).unwrap()),
+        _ => None,
+    });
+    let alarm = alarm.unwrap();
+    assert_eq!((alarm.name(), alarm.grace_ms()), ("offline", 90_000));
+    let mut ctx = EvalContext::new(ManualClock::at(0), 1);
+    assert!(alarm.of().matches(&connected()) && alarm.holds(&connected(), &mut ctx).unwrap());
+    assert!(!alarm.after().unwrap().matches(&connected()));
+}
+
+#[test]
+fn statements_are_printed_as_they_are_read() {
+    let text = r#"CREATE SINK pg TYPE postgres WITH (url = '${env:PG}', batch.rows = 5, tls = true);
+CREATE RULE r INTO pg.public.t REPUBLISH TO 'x/${clientid}' WITH (qos = 1) WITH (start = 'latest') AS SELECT clientid, qos + 1 AS "next one" FROM "t/#" WHERE qos > 0;
+CREATE ALARM a INTO pg AS PRESENCE OF "$events/client/+" WHERE NOT (username = 'x' AND qos = 1);
+COMMENT ON RULE r IS 'so'"#;
+    let (statements, _) = parse("a.sql", text);
+    let printed: Vec<_> = statements.iter().map(ToString::to_string).collect();
+    assert_eq!(printed.join(";\n"), text);
 }
 
 #[test]

@@ -31,10 +31,8 @@ fuzz_target!(|data: &[u8]| {
     for statement in &statements {
         let printed = statement.to_string();
         if let Statement::CreateRule(rule) = statement {
-            assert!(
-                muster_rules::read_select(&rule.select.to_string()).as_ref() == Ok(&rule.select),
-                "reads back differently: {printed}"
-            );
+            let again = muster_rules::read_select(&rule.select.to_string());
+            assert!(again.is_ok_and(|again| again == rule.select), "reads back differently: {printed}");
             if let Ok(program) = RuleProgram::compile(rule) {
                 let _ = program.run_on(&columns, &mut ctx, &mut Vec::new());
             }
