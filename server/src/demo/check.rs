@@ -109,7 +109,8 @@ pub(super) fn conservation(
 /// above it.
 pub(super) fn history(database: &Path) -> Result<Vec<String>, Error> {
     const QUERY: &str = "SELECT clientid, event, reason, session, datetime(at / 1000, 'unixepoch') AS at \
-                         FROM device_history WHERE clientid = (SELECT clientid FROM devices ORDER BY connects DESC) \
+                         FROM device_history WHERE clientid = (SELECT clientid FROM devices \
+                         ORDER BY connects DESC LIMIT 1) \
                          ORDER BY seq DESC LIMIT 12";
     let read = || -> Result<Vec<[String; 5]>, rusqlite::Error> {
         let db = open(database)?;
