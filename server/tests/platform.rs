@@ -173,6 +173,17 @@ async fn from_a_device_to_rows_and_to_rest() {
     assert_eq!(json(&platform, "/api/v5/metrics").await[0]["messages.qos1.received"], 5);
     assert_eq!(json(&platform, "/api/v1/devices/a%2Fb").await["online"], true);
     assert_eq!(json(&platform, "/api/v1/devices?online=false").await["meta"]["count"], 0);
+    // The log can be read beside the platform that writes it.
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_muster"))
+        .args(["log", "cat", "--json", "--data"])
+        .arg(&home.config().data)
+        .output()
+        .expect("the binary");
+    let shown = String::from_utf8(output.stdout).expect("text");
+    let count = |event: &str| {
+        shown.lines().filter(|line| line.starts_with(&format!("{{\"event\":\"{event}\""))).count()
+    };
+    assert_eq!((count("message.publish"), count("client.connected")), (5, 1), "{shown}");
     let pipelines = json(&platform, "/api/v1/pipelines?rule=telemetry").await;
     assert_eq!(pipelines["data"][0]["matched"], 5, "{pipelines}");
     let (_, metrics) = get(&platform, "/metrics").await;
