@@ -156,16 +156,11 @@ impl Connection {
                     self.acknowledge(durable);
                     Ok(())
                 }
-<<<<<<< HEAD
-                Step::Written(written) => self.on_written(written),
-                Step::Control(control) => Box::pin(self.on_control(control)).await,
-=======
                 Step::Written(written) => {
                     self.on_written(written);
                     Ok(())
                 }
-                Step::Control(control) => Err(Self::on_control(control)),
->>>>>>> b17d14d (Broker: what a client said before it went counts, though its acks find nobody)
+                Step::Control(control) => Box::pin(self.on_control(control)).await,
                 Step::Silence => self.on_silence(silence.as_mut()),
             };
             if let Err(end) = done {
