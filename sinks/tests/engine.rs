@@ -450,3 +450,20 @@ impl Transform for Corrected {
         Ok(())
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_seldom_matches_is_not_behind() {
+    let bench = Bench::with_events(&["x"]);
+    let running = bench.run();
+    until_settled(&running, 1).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    bench.append(&["noise"]);
+    until("the event to be seen", async || running.status().lag_events == 0).await;
+    bench.append(&["noise"]);
+    let status = running.status();
+    assert_eq!(
+        (status.lag_events, status.lag_ms < 1000),
+        (1, true),
+        "an hour without a match is no lag: {status:?}"
+    );
+}

@@ -83,8 +83,10 @@ pub(crate) struct Facts {
     pub(crate) settled: u64,
     /// Time of the oldest row that is pending.
     pub(crate) pending_since_ms: Option<i64>,
-    /// Time of the last event that was read.
+    /// Time of the last event that the rule saw.
     pub(crate) read_at_ms: Option<i64>,
+    /// When the reader last moved, by our clock.
+    pub(crate) advanced_at_ms: Option<i64>,
     /// Since when a batch is tried and nothing of it is committed.
     pub(crate) busy_since_ms: Option<i64>,
     pub(crate) failures: u32,
@@ -105,6 +107,7 @@ impl Default for Facts {
             settled: 0,
             pending_since_ms: None,
             read_at_ms: None,
+            advanced_at_ms: None,
             busy_since_ms: None,
             failures: 0,
             next_attempt_at_ms: None,
@@ -125,7 +128,10 @@ impl Board {
     pub(crate) fn read(&self, id: &PipelineId, end_offset: u64, now_ms: i64) -> PipelineStatus {
         let facts = self.update(|facts| facts.clone());
         let lag_events = end_offset.saturating_sub(facts.settled);
-        let oldest = facts.pending_since_ms.or(facts.read_at_ms).filter(|_| lag_events > 0);
+        // With nothing pending, what is unread is younger than the last event that the rule saw, and came after the
+        // reader last moved: a rule that seldom matches is not behind because of that.
+        let unread = facts.read_at_ms.max(facts.advanced_at_ms);
+        let oldest = facts.pending_since_ms.or(unread).filter(|_| lag_events > 0);
         PipelineStatus {
             rule: id.rule.clone(),
             sink: id.sink.clone(),

@@ -381,7 +381,9 @@ impl Outlet {
     fn show(&self, intake: &Intake) {
         let oldest = intake.oldest_ms();
         let settled = if oldest.is_none() { intake.read().offset } else { self.committed.cursor.offset };
+        let now_ms = self.clock.wall_ms();
         self.board.update(|facts| {
+            facts.advanced_at_ms = Some(now_ms);
             facts.pending_since_ms = oldest;
             facts.settled = settled;
         });
