@@ -37,7 +37,7 @@ const NAMED_IN: &[(&str, &[&str], &str)] = &[
     ),
     (
         "rumqttc::",
-        &["server/src/demo", "tests/", "broker/tests/"],
+        &["server/src/demo", "server/tests/", "tests/", "broker/tests/"],
         "a foreign client is for the demo and for tests",
     ),
 ];
