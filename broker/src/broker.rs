@@ -32,7 +32,7 @@ use crate::stats::{LiveCounters, Stats};
 use crate::wanted::Wanted;
 
 /// How often it is written down up to where the log needs not be read again for retained messages.
-const MARK_INTERVAL: Duration = Duration::from_secs(30);
+const MARK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Links to the router beyond one a client: shared groups and what is on its way out.
 const SPARE_LINKS: usize = 4_096;

@@ -1,8 +1,10 @@
 //! The platform in this process, with a foreign MQTT client in front and SQLite behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use muster::config::{Config, Layers};
@@ -38,6 +40,10 @@ impl Home {
     }
 
     fn config(&self) -> Config {
+        self.config_with(&[])
+    }
+
+    fn config_with(&self, more: &[(&str, &str)]) -> Config {
         let mut layers = Layers::default();
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         for (key, value) in [
@@ -47,6 +53,9 @@ impl Home {
             ("http.listen", "127.0.0.1:0".to_owned()),
         ] {
             layers.add_flag("test", key, value).expect(key);
+        }
+        for (key, value) in more {
+            layers.add_flag("test", key, (*value).to_owned()).expect(key);
         }
         Config::from_layers(&layers).expect("a configuration")
     }
@@ -284,4 +293,105 @@ async fn a_killed_process_leaves_no_device_online() {
     .await;
     platform.stop("test").await.expect("in order");
     assert!(Path::new(&config.data).join("log").is_dir());
+}
+
+/// A receiver of webhooks at `address`, and what it got in the field `n`.
+async fn receiver(address: std::net::SocketAddr) -> Arc<Mutex<BTreeSet<u64>>> {
+    let got = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = got.clone();
+    let take = async move |body: String| {
+        let mut numbers = Vec::new();
+        for line in body.lines().filter(|line| !line.is_empty()) {
+            collect_numbers(&serde_json::from_str(line).expect("JSON"), &mut numbers);
+        }
+        seen.lock().expect("a lock").extend(numbers);
+    };
+    let listener = tokio::net::TcpListener::bind(address).await.expect("the port is free again");
+    let app = axum::Router::new().fallback(take);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    got
+}
+
+fn collect_numbers(value: &Value, numbers: &mut Vec<u64>) {
+    match value {
+        Value::Array(all) => all.iter().for_each(|it| collect_numbers(it, numbers)),
+        Value::Object(fields) => {
+            numbers.extend(fields.get("n").and_then(Value::as_u64));
+            fields.values().for_each(|it| collect_numbers(it, numbers));
+        }
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_segments_go_only_after_everybody_has_read_them() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = port.local_addr().expect("an address");
+    drop(port);
+    let home = Home::with_rules(&format!(
+        "CREATE SINK hook TYPE webhook WITH (url = 'http://{address}/');\n\
+         CREATE RULE telemetry INTO sqlite.telemetry, hook AS SELECT payload.n AS n FROM \"sensors/#\";"
+    ));
+    let settings = [
+        ("journal.segment_bytes_max", "16KiB"),
+        ("journal.retention_bytes", "48KiB"),
+        ("delivery.retry_wait_max", "100ms"),
+    ];
+    let config = home.config_with(&settings);
+    let platform = Platform::start(config.clone(), SystemClock::shared()).await.expect("a platform");
+    let log = platform.journal().log().clone();
+    let first = log.first_offset();
+    let mut device = Client::connect(&platform, "a").await;
+    let filler = "x".repeat(1_000);
+    let mut sent = 0;
+    let mut publish = async |count: u64| {
+        for n in sent..sent + count {
+            device.publish("sensors/a", &format!("{{\"n\":{n},\"filler\":\"{filler}\"}}")).await;
+        }
+        sent += count;
+        sent
+    };
+
+    // The webhook's target is down: it alone holds the log back, and nothing goes.
+    publish(100).await;
+    until("everybody else has moved on", async || {
+        log.stats().slowest_hold.filter(|(name, _)| name.contains("hook"))
+    })
+    .await;
+    let sent = publish(50).await;
+    home.until_rows("SELECT count(*), max(n) FROM telemetry", &[&format!("{sent} {}", sent - 1)]).await;
+    let stats = log.stats();
+    assert_eq!(stats.first_offset, first, "{stats:?}");
+    assert!(stats.bytes > 100 * 1024, "{stats:?}");
+
+    // It is back: it gets everything, and only then the oldest goes.
+    let got = receiver(address).await;
+    let all = |sent: u64| (0..sent).collect::<BTreeSet<_>>();
+    until("every row has arrived", async || (*got.lock().expect("a lock") == all(sent)).then_some(())).await;
+    let missed = log.next_offset();
+    let sent = timeout(PATIENCE, async {
+        loop {
+            let sent = publish(1).await;
+            // In this order: holds move on meanwhile, and what is gone then may be more.
+            let first = log.first_offset();
+            let slowest = log.stats().slowest_hold.expect("a hold").1;
+            assert!(first <= slowest, "{first} is the first, and {slowest} is needed");
+            if first >= missed {
+                return sent;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let sent = sent.await.expect("old segments go");
+    until("every row has arrived", async || (*got.lock().expect("a lock") == all(sent)).then_some(())).await;
+    home.until_rows("SELECT count(*), max(n) FROM telemetry", &[&format!("{sent} {}", sent - 1)]).await;
+
+    // What retention has left is a log like any other.
+    drop(log);
+    platform.stop("test").await.expect("in order");
+    let platform = Platform::start(config, SystemClock::shared()).await.expect("a platform");
+    let mut device = Client::connect(&platform, "a").await;
+    device.publish("sensors/a", &format!("{{\"n\":{sent}}}")).await;
+    home.until_rows("SELECT count(*), max(n) FROM telemetry", &[&format!("{} {sent}", sent + 1)]).await;
+    platform.stop("test").await.expect("in order");
 }

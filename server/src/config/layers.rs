@@ -139,6 +139,14 @@ impl Layers {
         units::size(self.text(key)?).map_err(|why| self.wrong(key, &why))
     }
 
+    pub(super) fn duration_or_never(&self, key: &str) -> Result<Option<Duration>, Error> {
+        units::or_never(self.text(key)?, units::duration).map_err(|why| self.wrong(key, &why))
+    }
+
+    pub(super) fn size_or_never(&self, key: &str) -> Result<Option<u64>, Error> {
+        units::or_never(self.text(key)?, units::size).map_err(|why| self.wrong(key, &why))
+    }
+
     pub(super) fn bytes(&self, key: &str) -> Result<usize, Error> {
         usize::try_from(self.size(key)?).map_err(|_| self.wrong(key, "is more than this machine can address"))
     }
@@ -284,6 +292,30 @@ mod tests {
             ),
         ] {
             assert_eq!(refused(text), want, "{text}");
+        }
+        for (text, want) in [
+            (
+                "cap_bytes = '100MiB'",
+                "muster.toml:2: `journal.cap_bytes` = `100MiB`: is smaller than two segments (journal.segment_bytes_max); only whole segments are removed",
+            ),
+            (
+                "when_full = 'drop_oldest'",
+                "muster.toml:2: `journal.when_full` = `drop_oldest`: says what happens at journal.cap_bytes, which is not set",
+            ),
+            (
+                "cap_bytes = '1GiB'\nretention_bytes = '2GiB'",
+                "muster.toml:3: `journal.retention_bytes` = `2GiB`: is larger than journal.cap_bytes and would never be reached",
+            ),
+            (
+                "retention_age = '0s'",
+                "muster.toml:2: `journal.retention_age` = `0s`: 0 would keep nothing; write never for no limit",
+            ),
+            (
+                "when_full = 'panic'",
+                "muster.toml:2: `journal.when_full`: `panic` is none of refuse, drop_oldest",
+            ),
+        ] {
+            assert_eq!(refused(&format!("[journal]\n{text}")), want, "{text}");
         }
         assert!(refused("a = \nb = 2").starts_with("muster.toml:1: "), "{}", refused("a = \nb = 2"));
     }

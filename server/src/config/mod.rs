@@ -67,6 +67,14 @@ pub struct Journal {
     pub segment_bytes_max: u64,
     /// Bytes that may wait for the disk.
     pub queue_bytes_max: usize,
+    /// Age at which what nobody needs is removed; none keeps it.
+    pub retention_age: Option<Duration>,
+    /// Size above which the oldest that nobody needs is removed; none keeps it.
+    pub retention_bytes: Option<u64>,
+    /// Size that is never exceeded.
+    pub cap_bytes: Option<u64>,
+    /// What happens at that size.
+    pub when_full: WhenFull,
 }
 
 /// How rows travel to sinks.
@@ -85,6 +93,25 @@ pub enum Durability {
     Interval(Duration),
     /// After the write; the operating system decides when it reaches the disk.
     Os,
+}
+
+/// What happens when the log has reached its cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Publishes are not acknowledged until those who hold the log back have moved on.
+    Refuse,
+    /// The oldest goes, whoever still needs it.
+    DropOldest,
+}
+
+impl WhenFull {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "drop_oldest" => Ok(Self::DropOldest),
+            _ => Err(format!("`{text}` is none of refuse, drop_oldest")),
+        }
+    }
 }
 
 impl Durability {
@@ -138,6 +165,11 @@ impl Config {
                     .map_err(|why| layers.wrong("journal.durability", &why))?,
                 segment_bytes_max: layers.size("journal.segment_bytes_max")?,
                 queue_bytes_max: layers.bytes("journal.queue_bytes_max")?,
+                retention_age: layers.duration_or_never("journal.retention_age")?,
+                retention_bytes: layers.size_or_never("journal.retention_bytes")?,
+                cap_bytes: layers.size_or_never("journal.cap_bytes")?,
+                when_full: WhenFull::parse(layers.text("journal.when_full")?)
+                    .map_err(|why| layers.wrong("journal.when_full", &why))?,
             },
             delivery: Delivery { retry_wait_max: layers.duration("delivery.retry_wait_max")? },
         };
@@ -152,7 +184,22 @@ impl Config {
                 "REST asks for no key yet, so it is served on loopback addresses only (127.0.0.1, [::1])",
             ));
         }
-        Ok(())
+        let Journal { segment_bytes_max, retention_bytes, cap_bytes, when_full, .. } = self.journal;
+        match cap_bytes {
+            Some(cap) if cap < segment_bytes_max.saturating_mul(2) => Err(layers.wrong(
+                "journal.cap_bytes",
+                "is smaller than two segments (journal.segment_bytes_max); only whole segments are removed",
+            )),
+            Some(cap) if retention_bytes.is_some_and(|bytes| bytes > cap) => Err(layers.wrong(
+                "journal.retention_bytes",
+                "is larger than journal.cap_bytes and would never be reached",
+            )),
+            None if when_full == WhenFull::DropOldest => {
+                Err(layers
+                    .wrong("journal.when_full", "says what happens at journal.cap_bytes, which is not set"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

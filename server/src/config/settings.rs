@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Durability, units};
+use super::{Durability, WhenFull, units};
 
 /// A setting that an operator can give.
 #[derive(Debug)]
@@ -30,6 +30,11 @@ pub(super) enum Kind {
     Size,
     Count,
     Durability,
+    /// A duration above 0, or `never`.
+    DurationOrNever,
+    /// A size above 0, or `never`.
+    SizeOrNever,
+    WhenFull,
 }
 
 impl Kind {
@@ -48,6 +53,9 @@ impl Kind {
                 _ => Err(format!("`{text}` is no whole number above 0")),
             },
             Self::Durability => Durability::parse(text).map(drop),
+            Self::DurationOrNever => units::or_never(text, units::duration).map(drop),
+            Self::SizeOrNever => units::or_never(text, units::size).map(drop),
+            Self::WhenFull => WhenFull::parse(text).map(drop),
         }
     }
 }
@@ -95,6 +103,33 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Size,
         "32MiB",
         "events waiting for the disk before sessions are slowed down",
+    ),
+    setting(
+        "journal.retention_age",
+        Kind::DurationOrNever,
+        "never",
+        "whole files of the event log whose newest event is older are removed once every rule and presence have passed \
+         them, e.g. 30d; never keeps everything",
+    ),
+    setting(
+        "journal.retention_bytes",
+        Kind::SizeOrNever,
+        "never",
+        "the oldest files are removed while the event log is larger, once every rule and presence have passed them, \
+         e.g. 50GiB; never keeps everything",
+    ),
+    setting(
+        "journal.cap_bytes",
+        Kind::SizeOrNever,
+        "never",
+        "the event log never grows beyond this, at least two segments; never lets it grow until the disk is full",
+    ),
+    setting(
+        "journal.when_full",
+        Kind::WhenFull,
+        "refuse",
+        "at cap_bytes: refuse (publishes are not acknowledged until rules have moved on) or drop_oldest (the oldest \
+         file goes, delivered or not)",
     ),
     setting(
         "delivery.retry_wait_max",

@@ -25,6 +25,22 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     sum(text, &units).ok_or_else(|| format!("`{text}` is no size; write for example 512B, 64KiB or 1GiB"))
 }
 
+/// `never`, which is none, or what `read` reads, which must be above 0.
+pub(super) fn or_never<T: Default + PartialEq>(
+    text: &str,
+    read: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    if text.trim() == "never" {
+        return Ok(None);
+    }
+    match read(text).map_err(|why| format!("{why}, or never"))? {
+        nothing if nothing == T::default() => {
+            Err("0 would keep nothing; write never for no limit".to_owned())
+        }
+        limit => Ok(Some(limit)),
+    }
+}
+
 /// Adds up `number unit` pairs; the first unit in the table is the one that a bare number has.
 fn sum(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let mut rest = text.trim();

@@ -1,7 +1,7 @@
 //! From rule files to running pipelines: read, plan, and bring what runs in line with what is planned. Rules and sinks
 //! meet here and nowhere else. It must never know what a rule computes or how a sink delivers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use muster_core::clock::SharedClock;
 use muster_core::journal::Journal;
 use muster_rules::Diagnostic;
 use muster_sinks::delivery::{
-    DeliveryStore, Pipeline, PipelineConfig, PipelineHandle, PipelineState, PipelineStatus, Stopped,
+    DeliveryStore, Pipeline, PipelineConfig, PipelineHandle, PipelineState, PipelineStatus, Start, Stopped,
 };
 use muster_sinks::{PipelineId, SinkEnv};
 use rand::SeedableRng as _;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 mod files;
+mod holds;
 mod plan;
 mod secrets;
 mod start;
@@ -30,6 +31,8 @@ mod watch;
 
 pub use plan::{Identity, Plan, Planned, RuleFile, plan, plan_what_can_run};
 
+pub use holds::Cursors;
+use holds::Holds;
 use transform::RuleTransform;
 use watch::Watcher;
 
@@ -61,6 +64,8 @@ pub struct Pipelines {
     parts: Parts,
     folder: PathBuf,
     running: Mutex<BTreeMap<PipelineId, Running>>,
+    /// What keeps retention from what is not delivered yet.
+    holds: Mutex<Holds>,
     /// The files that the last attempt to load looked at, and what was wrong with them.
     loaded: Mutex<Loaded>,
 }
@@ -84,7 +89,7 @@ pub struct Changes {
     pub started: Vec<PipelineId>,
     /// Pipelines that go on from their cursor under a changed rule or sink.
     pub changed: Vec<PipelineId>,
-    /// Pipelines whose rule is gone; their cursor is kept.
+    /// Pipelines whose rule is gone; their cursor is kept, but holds the log no longer.
     pub stopped: Vec<PipelineId>,
 }
 
@@ -112,8 +117,8 @@ impl Changes {
 impl Pipelines {
     /// Pipelines over the rule files of `folder`, none of them running yet.
     pub fn new(folder: &Path, parts: Parts) -> Self {
-        let (running, loaded) = (Mutex::default(), Mutex::default());
-        Self { parts, folder: folder.to_owned(), running, loaded }
+        let (running, holds, loaded) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { parts, folder: folder.to_owned(), running, holds, loaded }
     }
 
     /// Starts everything that can run. A file with errors is reported and left out: devices must not stay outside
@@ -129,7 +134,22 @@ impl Pipelines {
         let (plan, diagnostics) = plan_what_can_run(&files, &self.parts.env);
         report(&diagnostics, "left out at the start");
         self.note(files, &diagnostics, Some(plan.rules));
+        if diagnostics.iter().any(Diagnostic::is_error) {
+            // Which pipelines the files with errors would have had, nobody can say: all that ever ran keep their place.
+            let known = self.parts.store.pipelines().await.map_err(io::Error::other)?;
+            lock(&self.holds).keep_known(&self.parts.journal, known);
+        }
         Ok(self.apply(plan).await)
+    }
+
+    /// Everything before these is committed.
+    pub fn cursors(&self) -> Cursors {
+        Cursors::of(lock(&self.running).iter().map(|(id, running)| (id, running.handle.status().cursor)))
+    }
+
+    /// Lets go of what stands before `cursors` in the log.
+    pub fn release(&self, cursors: &Cursors) {
+        lock(&self.holds).advance(cursors);
     }
 
     /// Looks at the files again; none where nothing changed or where they have errors, which are reported and leave
@@ -153,7 +173,10 @@ impl Pipelines {
         }
         report(&diagnostics, "the rule is used all the same");
         self.note(files, &diagnostics, Some(plan.rules));
+        let planned: BTreeSet<_> = plan.pipelines.keys().cloned().collect();
         let changes = self.apply(plan).await;
+        // All files could be read: what no rule wants any more holds the log no longer.
+        lock(&self.holds).retain(&planned);
         let count = |ids: &Vec<PipelineId>| ids.len();
         let (started, changed, stopped) =
             (count(&changes.started), count(&changes.changed), count(&changes.stopped));
@@ -234,10 +257,17 @@ impl Pipelines {
         let Parts { journal, store, clock, seed, retry_wait_max, .. } = &self.parts;
         // A chance of its own for each pipeline, the same at each start.
         let seed = id.to_string().bytes().fold(*seed, |seed, byte| seed.rotate_left(5) ^ u64::from(byte));
+        // Nothing may be removed between finding the place and holding it.
+        let hold = journal.log().hold(id.to_string(), journal.first_offset());
+        let start = start::begin(id, start.as_deref(), journal, store, clock.wall_ms()).await;
+        if let Start::Offset(offset) = start {
+            hold.advance(offset);
+        }
+        lock(&self.holds).put(id, hold);
         let config = PipelineConfig {
             id: id.clone(),
             rule_version,
-            start: start::begin(id, start.as_deref(), journal, store, clock.wall_ms()).await,
+            start,
             limits: built.limits,
             retry_wait_max: *retry_wait_max,
         };

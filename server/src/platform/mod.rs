@@ -3,6 +3,7 @@
 //! Start: log, presence caught up, the end of every session that a crash left open, `node.started`, pipelines, broker,
 //! REST. Stop: REST, broker (whose clients get their goodbye, and whose last events are written), `node.stopped`,
 //! pipelines to the end of the log, presence, the log.
+//! Retention begins after everything that reads the log holds its place, and ends before the first lets go.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,15 +14,16 @@ use muster_broker::{Broker, BrokerConfig, BrokerError, Environment, Wanted};
 use muster_core::clock::SharedClock;
 use muster_core::event::EventKind;
 use muster_core::journal::Journal;
-use muster_core::log::{LogConfig, LogErrorKind, OpenReport, RealDisk};
+use muster_core::log::{LogConfig, LogErrorKind, OpenReport, RealDisk, Retention};
 use muster_core::registry::Registry;
 use muster_sinks::SinkEnv;
 use muster_sinks::database::Databases;
 use muster_sinks::delivery::DeliveryStore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+mod keep;
 mod sessions;
 
 use crate::config::{Config, Durability};
@@ -29,6 +31,7 @@ use crate::error::{Error, ErrorKind};
 use crate::pipelines::{Parts, Pipelines};
 use crate::presence::{Follower, Store};
 use crate::rest::{App, RestServer};
+use keep::Keeper;
 
 /// The database that users query.
 pub const DATABASE: &str = "muster.db";
@@ -45,6 +48,7 @@ pub struct Platform {
     following: CancellationToken,
     folder: JoinHandle<()>,
     presence: JoinHandle<()>,
+    keeper: JoinHandle<()>,
 }
 
 impl Platform {
@@ -78,27 +82,34 @@ impl Platform {
         let rules = config.rules.display();
         pipelines.start().await.map_err(start(format!("cannot read the rules in {rules}")))?;
 
-        let (broker, rest) = match open_doors(&config, &journal, &pipelines, wanted, clock.clone()).await {
-            Ok(doors) => doors,
-            Err(error) => {
-                let stopped = sessions::lifecycle(
-                    EventKind::NodeStopped,
-                    &config.node,
-                    "failed to start",
-                    clock.wall_ms(),
-                );
-                let _written = journal.append(stopped).await;
-                pipelines.stop(config.stop_timeout).await;
-                drop((pipelines, follower));
-                let _closed = journal.close().await;
-                return Err(error);
-            }
-        };
+        let (broker, rest, registry) =
+            match open_doors(&config, &journal, &pipelines, wanted, clock.clone()).await {
+                Ok(doors) => doors,
+                Err(error) => {
+                    let stopped = sessions::lifecycle(
+                        EventKind::NodeStopped,
+                        &config.node,
+                        "failed to start",
+                        clock.wall_ms(),
+                    );
+                    let _written = journal.append(stopped).await;
+                    pipelines.stop(config.stop_timeout).await;
+                    drop((pipelines, follower));
+                    let _closed = journal.close().await;
+                    return Err(error);
+                }
+            };
         let following = CancellationToken::new();
+        let keeper = Keeper::new(&journal, data, &pipelines, registry, follower.needed());
+        let limits = keep::retention(&config.journal);
+        if let Err(error) = journal.log().set_retention(limits) {
+            error!(%error, "nothing is removed from the event log");
+        }
+        let keeper = tokio::spawn(keeper.run(following.clone()));
         let presence = tokio::spawn(follower.run(following.clone()));
         let (watched, stop) = (pipelines.clone(), following.clone());
         let folder = tokio::spawn(async move { watched.follow_folder(stop).await });
-        Ok(Self { config, clock, journal, broker, pipelines, rest, following, folder, presence })
+        Ok(Self { config, clock, journal, broker, pipelines, rest, following, folder, presence, keeper })
     }
 
     /// Where devices connect.
@@ -154,7 +165,8 @@ impl Platform {
     /// # Errors
     /// The log could not be closed in order; the next start repairs that.
     pub async fn stop(self, reason: &str) -> Result<(), Error> {
-        let Self { config, clock, journal, broker, pipelines, rest, following, folder, presence } = self;
+        let Self { config, clock, journal, broker, pipelines, rest, following, folder, presence, keeper } =
+            self;
         let deadline = tokio::time::Instant::now() + config.stop_timeout;
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
         rest.stop().await;
@@ -166,9 +178,13 @@ impl Platform {
             Ok(appended) => drop(tokio::time::timeout(left(), journal.durable(appended.offset)).await),
             Err(error) => warn!(%error, "the end of this run could not be written"),
         }
+        // Whoever ends now lets go of the log, and may not have read all of it.
+        if let Err(error) = journal.log().set_retention(Retention::default()) {
+            warn!(%error, "retention goes on");
+        }
         // What follows the log looks once more before it ends, so that it sees all of the above.
         following.cancel();
-        let followers = async { tokio::join!(folder, presence) };
+        let followers = async { tokio::join!(folder, presence, keeper) };
         if tokio::time::timeout(left(), followers).await.is_err() {
             warn!("presence is behind; it catches up at the next start");
         }
@@ -268,11 +284,13 @@ async fn open_doors(
     pipelines: &Arc<Pipelines>,
     wanted: Wanted,
     clock: SharedClock,
-) -> Result<(Broker, RestServer), Error> {
-    let broker = start_broker(config, journal, wanted, clock.clone()).await?;
+) -> Result<(Broker, RestServer, Registry), Error> {
+    let registry = Registry::open(&config.data.join("registry.db"))
+        .map_err(start("cannot open the registry of retained messages".to_owned()))?;
+    let broker = start_broker(config, journal, registry.clone(), wanted, clock.clone()).await?;
     let app = App::new(config, &clock, journal, &broker, pipelines);
     match RestServer::start(&config.http, app).await {
-        Ok(rest) => Ok((broker, rest)),
+        Ok(rest) => Ok((broker, rest, registry)),
         Err(error) => {
             broker.shutdown().await;
             Err(error)
@@ -283,11 +301,10 @@ async fn open_doors(
 async fn start_broker(
     config: &Config,
     journal: &Journal,
+    registry: Registry,
     wanted: Wanted,
     clock: SharedClock,
 ) -> Result<Broker, Error> {
-    let registry = Registry::open(&config.data.join("registry.db"))
-        .map_err(start("cannot open the registry of retained messages".to_owned()))?;
     let mut broker =
         BrokerConfig { listen: config.mqtt.listen, node: config.node.clone(), ..BrokerConfig::default() };
     broker.limits.connections_max = config.mqtt.connections_max;

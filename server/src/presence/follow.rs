@@ -1,6 +1,7 @@
 //! The task that keeps the table up with the log.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use muster_core::event::Event;
@@ -38,13 +39,30 @@ pub enum FollowError {
 pub struct Follower {
     store: Store,
     reader: EventReader,
+    needed: Needed,
+}
+
+/// From which offset on the projection still needs the log: everything before it is committed, or is about no device.
+#[derive(Debug, Clone)]
+pub struct Needed(Arc<AtomicU64>);
+
+impl Needed {
+    /// The offset now.
+    pub fn from(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn move_to(&self, offset: u64) {
+        self.0.store(offset, Ordering::Release);
+    }
 }
 
 impl Follower {
     /// Begins where the store's cursor stands. What retention has taken meanwhile is passed over.
     pub fn new(store: Store, journal: &Journal) -> Self {
         let from = store.cursor().unwrap_or_default().max(journal.first_offset());
-        Self { store, reader: journal.reader(from).with_kinds(KINDS) }
+        let needed = Needed(Arc::new(AtomicU64::new(from)));
+        Self { store, reader: journal.reader(from).with_kinds(KINDS), needed }
     }
 
     /// Folds everything that is durable now, and commits.
@@ -55,8 +73,14 @@ impl Follower {
         while let Some(batch) = self.reader.try_next_batch()? {
             let events = batch.events().iter().map(Arc::as_ref);
             self.store.apply(events, batch.next_offset)?;
+            self.needed.move_to(batch.next_offset);
         }
         Ok(())
+    }
+
+    /// Tells from which offset on the log is still needed, also while the projection runs.
+    pub fn needed(&self) -> Needed {
+        self.needed.clone()
     }
 
     /// What is in the table.
@@ -86,6 +110,8 @@ impl Follower {
                                 return;
                             }
                         };
+                    } else {
+                        self.needed.move_to(batch.next_offset);
                     }
                 }
                 Err(error) if error.kind() == LogErrorKind::Event => {
@@ -120,7 +146,10 @@ impl Follower {
             })
             .await?;
             self = follower;
-            let Err(error) = result else { return Ok(self) };
+            let Err(error) = result else {
+                self.needed.move_to(next_offset);
+                return Ok(self);
+            };
             warn!(error = %crate::error::chain(&error), "presence could not be written; trying again");
             tokio::select! {
                 () = stop.cancelled() => {

@@ -6,5 +6,5 @@ mod follow;
 mod store;
 
 pub use fold::{Device, KINDS, fold};
-pub use follow::{FollowError, Follower};
+pub use follow::{FollowError, Follower, Needed};
 pub use store::{Store, StoreError, Wanted, list};
