@@ -28,10 +28,16 @@ pub(super) fn check(paths: &[PathBuf]) -> Result<(), Error> {
     let errors = diagnostics.iter().filter(|it| it.is_error()).count();
     let warnings = diagnostics.len() - errors;
     if errors > 0 {
-        return Err(Error::new(ErrorKind::Negative, format!("{errors} errors, {warnings} warnings")));
+        let told = format!("{}, {}", count(errors, "error"), count(warnings, "warning"));
+        return Err(Error::new(ErrorKind::Negative, told));
     }
-    let (rules, pipelines) = (plan.rules, plan.pipelines.len());
-    writeln!(out, "{rules} rules, {pipelines} pipelines, {warnings} warnings").or_else(failed_output)
+    let (rules, pipelines) = (count(plan.rules, "rule"), count(plan.pipelines.len(), "pipeline"));
+    writeln!(out, "{rules}, {pipelines}, {}", count(warnings, "warning")).or_else(failed_output)
+}
+
+/// `1 rule`, `2 rules`.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Answers each line of stdin with one line on stdout, at once, so that a program can ask and wait.

@@ -79,6 +79,7 @@ struct Running {
 struct Loaded {
     files: Vec<RuleFile>,
     rules: usize,
+    comments: BTreeMap<String, String>,
     problems: Vec<String>,
 }
 
@@ -133,7 +134,7 @@ impl Pipelines {
         let files = files::read_folder(&self.folder)?;
         let (plan, diagnostics) = plan_what_can_run(&files, &self.parts.env);
         report(&diagnostics, "left out at the start");
-        self.note(files, &diagnostics, Some(plan.rules));
+        self.note(files, &diagnostics, Some(&plan));
         if diagnostics.iter().any(Diagnostic::is_error) {
             // Which pipelines the files with errors would have had, nobody can say: all that ever ran keep their place.
             let known = self.parts.store.pipelines().await.map_err(io::Error::other)?;
@@ -172,7 +173,7 @@ impl Pipelines {
             return None;
         }
         report(&diagnostics, "the rule is used all the same");
-        self.note(files, &diagnostics, Some(plan.rules));
+        self.note(files, &diagnostics, Some(&plan));
         let planned: BTreeSet<_> = plan.pipelines.keys().cloned().collect();
         let changes = self.apply(plan).await;
         // All files could be read: what no rule wants any more holds the log no longer.
@@ -209,6 +210,11 @@ impl Pipelines {
     /// How many rules run.
     pub fn rules(&self) -> usize {
         lock(&self.loaded).rules
+    }
+
+    /// What is said of a rule in the rule files.
+    pub fn comment(&self, rule: &str) -> Option<String> {
+        lock(&self.loaded).comments.get(rule).cloned()
     }
 
     /// Lets pipelines that work reach the end of the log, then stops all; what takes longer than `limit` is done after
@@ -284,12 +290,14 @@ impl Pipelines {
         Running { identity, handle }
     }
 
-    fn note(&self, files: Vec<RuleFile>, diagnostics: &[Diagnostic], rules: Option<usize>) {
+    /// Notes what was read; `plan` is what runs from now on, none where it is what ran before.
+    fn note(&self, files: Vec<RuleFile>, diagnostics: &[Diagnostic], plan: Option<&Plan>) {
         let mut loaded = lock(&self.loaded);
         loaded.files = files;
         loaded.problems = diagnostics.iter().map(ToString::to_string).collect();
-        if let Some(rules) = rules {
-            loaded.rules = rules;
+        if let Some(plan) = plan {
+            loaded.rules = plan.rules;
+            loaded.comments.clone_from(&plan.comments);
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Plan {
     pub pipelines: BTreeMap<PipelineId, Planned>,
     /// How many rules there are.
     pub rules: usize,
+    /// What `COMMENT ON RULE` says of them.
+    pub comments: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -180,7 +182,9 @@ impl Planner<'_> {
                 let help = "write a rule into a webhook or a table instead";
                 self.error(&alarm.source, alarm.name.span, "alarms cannot be run yet", help);
             }
-            Statement::CommentOnRule { .. } => {}
+            Statement::CommentOnRule { rule, comment } => {
+                self.plan.comments.insert(rule.text, comment);
+            }
         }
     }
 
@@ -449,6 +453,17 @@ mod tests {
         assert_eq!(pipelines, ["a > sqlite.a"]);
         let broken: Vec<_> = diagnostics.iter().map(Diagnostic::file).collect();
         assert_eq!(broken, ["1.sql", "2.sql", "3.sql"]);
+    }
+
+    #[test]
+    fn a_comment_is_kept_with_the_plan() {
+        let texts = [
+            "CREATE RULE a INTO sqlite AS SELECT topic FROM \"a\";",
+            "COMMENT ON RULE a IS 'for the support desk';",
+        ];
+        let (plan, diagnostics) = plan(&files(&texts), &env());
+        assert!(diagnostics.is_empty(), "{diagnostics:?}");
+        assert_eq!(plan.comments.get("a").map(String::as_str), Some("for the support desk"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(super) async fn list(
         .map(|it| {
             let mut entry = json!(it);
             if let Some(entry) = entry.as_object_mut() {
+                entry.insert("comment".to_owned(), app.pipelines.comment(&it.rule).into());
                 entry.insert("lag_seconds".to_owned(), seconds(it.lag_ms).into());
                 entry.insert("last_error_at".to_owned(), it.last_error_at_ms.map_or(Value::Null, rfc3339));
                 entry
