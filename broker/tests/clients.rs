@@ -109,7 +109,7 @@ async fn everybody_hears_everything_while_others_come_and_go() {
             tokio::spawn(async move {
                 for round in 0..ROUNDS {
                     let mut client = Client::connected(addr, Connect::v4(&format!("x{at}-{round}"))).await;
-                    client.subscribe(1, &[("news", 0), ("$share/g/news", 1)]).await;
+                    client.subscribe_amid_messages(1, &[("news", 0), ("$share/g/news", 1)]).await;
                     // Gone without a word.
                     drop(client);
                 }

@@ -26,7 +26,7 @@ impl RuleProgram {
     /// Plans a rule.
     ///
     /// # Errors
-    /// Everything that is wrong with it; warnings are not among them, [`crate::check`] tells those, too.
+    /// Everything that is wrong with it; warnings are not among them, [`crate::parse_files`] tells those, too.
     pub fn compile(rule: &Rule) -> Result<Self, Vec<Diagnostic>> {
         let plan = plan::select(&rule.select, Mode::Extended);
         let errors: Vec<_> = plan.problems.into_iter().map(|problem| problem.at(&rule.source)).collect();

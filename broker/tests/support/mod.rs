@@ -384,6 +384,20 @@ impl Client {
 
     /// Subscribes and gives the codes of the SUBACK.
     pub async fn subscribe_with(&mut self, pkid: u16, props: &[u8], filters: &[(&str, u8)]) -> Vec<u8> {
+        self.send_subscribe(pkid, props, filters).await;
+        let ack = self.recv().await;
+        assert_eq!(ack.first, 0x90, "not a SUBACK: {ack:?}");
+        assert_eq!(ack.body[..2], pkid.to_be_bytes());
+        ack.body[if self.level == 5 { 3 } else { 2 }..].to_vec()
+    }
+
+    /// Subscribes while messages come, which may be sent before the SUBACK (MQTT 5.0, 3.8.4); passes over them.
+    pub async fn subscribe_amid_messages(&mut self, pkid: u16, filters: &[(&str, u8)]) {
+        self.send_subscribe(pkid, &[], filters).await;
+        while self.recv().await.first != 0x90 {}
+    }
+
+    async fn send_subscribe(&mut self, pkid: u16, props: &[u8], filters: &[(&str, u8)]) {
         let mut body = BytesMut::new();
         body.put_u16(pkid);
         if self.level == 5 {
@@ -394,10 +408,6 @@ impl Client {
             body.put_u8(*options);
         }
         self.send(&packet(0x82, &body)).await;
-        let ack = self.recv().await;
-        assert_eq!(ack.first, 0x90, "not a SUBACK: {ack:?}");
-        assert_eq!(ack.body[..2], pkid.to_be_bytes());
-        ack.body[if self.level == 5 { 3 } else { 2 }..].to_vec()
     }
 
     pub async fn unsubscribe(&mut self, pkid: u16, filters: &[&str]) -> Vec<u8> {
