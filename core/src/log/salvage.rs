@@ -1,5 +1,5 @@
 //! Reading a log that may be damaged: every record that is whole, in order, and what is missing between. Nothing is
-//! changed. [`verify`] reports it, [`repair`] copies it to a new log.
+//! changed. [`verify`] reports it, [`repair`](super::repair()) copies it to a new log.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 /// A hole between two records is believed up to so many offsets; a larger one is taken for damage of the offset.
 const HOLE_OFFSETS_MAX: u64 = 1 << 32;
 
-/// How far [`verify`] or [`repair`] is.
+/// How far [`verify`] or [`repair`](super::repair()) is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes looked at.
