@@ -52,6 +52,13 @@ pub const LOG_FIRST_OFFSET: Family = gauge("muster_log_first_offset", "The oldes
 pub const LOG_BYTES: Family = gauge("muster_log_bytes", "Bytes in the segments of the event log.");
 /// The log's files.
 pub const LOG_SEGMENTS: Family = gauge("muster_log_segments", "Segments of the event log.");
+/// The log's limit.
+pub const LOG_CAP_BYTES: Family = gauge("muster_log_cap_bytes", "The size that the event log never exceeds.");
+/// Who holds it back.
+pub const LOG_SLOWEST_HOLD_OFFSET: Family = gauge(
+    "muster_log_slowest_hold_offset",
+    "From here on somebody still needs the log; retention goes no further.",
+);
 /// Bytes that wait.
 pub const LOG_QUEUED_BYTES: Family = gauge("muster_log_queued_bytes", "Bytes that wait to be written.");
 /// Syncs.

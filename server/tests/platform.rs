@@ -189,6 +189,15 @@ async fn from_a_device_to_rows_and_to_rest() {
         .output()
         .expect("the binary");
     let shown = String::from_utf8(output.stdout).expect("text");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_muster"))
+        .args(["log", "cat", "--event", "message.publish", "--topic", "sensors/#", "--client", "a/b"])
+        .args(["--from", "1970-01-01T00:00:00Z", "--limit", "3", "--data"])
+        .arg(&home.config().data)
+        .output()
+        .expect("the binary");
+    let selected = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(selected.lines().filter(|line| line.contains("message.publish")).count(), 3, "{selected}");
+    assert_eq!(selected.lines().count(), 3, "{selected}");
     let count = |event: &str| {
         shown.lines().filter(|line| line.starts_with(&format!("{{\"event\":\"{event}\""))).count()
     };
@@ -335,6 +344,7 @@ async fn old_segments_go_only_after_everybody_has_read_them() {
     let settings = [
         ("journal.segment_bytes_max", "16KiB"),
         ("journal.retention_bytes", "48KiB"),
+        ("journal.cap_bytes", "64MiB"),
         ("delivery.retry_wait_max", "100ms"),
     ];
     let config = home.config_with(&settings);
@@ -363,6 +373,12 @@ async fn old_segments_go_only_after_everybody_has_read_them() {
     let stats = log.stats();
     assert_eq!(stats.first_offset, first, "{stats:?}");
     assert!(stats.bytes > 100 * 1024, "{stats:?}");
+
+    let told = json(&platform, "/status?format=json").await["log"].clone();
+    assert!(told["slowest_hold"]["name"].as_str().is_some_and(|name| name.contains("hook")), "{told}");
+    assert_eq!((&told["cap_bytes"], &told["cap_alarm"]), (&(64 << 20).into(), &false.into()), "{told}");
+    let (_, metrics) = get(&platform, "/metrics").await;
+    assert!(metrics.contains("\nmuster_log_cap_bytes 67108864\n"), "{metrics}");
 
     // It is back: it gets everything, and only then the oldest goes.
     let got = receiver(address).await;

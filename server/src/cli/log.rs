@@ -4,22 +4,105 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use clap::Args;
 use muster_core::clock::SystemClock;
-use muster_core::event::Event;
+use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::journal::{EventReader, Journal};
 use muster_core::log::{Follower, LogError, RealDisk};
+use muster_core::topic;
 
 use super::{failed_output, time};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
+use crate::platform::percent;
 
 /// How often `muster log tail` looks for more: other processes cannot be waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Which events are printed, and how.
+#[derive(Debug, Args)]
+pub(super) struct Select {
+    /// Only events of this name, e.g. client.connected; may be repeated.
+    #[arg(long, value_name = "NAME", value_parser = kind)]
+    event: Vec<EventKind>,
+    /// Only events about messages under topics that match this filter, e.g. sensors/+/up.
+    #[arg(long, value_name = "FILTER", value_parser = filter)]
+    topic: Option<String>,
+    /// Only events of this client.
+    #[arg(long, value_name = "ID")]
+    client: Option<String>,
+    /// How many at most.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Select {
+    fn matches(&self, event: &Event) -> bool {
+        let topic = |filter: &String| !event.topic.is_empty() && topic::matches(filter, &event.topic);
+        (self.event.is_empty() || self.event.contains(&event.kind))
+            && self.topic.as_ref().is_none_or(topic)
+            && self.client.as_deref().is_none_or(|id| event.clientid() == id)
+    }
+
+    /// What need not be decoded is passed over.
+    fn narrow(&self, reader: EventReader) -> EventReader {
+        if self.event.is_empty() {
+            return reader;
+        }
+        let kinds = self.event.iter().fold(EventKinds::NONE, |kinds, kind| kinds.with(*kind));
+        reader.with_kinds(kinds)
+    }
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    Offset(u64),
+    Time(i64),
+}
+
+impl From {
+    fn offset(self, journal: &Journal) -> Result<u64, Error> {
+        let offset = match self {
+            Self::Offset(offset) => offset,
+            Self::Time(ms) => journal.offset_at_time(ms).map_err(broken)?,
+        };
+        Ok(offset.max(journal.first_offset()))
+    }
+}
+
+pub(super) fn from(text: &str) -> Result<From, String> {
+    if let Ok(offset) = text.parse() {
+        return Ok(From::Offset(offset));
+    }
+    let time = text.parse::<jiff::Timestamp>().map(|at| From::Time(at.as_millisecond()));
+    time.map_err(|_| "write an offset, or a time such as 2026-01-02T03:04:05Z".to_owned())
+}
+
+fn kind(name: &str) -> Result<EventKind, String> {
+    EventKind::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = EventKind::all().map(EventKind::name).collect();
+        format!("no event has this name; there are {}", names.join(", "))
+    })
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    topic::validate_filter(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
 
 /// `muster log stats`.
 pub(super) fn stats(config: &Config) -> Result<(), Error> {
     let journal = open(config)?.0;
     let stats = journal.log().stats();
+    let crate::config::Journal { durability, cap_bytes, .. } = config.journal;
+    let cap = cap_bytes.map_or_else(
+        || "none (journal.cap_bytes)".to_owned(),
+        |cap| format!("{cap} bytes, {} % used", percent(stats.bytes, cap)),
+    );
     let mut out = io::stdout().lock();
     let mut line = |name: &str, value: String| writeln!(out, "{name:<16}{value}");
     let lines = [
@@ -29,6 +112,9 @@ pub(super) fn stats(config: &Config) -> Result<(), Error> {
         ("records", (stats.durable_offset - stats.first_offset).to_string()),
         ("segments", stats.segments.to_string()),
         ("bytes", stats.bytes.to_string()),
+        ("cap", cap),
+        ("durability", format!("{durability}: {}", durability.loss_window())),
+        ("slowest hold", format!("http://{}/api/v1/log tells, while the platform runs", config.http.listen)),
     ];
     for (name, value) in lines {
         line(name, value).or_else(failed_output)?;
@@ -37,23 +123,24 @@ pub(super) fn stats(config: &Config) -> Result<(), Error> {
 }
 
 /// `muster log cat`.
-pub(super) fn cat(config: &Config, from: u64, limit: Option<u64>, json: bool) -> Result<(), Error> {
+pub(super) fn cat(config: &Config, from: From, select: &Select) -> Result<(), Error> {
     let journal = open(config)?.0;
-    let mut reader = journal.reader(from.max(journal.first_offset()));
-    print(&mut reader, limit.unwrap_or(u64::MAX), json).map(drop)
+    let mut reader = select.narrow(journal.reader(from.offset(&journal)?));
+    print(&mut reader, &mut select.limit.unwrap_or(u64::MAX), select).map(drop)
 }
 
-/// `muster log tail`: the last events, and then whatever comes, until it is stopped.
-pub(super) fn tail(config: &Config, last: u64, json: bool) -> Result<(), Error> {
+/// `muster log tail`: from somewhere on, or the last events, and then whatever comes, until it is stopped.
+pub(super) fn tail(config: &Config, from: Option<From>, last: u64, select: &Select) -> Result<(), Error> {
     let (journal, follower) = open(config)?;
-    let from = journal.durable_offset().saturating_sub(last);
-    let mut reader = journal.reader(from.max(journal.first_offset()));
+    let from = from.unwrap_or_else(|| From::Offset(journal.durable_offset().saturating_sub(last)));
+    let mut reader = select.narrow(journal.reader(from.offset(&journal)?));
+    let mut left = select.limit.unwrap_or(u64::MAX);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime =
         runtime.map_err(|error| Error::because(ErrorKind::Start, "cannot follow the log", error))?;
     runtime.block_on(async {
         let mut looks = tokio::time::interval(LOOK_EVERY);
-        while print(&mut reader, u64::MAX, json)? {
+        while print(&mut reader, &mut left, select)? {
             looks.tick().await;
             follower.refresh().map_err(broken)?;
         }
@@ -61,23 +148,25 @@ pub(super) fn tail(config: &Config, last: u64, json: bool) -> Result<(), Error> 
     })
 }
 
-/// Prints what is there; says whether somebody still reads the output.
-fn print(reader: &mut EventReader, limit: u64, json: bool) -> Result<bool, Error> {
-    let mut left = limit;
+/// Prints what is there, `left` at most; says whether more is wanted: some is left, and somebody reads the output.
+fn print(reader: &mut EventReader, left: &mut u64, select: &Select) -> Result<bool, Error> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    while let Some(batch) = reader.try_next_batch().map_err(broken)? {
-        for event in batch.events() {
-            if left == 0 {
-                return out.flush().map(|()| true).or_else(|error| failed_output(error).map(|()| false));
+    while *left > 0
+        && let Some(batch) = reader.try_next_batch().map_err(broken)?
+    {
+        for event in batch.events().iter().filter(|event| select.matches(event)) {
+            if *left == 0 {
+                break;
             }
-            left -= 1;
-            let line = if json { event.columns().to_json() } else { in_words(event) };
+            *left -= 1;
+            let line = if select.json { event.columns().to_json() } else { in_words(event) };
             if let Err(error) = writeln!(out, "{line}") {
                 return failed_output(error).map(|()| false);
             }
         }
     }
-    out.flush().map(|()| true).or_else(|error| failed_output(error).map(|()| false))
+    let more = *left > 0;
+    out.flush().map(|()| more).or_else(|error| failed_output(error).map(|()| false))
 }
 
 fn broken(error: LogError) -> Error {
@@ -114,4 +203,22 @@ fn in_words(event: &Event) -> String {
         line.push_str(&part.escape_debug().to_string());
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_is_an_offset_or_a_time() {
+        assert_eq!(from("17"), Ok(From::Offset(17)));
+        assert_eq!(from("1970-01-01T00:00:01Z"), Ok(From::Time(1_000)));
+        assert_eq!(
+            from("yesterday"),
+            Err("write an offset, or a time such as 2026-01-02T03:04:05Z".to_owned())
+        );
+        assert_eq!(kind("client.connected"), Ok(EventKind::ClientConnected));
+        assert!(kind("client.conected").expect_err("a slip").contains("client.connected, "));
+        assert!(filter("a/#/b").is_err());
+    }
 }

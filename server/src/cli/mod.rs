@@ -128,26 +128,24 @@ enum LogCommand {
     Stats(ConfigArgs),
     /// Print events.
     Cat {
-        /// First offset.
-        #[arg(long, value_name = "OFFSET", default_value_t = 0)]
-        from: u64,
-        /// How many at most.
-        #[arg(long, value_name = "N")]
-        limit: Option<u64>,
-        /// One JSON object a line.
-        #[arg(long)]
-        json: bool,
+        /// First offset, or a time such as 2026-01-02T03:04:05Z.
+        #[arg(long, value_name = "OFFSET|TIME", default_value = "0", value_parser = log::from)]
+        from: log::From,
+        #[command(flatten)]
+        select: log::Select,
         #[command(flatten)]
         config: ConfigArgs,
     },
     /// Print the last events and then whatever comes, until it is stopped.
     Tail {
-        /// How many of the last.
+        /// First offset, or a time such as 2026-01-02T03:04:05Z, instead of the last events.
+        #[arg(long, value_name = "OFFSET|TIME", value_parser = log::from, conflicts_with = "last")]
+        from: Option<log::From>,
+        /// How many of the last are looked at.
         #[arg(long, value_name = "N", default_value_t = 10)]
         last: u64,
-        /// One JSON object a line.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        select: log::Select,
         #[command(flatten)]
         config: ConfigArgs,
     },
@@ -253,12 +251,12 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Rules(RulesCommand::Check { paths }) => rules::check(&paths),
         Command::Rules(RulesCommand::Eval) => rules::eval(),
         Command::Log(LogCommand::Stats(config)) => log::stats(&config.load()?),
-        Command::Log(LogCommand::Tail { last, json, config }) => log::tail(&config.load()?, last, json),
+        Command::Log(LogCommand::Tail { from, last, select, config }) => {
+            log::tail(&config.load()?, from, last, &select)
+        }
         Command::Log(LogCommand::Verify(config)) => salvage::verify(&config.load()?),
         Command::Log(LogCommand::Repair { to, config }) => salvage::repair(&config.load()?, &to),
-        Command::Log(LogCommand::Cat { from, limit, json, config }) => {
-            log::cat(&config.load()?, from, limit, json)
-        }
+        Command::Log(LogCommand::Cat { from, select, config }) => log::cat(&config.load()?, from, &select),
         Command::Devices(DevicesArgs { online, offline, limit, config }) => {
             let online = (online || offline).then_some(online);
             let wanted = Wanted { online, limit, ..Wanted::default() };

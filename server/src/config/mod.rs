@@ -129,6 +129,22 @@ impl Durability {
     }
 }
 
+impl Durability {
+    /// What can be lost of what was acknowledged, in words.
+    pub fn loss_window(self) -> String {
+        match self {
+            Self::Always => "nothing that was acknowledged is lost, by a crash or by a power cut".to_owned(),
+            Self::Interval(interval) => format!(
+                "a power cut can take what was acknowledged in the last {} ms; a crash of the process takes nothing",
+                interval.as_millis()
+            ),
+            Self::Os => "a power cut can take what the system had not written yet, usually up to 30 s; a crash of the \
+                         process takes nothing"
+                .to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Durability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -36,6 +36,12 @@ use keep::Keeper;
 /// The database that users query.
 pub const DATABASE: &str = "muster.db";
 
+/// How much of `cap` is used.
+pub fn percent(bytes: u64, cap: u64) -> u64 {
+    let percent = u128::from(bytes) * 100 / u128::from(cap.max(1));
+    u64::try_from(percent).unwrap_or(u64::MAX)
+}
+
 /// A running platform.
 pub struct Platform {
     config: Config,

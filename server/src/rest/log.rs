@@ -8,8 +8,17 @@ use super::App;
 
 /// The log in numbers.
 pub(super) async fn stats(State(app): State<App>) -> Json<Value> {
+    Json(numbers(&app))
+}
+
+/// What an operator wants to know of the log: its ends, its size and limits, what it promises, who holds it back.
+pub(super) fn numbers(app: &App) -> Value {
     let stats = app.journal.log().stats();
-    Json(json!({
+    let hold = stats.slowest_hold.map(|(name, offset)| {
+        let behind = stats.durable_offset.saturating_sub(offset);
+        json!({ "name": name, "offset": offset, "lag_events": behind })
+    });
+    json!({
         "log_id": format!("{:032X}", stats.log_id),
         "first_offset": stats.first_offset,
         "next_offset": stats.next_offset,
@@ -18,5 +27,11 @@ pub(super) async fn stats(State(app): State<App>) -> Json<Value> {
         "bytes": stats.bytes,
         "queued_bytes": stats.queued_bytes,
         "refuses": stats.refuses.map(|kind| format!("{kind:?}")),
-    }))
+        "durability": app.durability.to_string(),
+        "loss_window": app.durability.loss_window(),
+        "cap_bytes": stats.cap_bytes,
+        "cap_used_percent": stats.cap_bytes.map(|cap| crate::platform::percent(stats.bytes, cap)),
+        "cap_alarm": stats.cap_alarm,
+        "slowest_hold": hold,
+    })
 }

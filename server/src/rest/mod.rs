@@ -27,7 +27,7 @@ mod reply;
 mod stats;
 mod status;
 
-use crate::config::{Config, Http};
+use crate::config::{Config, Durability, Http};
 use crate::error::{Error, ErrorKind};
 use crate::pipelines::Pipelines;
 use reply::ApiError;
@@ -45,6 +45,7 @@ pub struct App {
     journal: Journal,
     broker: Broker,
     pipelines: Arc<Pipelines>,
+    durability: Durability,
     maxima: Arc<stats::Maxima>,
 }
 
@@ -65,6 +66,7 @@ impl App {
             journal: journal.clone(),
             broker: broker.clone(),
             pipelines: pipelines.clone(),
+            durability: config.journal.durability,
             maxima: Arc::default(),
         }
     }

@@ -60,6 +60,12 @@ fn log(app: &App, page: &mut Page) {
     page.one(m::LOG_QUEUED_BYTES, stats.queued_bytes);
     page.one(m::LOG_SYNCS, stats.syncs_total);
     page.one(m::LOG_RECORDS, stats.records_total);
+    if let Some(cap) = stats.cap_bytes {
+        page.one(m::LOG_CAP_BYTES, cap);
+    }
+    if let Some((_, offset)) = stats.slowest_hold {
+        page.one(m::LOG_SLOWEST_HOLD_OFFSET, offset);
+    }
 }
 
 fn pipelines(all: &[PipelineStatus], page: &mut Page) {

@@ -22,6 +22,7 @@ pub(super) async fn status(State(app): State<App>, Query(query): Query<Vec<(Stri
             "broker_status": if runs { "started" } else { "stopped" },
             "app_status": if runs { "running" } else { "not_running" },
             "version": env!("CARGO_PKG_VERSION"),
+            "log": super::log::numbers(&app),
         });
         return (code, retry, Json(body)).into_response();
     }
