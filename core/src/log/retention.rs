@@ -122,15 +122,20 @@ pub(super) fn make_room(shared: &Shared, retention: &Retention, more: u64) -> Re
         return Ok(());
     }
     retain(shared, retention)?;
-    while retention.when_full == WhenFull::DropOldest
-        && shared.bytes() + more > cap
+    while shared.bytes() + more > cap
         && let Some(oldest) = oldest_sealed(shared)
-        && remove_oldest(shared, &oldest)?
     {
-        tracing::warn!(
-            end_offset = oldest.end_offset(),
-            "the log is at its cap; its oldest segment was dropped"
-        );
+        let held = lock(&shared.holds).slowest().map_or(u64::MAX, |(_, offset)| offset);
+        let needed = oldest.end_offset() > held;
+        if needed && retention.when_full == WhenFull::Refuse || !remove_oldest(shared, &oldest)? {
+            break;
+        }
+        if needed {
+            tracing::warn!(
+                end_offset = oldest.end_offset(),
+                "the log is at its cap; its oldest segment was dropped"
+            );
+        }
     }
     if shared.bytes() + more <= cap {
         return Ok(());

@@ -299,3 +299,32 @@ async fn who_follows_a_torn_log_sees_what_is_whole_and_leaves_the_rest() {
     assert!(follower.refresh().unwrap());
     assert_holds(follower.log(), 0, 3);
 }
+
+#[tokio::test]
+async fn at_the_cap_goes_what_nobody_needs_and_stays_what_somebody_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let cap_bytes = 3 * 4096;
+    log.set_retention(Retention { cap_bytes: Some(cap_bytes), ..Retention::default() }).unwrap();
+    for n in 0..300 {
+        fill(&log, n, n + 1).await;
+    }
+    let first = log.first_offset();
+    assert!(first > 0 && log.stats().bytes <= cap_bytes, "{:?}", log.stats());
+
+    let hold = log.hold("slow", first);
+    let mut n = 300;
+    let refused = loop {
+        let appended = log.append(record(n)).await.unwrap();
+        match log.durable(appended).await {
+            Ok(()) => n += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind(), LogErrorKind::DiskFull);
+    assert_eq!(log.first_offset(), first);
+    hold.advance(log.durable_offset());
+    log.writable().await.unwrap();
+    log.durable(n).await.unwrap();
+    assert!(log.first_offset() > first);
+}

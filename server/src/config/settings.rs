@@ -122,7 +122,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "journal.cap_bytes",
         Kind::SizeOrNever,
         "never",
-        "the event log never grows beyond this, at least two segments; never lets it grow until the disk is full",
+        "the event log never grows beyond this, at least two segments: there the oldest files go that nobody needs, then see \
+         when_full; never lets it grow until the disk is full",
     ),
     setting(
         "journal.when_full",

@@ -12,6 +12,7 @@ use muster_core::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::alarms::Alarms;
 use crate::config::{self, WhenFull};
 use crate::error::chain;
 use crate::pipelines::{Cursors, Pipelines};
@@ -58,8 +59,8 @@ impl Keeper {
         }
     }
 
-    /// Moves the holds until `stop`.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    /// Moves the holds and looks for alarms until `stop`.
+    pub(super) async fn run(self, mut alarms: Alarms, stop: CancellationToken) {
         let keeper = Arc::new(self);
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -72,6 +73,7 @@ impl Keeper {
             let looking = keeper.clone();
             let looked = tokio::task::spawn_blocking(move || looking.look(last)).await;
             last = looked.unwrap_or_default();
+            alarms.look();
         }
     }
 

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+mod alarms;
 mod keep;
 mod sessions;
 
@@ -31,6 +32,7 @@ use crate::error::{Error, ErrorKind};
 use crate::pipelines::{Parts, Pipelines};
 use crate::presence::{Follower, Store};
 use crate::rest::{App, RestServer};
+use alarms::Alarms;
 use keep::Keeper;
 
 /// The database that users query.
@@ -111,7 +113,8 @@ impl Platform {
         if let Err(error) = journal.log().set_retention(limits) {
             error!(%error, "nothing is removed from the event log");
         }
-        let keeper = tokio::spawn(keeper.run(following.clone()));
+        let alarms = Alarms::new(&journal, clock.clone(), &config.node);
+        let keeper = tokio::spawn(keeper.run(alarms, following.clone()));
         let presence = tokio::spawn(follower.run(following.clone()));
         let (watched, stop) = (pipelines.clone(), following.clone());
         let folder = tokio::spawn(async move { watched.follow_folder(stop).await });

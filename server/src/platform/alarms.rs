@@ -1,0 +1,175 @@
+//! Alarms about the event log: each is told once when it begins and once when it ends, as events that rules can carry
+//! and as lines on stderr. What a full log cannot take is written as soon as it takes something again. After a restart
+//! an alarm that still holds is told anew.
+
+use muster_core::clock::SharedClock;
+use muster_core::event::proto::event::Detail;
+use muster_core::event::{EventKind, NewEvent, proto};
+use muster_core::journal::Journal;
+use muster_core::log::{LogErrorKind, LogStats};
+use tracing::{info, warn};
+
+use super::percent;
+
+/// What can be wrong with the log while the platform runs on.
+pub(super) struct Alarms {
+    journal: Journal,
+    clock: SharedClock,
+    node: String,
+    all: [Alarm; 2],
+}
+
+struct Alarm {
+    name: &'static str,
+    is_on: fn(&LogStats) -> bool,
+    message: fn(&LogStats) -> String,
+    state: State,
+}
+
+enum State {
+    Off,
+    /// It began; whether the log took the event that says so.
+    On {
+        since_ms: i64,
+        message: String,
+        told: bool,
+    },
+    /// It ended, and the log has not taken the event that says so yet.
+    Ended {
+        since_ms: i64,
+        until_ms: i64,
+        message: String,
+    },
+}
+
+impl Alarms {
+    pub(super) fn new(journal: &Journal, clock: SharedClock, node: &str) -> Self {
+        let cap = Alarm {
+            name: "log_cap_80_percent",
+            is_on: |stats| stats.cap_alarm,
+            message: |stats| {
+                let used = percent(stats.bytes, stats.cap_bytes.unwrap_or_default());
+                let holder = stats.slowest_hold.as_ref();
+                let holder = holder.map_or_else(String::new, |(name, offset)| {
+                    format!("; slowest is {name}, which needs it from offset {offset} on")
+                });
+                format!("the event log uses {used} % of journal.cap_bytes{holder}")
+            },
+            state: State::Off,
+        };
+        let full = Alarm {
+            name: "log_full",
+            is_on: |stats| stats.refuses == Some(LogErrorKind::DiskFull),
+            message: |_| "the event log has no room; publishes are not acknowledged until it has".to_owned(),
+            state: State::Off,
+        };
+        Self { journal: journal.clone(), clock, node: node.to_owned(), all: [cap, full] }
+    }
+
+    /// Looks at the log, and tells what has changed. Never waits.
+    pub(super) fn look(&mut self) {
+        let stats = self.journal.log().stats();
+        let now_ms = self.clock.wall_ms();
+        for alarm in &mut self.all {
+            let append = |kind, body: proto::Alarm| {
+                let body = proto::Event {
+                    node: self.node.clone(),
+                    detail: Some(Detail::Alarm(body)),
+                    ..proto::Event::default()
+                };
+                let event = NewEvent { timestamp_ms: now_ms, kind, topic: String::new(), body };
+                self.journal.try_append(event).is_ok()
+            };
+            alarm.look(&stats, now_ms, append);
+        }
+    }
+}
+
+impl Alarm {
+    fn look(
+        &mut self,
+        stats: &LogStats,
+        now_ms: i64,
+        mut append: impl FnMut(EventKind, proto::Alarm) -> bool,
+    ) {
+        let on = (self.is_on)(stats);
+        let name = self.name;
+        let body = |message: &str, activated_at_ms, deactivated_at_ms| proto::Alarm {
+            name: name.to_owned(),
+            message: message.to_owned(),
+            details: String::new(),
+            activated_at_ms,
+            deactivated_at_ms,
+        };
+        if on && matches!(self.state, State::Off) {
+            let message = (self.message)(stats);
+            warn!(alarm = name, "{message}");
+            self.state = State::On { since_ms: now_ms, message, told: false };
+        }
+        if let State::On { since_ms, message, told } = &mut self.state {
+            if !*told {
+                *told = append(EventKind::AlarmActivated, body(message, *since_ms, 0));
+            }
+            if *told && !on {
+                info!(alarm = name, "over");
+                let message = std::mem::take(message);
+                self.state = State::Ended { since_ms: *since_ms, until_ms: now_ms, message };
+            }
+        }
+        if let State::Ended { since_ms, until_ms, message } = &self.state
+            && append(EventKind::AlarmDeactivated, body(message, *since_ms, *until_ms))
+        {
+            self.state = State::Off;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::clock::ManualClock;
+    use muster_core::event::Column;
+    use muster_core::log::{LogConfig, RealDisk, Retention};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_log_near_its_cap_is_told_once_and_so_is_its_end() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let clock = ManualClock::at(1_000);
+        let config = LogConfig { segment_bytes_max: 4096, ..LogConfig::new(dir.path()) };
+        let (journal, _) = Journal::open(config, RealDisk::shared(), clock.clone()).expect("a journal");
+        let cap = |cap_bytes| Retention { cap_bytes: Some(cap_bytes), ..Retention::default() };
+        let hold = journal.log().hold("slow", 0);
+        let mut alarms = Alarms::new(&journal, clock, "n");
+        journal.log().set_retention(cap(1 << 20)).expect("a cap");
+        alarms.look();
+        assert_eq!(journal.next_offset(), 0);
+
+        let filler = || super::super::sessions::lifecycle(EventKind::NodeStarted, "n", &"x".repeat(1_000), 1);
+        let mut last = 0;
+        while !journal.log().stats().cap_alarm {
+            last = journal.append(filler()).await.expect("append").offset;
+            journal.durable(last).await.expect("durable");
+        }
+        for _ in 0..3 {
+            alarms.look();
+        }
+        journal.log().set_retention(cap(1 << 30)).expect("a larger cap");
+        for _ in 0..3 {
+            alarms.look();
+        }
+        assert_eq!(journal.next_offset(), last + 3);
+        journal.durable(last + 2).await.expect("durable");
+        let mut reader = journal.reader(last + 1);
+        let mut told = Vec::new();
+        while told.len() < 2 {
+            let batch = reader.next_batch().await.expect("read");
+            told.extend(batch.events().iter().map(|event| {
+                (event.kind, event.get(Column::Name).to_json(), event.get(Column::Message).to_json())
+            }));
+        }
+        assert_eq!((told[0].0, told[1].0), (EventKind::AlarmActivated, EventKind::AlarmDeactivated));
+        assert!(told.iter().all(|it| it.1 == "\"log_cap_80_percent\"" && it.2.contains("slow")), "{told:?}");
+        drop(hold);
+    }
+}
