@@ -20,6 +20,7 @@ type Part = fn(&SharedClock);
 /// How long one takes before it is the other's turn.
 const SLICE: Duration = Duration::from_millis(250);
 const MB: f64 = 1_000_000.0;
+const MIB: u64 = 1024 * 1024;
 
 fn main() {
     let wanted: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
@@ -297,10 +298,40 @@ fn open_time(clock: &SharedClock) {
     let log = fill(dir.path(), &record(1024), megabytes * 1_000_000, clock);
     runtime().block_on(log.close()).unwrap();
     println!("opening a log of {megabytes} MB");
-    let clean = timed(clock, || drop(open(dir.path(), Durability::Always, clock)));
+    report_open("after a clean stop", dir.path(), clock);
+    grow_and_die(dir.path(), clock);
+    report_open("after a kill", dir.path(), clock);
+    // Now without an index, as when a loss of power took it.
+    let newest = |ending: &str| {
+        let files = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.to_string_lossy().ends_with(ending)).max().unwrap()
+    };
     std::fs::remove_file(dir.path().join("CLEAN")).unwrap();
-    let killed = timed(clock, || drop(open(dir.path(), Durability::Always, clock)));
-    println!("  after a clean stop {:.1} ms, after a kill {:.1} ms", clean * 1e3, killed * 1e3);
+    std::fs::remove_file(newest(".index")).unwrap();
+    report_open("after a kill that left no index", dir.path(), clock);
+}
+
+fn report_open(when: &str, dir: &Path, clock: &SharedClock) {
+    let config = LogConfig::new(dir);
+    let mut opened = None;
+    let seconds = timed(clock, || {
+        opened = Some(Log::open(config, RealDisk::shared(), clock.clone()).unwrap());
+    });
+    let (_log, report) = opened.unwrap();
+    println!("  {when} {:.1} ms, {:.1} MB read", seconds * 1e3, report.scanned_bytes as f64 / MB);
+}
+
+/// Fills most of a segment in groups of 256, and ends as a killed process does.
+fn grow_and_die(dir: &Path, clock: &SharedClock) {
+    let config = LogConfig { segment_bytes_max: 128 * MIB, ..LogConfig::new(dir) };
+    let (log, mut writer, _) = Log::open_stepwise(config, RealDisk::shared(), clock.clone()).unwrap();
+    let record = record(1024);
+    for n in 0..60_000 {
+        log.try_append(&record).unwrap();
+        if n % 256 == 255 {
+            writer.step();
+        }
+    }
 }
 
 fn resident_bytes() -> u64 {

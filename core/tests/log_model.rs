@@ -19,11 +19,12 @@ use std::time::Duration;
 
 use muster_core::clock::ManualClock;
 use muster_core::log::{
-    Durability, Log, LogConfig, LogError, LogErrorKind, NewRecord, OpenReport, RECORD_HEADER_BYTES, Record,
-    Retention, SEGMENT_HEADER_BYTES, WhenFull, Writer,
+    Durability, Log, LogConfig, LogError, LogErrorKind, NewRecord, OpenReport, Record, Retention,
+    SEGMENT_HEADER_BYTES, WhenFull, Writer,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use support::segment::{group_of_last, records_from};
 use support::sim_disk::{Faults, SimDisk};
 use support::{env_number, now};
 
@@ -32,10 +33,12 @@ const CASES: u64 = 20_000;
 #[test]
 fn the_log_holds_what_it_acknowledged_whatever_the_disk_does() {
     if let Some(seed) = env_number("MUSTER_SEED") {
-        return Case::new(seed).run();
+        Case::new(seed).run();
+        return;
     }
     let cases = env_number("MUSTER_CASES").unwrap_or(CASES);
     let next = AtomicU64::new(0);
+    let from_index = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -45,15 +48,20 @@ fn the_log_holds_what_it_acknowledged_whatever_the_disk_does() {
                     if seed >= cases {
                         return;
                     }
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| Case::new(seed).run())) {
-                        eprintln!("SEED={seed}: run again with MUSTER_SEED={seed}");
-                        next.store(cases, Ordering::Relaxed);
-                        std::panic::resume_unwind(panic);
-                    }
+                    match catch_unwind(AssertUnwindSafe(|| Case::new(seed).run())) {
+                        Ok(opened) => from_index.fetch_add(opened, Ordering::Relaxed),
+                        Err(panic) => {
+                            eprintln!("SEED={seed}: run again with MUSTER_SEED={seed}");
+                            next.store(cases, Ordering::Relaxed);
+                            std::panic::resume_unwind(panic);
+                        }
+                    };
                 }
             });
         }
     });
+    let from_index = from_index.into_inner();
+    assert!(from_index * 4 > cases, "{from_index} logs were opened from an index of what had grown");
 }
 
 /// One history of one log.
@@ -72,6 +80,10 @@ struct Case {
     /// How many of them survive the loss of power.
     synced: usize,
     is_full: bool,
+    /// Since the log was opened nothing kept it from writing an index.
+    is_calm: bool,
+    /// How often the scan of the last segment began at its index.
+    from_index: u64,
     trace: bool,
 }
 
@@ -89,6 +101,8 @@ impl Case {
             record_bytes_max: 2000,
             queue_bytes_max: 6000,
             tail_bytes_max: if rng.random() { 0 } else { 2000 },
+            index_every_bytes: rng.random_range(1..4000),
+            index_point_bytes: rng.random_range(1..1500),
             new_log_id: Some(rng.random()),
             ..LogConfig::new("/sim")
         };
@@ -103,11 +117,13 @@ impl Case {
             acked: 0,
             synced: 0,
             is_full: false,
+            is_calm: false,
+            from_index: 0,
             trace: env_number("MUSTER_SEED").is_some(),
         }
     }
 
-    fn run(mut self) {
+    fn run(mut self) -> u64 {
         self.reopen();
         for _ in 0..self.rng.random_range(5..60) {
             let op = self.rng.random_range(0..100);
@@ -123,13 +139,15 @@ impl Case {
                 92..94 => self.crash_within(),
                 94..96 => self.corrupt(),
                 96..97 => self.lose_index(),
-                97..99 => self.retain(),
+                97..98 => self.mix_index(),
+                98..99 => self.retain(),
                 _ => self.clock.advance(Duration::from_millis(3)),
             }
         }
         self.stop(Stop::Crash);
         self.step();
         self.read();
+        self.from_index
     }
 
     fn say(&self, what: impl std::fmt::Display) {
@@ -222,6 +240,8 @@ impl Case {
 
     fn stop(&mut self, how: Stop) {
         self.say(format_args!("{how:?}"));
+        let is_bounded =
+            self.is_calm && matches!(how, Stop::Kill) && self.config.durability == Durability::Always;
         let (log, mut writer) = self.open.take().unwrap();
         match how {
             Stop::Close => {
@@ -248,14 +268,19 @@ impl Case {
             }
             Stop::Kill | Stop::Close => self.disk.kill(),
         }
-        self.reopen();
+        let report = self.reopen();
+        if is_bounded {
+            let LogConfig { index_every_bytes, index_point_bytes, record_bytes_max, .. } = self.config;
+            let most = index_every_bytes + index_point_bytes + u64::from(record_bytes_max);
+            assert!(report.scanned_bytes <= most, "{} bytes were read, not {most}", report.scanned_bytes);
+        }
     }
 
     fn try_open(&self) -> Result<(Log, Writer, OpenReport), LogError> {
         Log::open_stepwise(self.config.clone(), self.disk.shared(), self.clock.clone())
     }
 
-    fn reopen(&mut self) {
+    fn reopen(&mut self) -> OpenReport {
         let (log, writer, report) = self.try_open().expect("a log that was only torn opens");
         self.say(format_args!("{report:?}"));
         let end = usize::try_from(log.next_offset()).unwrap();
@@ -269,6 +294,11 @@ impl Case {
         (self.first, self.acked, self.synced) = (first, end, end);
         self.open = Some((log, writer));
         self.expect_records(first, end);
+        self.is_calm = true;
+        let last = self.disk.names().into_iter().rfind(|name| name.ends_with(".seg")).unwrap();
+        let is_part = report.scanned_bytes < self.disk.bytes(&last).len() as u64;
+        self.from_index += u64::from(is_part && report.scanned_bytes > 0);
+        report
     }
 
     /// The disk is full for a while: appends are refused, nothing is lost, and it goes on by itself.
@@ -276,7 +306,7 @@ impl Case {
         let room = self.rng.random_range(0..1500);
         self.say(format_args!("disk full in {room}"));
         self.disk.set_capacity(Some(self.disk.used() + room));
-        self.is_full = true;
+        (self.is_full, self.is_calm) = (true, false);
         for _ in 0..3 {
             if self.log().check().is_ok() {
                 self.append();
@@ -312,6 +342,7 @@ impl Case {
             Faults { sync_in: count, ..Faults::default() }
         };
         self.disk.set_faults(faults);
+        self.is_calm = false;
         for _ in 0..4 {
             if self.log().check().is_ok() {
                 self.append();
@@ -418,6 +449,7 @@ impl Case {
         if indexes.is_empty() {
             return;
         }
+        self.is_calm = false;
         let name = &indexes[self.rng.random_range(0..indexes.len())];
         match self.rng.random_range(0..3) {
             0 => self.disk.delete(name),
@@ -428,6 +460,36 @@ impl Case {
             }
         }
         self.stop(Stop::Kill);
+    }
+
+    /// Index and segment are not of the same moment, as in a copy that was made while the log grew.
+    fn mix_index(&mut self) {
+        let last = |case: &Self| case.disk.names().into_iter().rfind(|name| name.ends_with(".seg")).unwrap();
+        self.step();
+        let segment = last(self);
+        let index = segment.replace(".seg", ".index");
+        let (old_segment, acked) = (self.disk.bytes(&segment), self.acked);
+        let old_index = self.disk.names().contains(&index).then(|| self.disk.bytes(&index));
+        for _ in 0..self.rng.random_range(1..6) {
+            self.append();
+            self.step();
+        }
+        self.open = None;
+        self.disk.kill();
+        let is_last = last(self) == segment;
+        self.say(format_args!("mix {index}, still the last: {is_last}"));
+        match old_index {
+            Some(old) if self.rng.random() => self.disk.put(&index, &old),
+            _ if is_last => {
+                let length = self.rng.random_range(SEGMENT_HEADER_BYTES..=old_segment.len());
+                let lost = records_from(&old_segment, length);
+                self.disk.put(&segment, &old_segment[..length]);
+                (self.acked, self.synced) = (acked - lost, acked - lost);
+                self.model.truncate(self.acked);
+            }
+            _ => {}
+        }
+        self.reopen();
     }
 
     /// A bit of a segment changes on the disk: the log refuses, or its readers do; never is anything wrong shown, and
@@ -448,7 +510,7 @@ impl Case {
         let whole = self.disk.bytes(&name);
         let (bad, byte) = self.flipped(&name);
         self.say(format_args!("flip {name} at {byte}, clean {cleanly}"));
-        let last_group = self.group_of_last(&whole);
+        let last_group = group_of_last(&whole);
         self.disk.put(&name, &bad);
         match self.try_open() {
             Err(error) => {
@@ -465,7 +527,8 @@ impl Case {
                 self.acked = usize::try_from(torn.offset).unwrap();
                 drop((log, writer));
                 self.disk.kill();
-                return self.reopen();
+                self.reopen();
+                return;
             }
             Ok((log, writer, _)) => {
                 self.expect_refused(&log);
@@ -475,23 +538,6 @@ impl Case {
         }
         self.disk.put(&name, &whole);
         self.reopen();
-    }
-
-    /// Where the group of the last record begins: the damage of anything before is provable.
-    fn group_of_last(&self, segment: &[u8]) -> u64 {
-        let (mut at, mut starts) = (SEGMENT_HEADER_BYTES, Vec::new());
-        let mut unsynced = 0;
-        while at + RECORD_HEADER_BYTES <= segment.len() {
-            let header = muster_core::log::RecordHeader::read(&segment[at..]);
-            if header.length < RECORD_HEADER_BYTES {
-                break;
-            }
-            starts.push(at as u64);
-            unsynced = header.unsynced as usize;
-            at += header.length;
-        }
-        let last = starts.len().saturating_sub(unsynced + 1);
-        starts.get(last).copied().unwrap_or(SEGMENT_HEADER_BYTES as u64)
     }
 
     fn expect_refused(&self, log: &Log) {

@@ -35,6 +35,11 @@ pub struct LogConfig {
     pub queue_bytes_max: usize,
     /// What of the newest records is kept in memory for those who read at the tail.
     pub tail_bytes_max: usize,
+    /// When the segment that grows has grown by so much, its index is written again: what an opening after a kill has
+    /// to read at most, besides the last group.
+    pub index_every_bytes: u64,
+    /// The distance of two points of an index: what is read to find a place in a segment.
+    pub index_point_bytes: u64,
     /// The id of a log that is created; none for a random one.
     pub new_log_id: Option<u128>,
 }
@@ -49,6 +54,8 @@ impl LogConfig {
             record_bytes_max: 16 * 1024 * 1024,
             queue_bytes_max: 32 * 1024 * 1024,
             tail_bytes_max: 8 * 1024 * 1024,
+            index_every_bytes: 4 * 1024 * 1024,
+            index_point_bytes: 64 * 1024,
             new_log_id: None,
         }
     }

@@ -72,7 +72,11 @@ impl Follower {
             Some(newest) if newest.base == base => newest,
             // Retention has overtaken everything, or the segment before has ended.
             _ => {
-                let segment = Arc::new(Segment::active(path.clone(), Index::new(base)));
+                let segment = Arc::new(Segment::active(
+                    path.clone(),
+                    Index::new(base),
+                    shared.config.index_point_bytes,
+                ));
                 write_lock(&shared.segments).push(segment.clone());
                 segment
             }

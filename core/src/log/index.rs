@@ -1,6 +1,6 @@
 //! The sparse index of a segment: every so many bytes a point that says which record begins there, and the latest time
-//! before it. Kept in memory while the segment grows, written beside it when it is sealed, and rebuilt from the
-//! segment whenever it is missing or in doubt.
+//! before it. Kept in memory while the segment grows, written beside it from time to time and when it is sealed, and
+//! rebuilt from the segment whenever it is missing or in doubt.
 
 use std::path::Path;
 
@@ -11,11 +11,9 @@ use super::format::{
     BadHeader, RecordHeader, SEGMENT_HEADER_BYTES, check_header, i64_at, id_at, seal_header, u32_at, u64_at,
 };
 
-/// The distance of two points.
-pub(super) const POINT_EVERY_BYTES: u64 = 64 * 1024;
 const INDEX_MAGIC: &[u8; 8] = b"MUSTRIDX";
 const INDEX_HEADER_BYTES: usize = 80;
-const POINT_BYTES: usize = 24;
+const POINT_LENGTH: usize = 24;
 /// Larger than any index of a segment can be; what claims more is damage.
 const POINTS_MAX: u32 = 16 * 1024 * 1024;
 
@@ -48,9 +46,9 @@ impl Index {
         Self { base_offset, end_offset: base_offset, bytes, latest_ms: i64::MIN, points: Vec::new() }
     }
 
-    /// Takes in the record that follows.
-    pub(super) fn push(&mut self, record: &RecordHeader) {
-        let due = self.points.last().is_none_or(|last| self.bytes - last.byte >= POINT_EVERY_BYTES);
+    /// Takes in the record that follows; there is a point at the first that begins `point_bytes` after the last one.
+    pub(super) fn push(&mut self, record: &RecordHeader, point_bytes: u64) {
+        let due = self.points.last().is_none_or(|last| self.bytes - last.byte >= point_bytes);
         if due {
             let latest_before_ms = self.latest_ms;
             self.points.push(Point { offset: record.offset, byte: self.bytes, latest_before_ms });
@@ -58,6 +56,18 @@ impl Index {
         self.end_offset = record.offset + 1;
         self.bytes += record.length as u64;
         self.latest_ms = self.latest_ms.max(record.timestamp_ms);
+    }
+
+    /// The index as it was right before the record at its last point; none without a point.
+    pub(super) fn before_last_point(&self) -> Option<Self> {
+        let (last, points) = self.points.split_last()?;
+        Some(Self {
+            base_offset: self.base_offset,
+            end_offset: last.offset,
+            bytes: last.byte,
+            latest_ms: last.latest_before_ms,
+            points: points.to_vec(),
+        })
     }
 
     /// The last point at or before `offset`.
@@ -77,7 +87,7 @@ impl Index {
     }
 
     pub(super) fn encode(&self, log_id: u128) -> Vec<u8> {
-        let mut points = Vec::with_capacity(self.points.len() * POINT_BYTES);
+        let mut points = Vec::with_capacity(self.points.len() * POINT_LENGTH);
         for point in &self.points {
             points.extend_from_slice(&point.offset.to_le_bytes());
             points.extend_from_slice(&point.byte.to_le_bytes());
@@ -101,11 +111,11 @@ impl Index {
         let (header, points) = bytes.split_at_checked(INDEX_HEADER_BYTES)?;
         let mut index = Self::decode_header(header, log_id, base_offset).ok()??;
         let count = u32_at(header, 12);
-        if points.len() != count as usize * POINT_BYTES || crc32c(points) != u32_at(header, 64) {
+        if points.len() != count as usize * POINT_LENGTH || crc32c(points) != u32_at(header, 64) {
             return None;
         }
         index.points = points
-            .chunks_exact(POINT_BYTES)
+            .chunks_exact(POINT_LENGTH)
             .map(|point| Point {
                 offset: u64_at(point, 0),
                 byte: u64_at(point, 8),
@@ -154,7 +164,7 @@ impl Index {
         if header_only {
             return Some(index);
         }
-        let bytes = read_all(&*file, INDEX_HEADER_BYTES + u32_at(&header, 12) as usize * POINT_BYTES)?;
+        let bytes = read_all(&*file, INDEX_HEADER_BYTES + u32_at(&header, 12) as usize * POINT_LENGTH)?;
         Self::decode(&bytes, log_id, base_offset)
     }
 }
@@ -176,17 +186,35 @@ mod tests {
     fn index() -> Index {
         let mut index = Index::new(100);
         for at in 0..1000_u64 {
-            index.push(&RecordHeader {
-                length: 1000,
-                offset: 100 + at,
-                // Steps back once, as a wall clock may.
-                timestamp_ms: if at == 500 { 0 } else { i64::try_from(at).unwrap() * 10 },
-                kind: 1,
-                topic_bytes: 0,
-                unsynced: 0,
-            });
+            index.push(&record(at), POINT_BYTES);
         }
         index
+    }
+
+    const POINT_BYTES: u64 = 64 * 1024;
+
+    fn record(at: u64) -> RecordHeader {
+        RecordHeader {
+            length: 1000,
+            offset: 100 + at,
+            // Steps back once, as a wall clock may.
+            timestamp_ms: if at == 500 { 0 } else { i64::try_from(at).unwrap() * 10 },
+            kind: 1,
+            topic_bytes: 0,
+            unsynced: 0,
+        }
+    }
+
+    #[test]
+    fn it_grows_again_from_its_last_point_to_what_it_was() {
+        let index = index();
+        let mut again = index.before_last_point().unwrap();
+        assert!(again.end_offset < index.end_offset && index.end_offset - again.end_offset <= 66);
+        for at in again.end_offset - 100..1000 {
+            again.push(&record(at), POINT_BYTES);
+        }
+        assert_eq!(again, index);
+        assert_eq!(Index::new(100).before_last_point(), None);
     }
 
     #[test]

@@ -126,16 +126,16 @@ impl Log {
     ) -> Result<(Self, Writer, OpenReport), LogError> {
         config.validate()?;
         let dir_lock = recover::lock_dir(&*disk, &config.dir)?;
-        let recover::Found { log_id, segments, last, rebuilt, mut report } =
-            recover::find(&*disk, &config, recover::Tail::Mend)?;
-        recover::tidy(&*disk, &config.dir)?;
+        let found = recover::find(&*disk, &config, recover::Tail::Mend)?;
+        recover::tidy(&*disk, &config.dir, found.stale_index.as_deref())?;
+        let recover::Found { log_id, segments, last, rebuilt, indexed_bytes, mut report, .. } = found;
         let shared = Shared::new(config, disk, clock, log_id, segments);
         for (segment, index) in rebuilt {
             writer::save_index(&shared, &segment, &index);
         }
         let newest = read_lock(&shared.segments).last().cloned();
         let active = match (newest, last) {
-            (Some(segment), Some(file)) => writer::Active { segment, file },
+            (Some(segment), Some(file)) => writer::Active { segment, file, indexed_bytes },
             _ => {
                 let active = writer::create_segment(&shared, 0)?;
                 write_lock(&shared.segments).push(active.segment.clone());

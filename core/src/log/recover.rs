@@ -37,8 +37,10 @@ pub struct OpenReport {
     pub segments: usize,
     /// How many bytes, without what was cut.
     pub bytes: u64,
-    /// How many indexes were missing or not to be trusted, and are new.
+    /// How many indexes of sealed segments were missing or not to be trusted, and are new.
     pub indexes_rebuilt: usize,
+    /// How many bytes of segments were read to check their records.
+    pub scanned_bytes: u64,
 }
 
 /// The unfinished end of the log that was cut. It was never acknowledged with `durability = always`.
@@ -64,6 +66,11 @@ pub(super) struct Found {
     pub(super) last: Option<Arc<dyn DiskFile>>,
     /// Indexes to be written beside their segments.
     pub(super) rebuilt: Vec<(Arc<Segment>, Index)>,
+    /// Up to where the index of the last segment goes, once `rebuilt` is written.
+    pub(super) indexed_bytes: u64,
+    /// The index of the last segment, if it is there and not to be trusted. It must be gone before the segment grows
+    /// again, or it might fit one day.
+    pub(super) stale_index: Option<PathBuf>,
     pub(super) report: OpenReport,
 }
 
@@ -94,6 +101,8 @@ pub(super) fn find(disk: &dyn Disk, config: &LogConfig, tail: Tail) -> Result<Fo
             segments: Vec::new(),
             last: None,
             rebuilt: Vec::new(),
+            indexed_bytes: 0,
+            stale_index: None,
             report: OpenReport { created: true, ..OpenReport::default() },
         });
     };
@@ -103,27 +112,31 @@ pub(super) fn find(disk: &dyn Disk, config: &LogConfig, tail: Tail) -> Result<Fo
         segments: Vec::new(),
         last: None,
         rebuilt: Vec::new(),
+        indexed_bytes: 0,
+        stale_index: None,
         report: OpenReport::default(),
     };
     for (at, &(base, bytes)) in sealed.iter().enumerate() {
-        found.add_sealed(disk, dir, base, bytes, names[at + 1].0)?;
+        found.add_sealed(disk, config, base, bytes, names[at + 1].0)?;
     }
-    found.add_last(disk, dir, last_base, last_bytes, tail)?;
+    found.add_last(disk, config, last_base, last_bytes, tail)?;
     found.report.segments = found.segments.len();
     found.report.records = found.segments.iter().map(|segment| segment.end_offset() - segment.base).sum();
     found.report.bytes = found.segments.iter().map(|segment| segment.bytes()).sum();
     Ok(found)
 }
 
-/// Removes the mark of the clean stop and what a crash left half made. Called once the log is known to be good.
-pub(super) fn tidy(disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
+/// Removes the mark of the clean stop, what a crash left half made, and an index that is not to be trusted. Called once
+/// the log is known to be good.
+pub(super) fn tidy(disk: &dyn Disk, dir: &Path, stale_index: Option<&Path>) -> Result<(), LogError> {
     let files = disk.list(dir).map_err(LogError::io("list", dir))?;
     let is_segment = |base: &str| files.iter().any(|file| file.name.strip_suffix(".seg") == Some(base));
     let mut removed = false;
     for file in &files {
         let orphan = file.name.strip_suffix(".index").is_some_and(|base| !is_segment(base));
-        if orphan || file.name.ends_with(".tmp") || file.name == MARKER_NAME {
-            let path = dir.join(&file.name);
+        let path = dir.join(&file.name);
+        let is_stale = orphan || stale_index == Some(&path);
+        if is_stale || file.name.ends_with(".tmp") || file.name == MARKER_NAME {
             disk.remove(&path).map_err(LogError::io("remove", &path))?;
             removed = true;
         }
@@ -139,19 +152,20 @@ impl Found {
     fn add_sealed(
         &mut self,
         disk: &dyn Disk,
-        dir: &Path,
+        config: &LogConfig,
         base: u64,
         bytes: u64,
         next: u64,
     ) -> Result<(), LogError> {
-        let path = dir.join(super::segment::segment_name(base));
+        let path = config.dir.join(super::segment::segment_name(base));
         let file = self.open_ours(disk, &path, base, Access::Read)?;
         let saved = Index::load(disk, &index_path(&path), self.log_id, base, true);
         let (index, is_new) = match saved.filter(|index| index.bytes == bytes) {
             Some(index) => (index, false),
             None => {
-                let scanned =
-                    scan_segment(&*file, base, bytes, |_| ()).map_err(LogError::io("read", &path))?;
+                let scanned = scan_segment(&*file, Index::new(base), bytes, config.index_point_bytes)
+                    .map_err(LogError::io("read", &path))?;
+                self.report.scanned_bytes += bytes;
                 if let Some(what) = scanned.bad {
                     let Index { end_offset: offset, bytes: byte, .. } = scanned.index;
                     return Err(LogError::Corrupt { segment: path, offset, byte, what });
@@ -172,31 +186,38 @@ impl Found {
         Ok(())
     }
 
-    /// Adds the last segment: as the mark of the clean stop says, or read from its beginning to where it is good.
+    /// Adds the last segment: as the mark of the clean stop says, or read from where its index is sure of it, or from
+    /// its beginning, to where it is good.
     fn add_last(
         &mut self,
         disk: &dyn Disk,
-        dir: &Path,
+        config: &LogConfig,
         base: u64,
         bytes: u64,
         tail: Tail,
     ) -> Result<(), LogError> {
+        let (dir, point_bytes) = (&config.dir, config.index_point_bytes);
         let path = dir.join(super::segment::segment_name(base));
         let access = if tail == Tail::Mend { Access::ReadWrite } else { Access::Read };
         let file = self.open_ours(disk, &path, base, access)?;
         let marker = Marker::load(disk, dir).filter(|marker| marker.log_id == self.log_id);
+        let saved = Index::load(disk, &index_path(&path), self.log_id, base, false);
         if let Some(marker) = marker {
             check_marker(&marker, &path, base, bytes)?;
-            let saved = Index::load(disk, &index_path(&path), self.log_id, base, false)
-                .filter(|index| index.bytes == bytes && index.end_offset == marker.end_offset);
-            if let Some(index) = saved {
+            let matches = |index: &&Index| index.bytes == bytes && index.end_offset == marker.end_offset;
+            if let Some(index) = saved.as_ref().filter(matches) {
                 self.report.clean = true;
                 self.last = Some(file);
-                self.segments.push(Arc::new(Segment::active(path, index)));
+                self.indexed_bytes = index.bytes;
+                self.segments.push(Arc::new(Segment::active(path, index.clone(), point_bytes)));
                 return Ok(());
             }
         }
-        let scanned = scan_segment(&*file, base, bytes, |_| ()).map_err(LogError::io("read", &path))?;
+        let scanned = self.scan_last(&*file, saved, base, bytes, point_bytes);
+        let scanned = scanned.map_err(LogError::io("read", &path))?;
+        if self.indexed_bytes == 0 {
+            self.stale_index = Some(index_path(&path));
+        }
         if tail == Tail::Mend {
             if let Some(what) = scanned.bad {
                 self.cut_tail(&*file, &path, &scanned.index, bytes, what, marker.is_some())?;
@@ -205,8 +226,35 @@ impl Found {
         }
         self.report.clean = marker.is_some();
         self.last = Some(file);
-        self.segments.push(Arc::new(Segment::active(path, scanned.index)));
+        let segment = Arc::new(Segment::active(path, scanned.index.clone(), point_bytes));
+        if scanned.index.bytes.saturating_sub(self.indexed_bytes) >= config.index_every_bytes {
+            self.indexed_bytes = scanned.index.bytes;
+            self.rebuilt.push((segment.clone(), scanned.index));
+        }
+        self.segments.push(segment);
         Ok(())
+    }
+
+    /// Reads the last segment to where it is good.
+    fn scan_last(
+        &mut self,
+        file: &dyn DiskFile,
+        saved: Option<Index>,
+        base: u64,
+        bytes: u64,
+        point_bytes: u64,
+    ) -> std::io::Result<Scanned> {
+        if let Some(saved) = saved.filter(|saved| saved.bytes <= bytes)
+            && let Some(start) = saved.before_last_point()
+        {
+            self.report.scanned_bytes += bytes - start.bytes;
+            if let Some(scanned) = scan_from(file, &saved, start, bytes, point_bytes)? {
+                self.indexed_bytes = saved.bytes;
+                return Ok(scanned);
+            }
+        }
+        self.report.scanned_bytes += bytes;
+        scan_segment(file, Index::new(base), bytes, point_bytes)
     }
 
     fn cut_tail(
@@ -277,6 +325,27 @@ fn check_marker(marker: &Marker, path: &Path, base: u64, bytes: u64) -> Result<(
         return Ok(());
     };
     Err(LogError::Corrupt { segment: path.to_owned(), offset: marker.end_offset, byte: bytes, what })
+}
+
+/// Reads a segment from `start`, the last point of its saved index, on. None if anything is not as the index says: the
+/// records from that point to the index's end must all be good and end just there. It was written when all of them
+/// were synced, so nothing before is torn, and nothing needs to be written again.
+fn scan_from(
+    file: &dyn DiskFile,
+    saved: &Index,
+    start: Index,
+    bytes: u64,
+    point_bytes: u64,
+) -> std::io::Result<Option<Scanned>> {
+    let known = scan_segment(file, start, saved.bytes, point_bytes)?;
+    let is_as_saved = known.bad.is_none()
+        && (known.index.end_offset, known.index.latest_ms) == (saved.end_offset, saved.latest_ms);
+    if !is_as_saved {
+        return Ok(None);
+    }
+    let mut scanned = scan_segment(file, known.index, bytes, point_bytes)?;
+    scanned.synced_before = scanned.synced_before.max(saved.end_offset);
+    Ok(Some(scanned))
 }
 
 /// Makes what was found durable before anybody reads it. What a killed process had written may be in the system's

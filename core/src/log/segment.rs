@@ -42,6 +42,8 @@ pub(super) struct Segment {
     end_offset: AtomicU64,
     bytes: AtomicU64,
     latest_ms: AtomicI64,
+    /// The distance of the points of the growing index.
+    point_bytes: u64,
     /// The index of the segment that grows; none once it is sealed, when the file beside it is asked.
     live: Mutex<Option<Index>>,
 }
@@ -55,15 +57,15 @@ impl Segment {
             end_offset: AtomicU64::new(index.end_offset),
             bytes: AtomicU64::new(index.bytes),
             latest_ms: AtomicI64::new(index.latest_ms),
+            point_bytes: 0,
             live: Mutex::new(None),
         }
     }
 
-    /// The segment that grows.
-    pub(super) fn active(path: PathBuf, index: Index) -> Self {
-        let segment = Self::sealed(path, &index);
-        *lock(&segment.live) = Some(index);
-        segment
+    /// The segment that grows, and with it its index, with points at that distance.
+    pub(super) fn active(path: PathBuf, index: Index, point_bytes: u64) -> Self {
+        let sealed = Self::sealed(path, &index);
+        Self { point_bytes, live: Mutex::new(Some(index)), ..sealed }
     }
 
     pub(super) fn end_offset(&self) -> u64 {
@@ -84,7 +86,7 @@ impl Segment {
         let Some(index) = live.as_mut() else { return };
         while !records.is_empty() {
             let header = RecordHeader::read(records);
-            index.push(&header);
+            index.push(&header, self.point_bytes);
             records = &records[header.length..];
         }
         self.latest_ms.store(index.latest_ms, Ordering::Release);
@@ -200,9 +202,9 @@ pub(super) fn read_chunk(
     }
 }
 
-/// Where a scan of a whole segment ended.
+/// Where a scan of a segment ended.
 pub(super) struct Scanned {
-    /// The index of all good records.
+    /// The index of all good records, also of those before the scan.
     pub(super) index: Index,
     /// Everything before this offset is known to have been synced once.
     pub(super) synced_before: u64,
@@ -210,23 +212,22 @@ pub(super) struct Scanned {
     pub(super) bad: Option<&'static str>,
 }
 
-/// Reads and checks every record of a segment of `limit` bytes, up to the first that is bad.
+/// Reads and checks every record of a segment of `limit` bytes, from where `start` ends up to the first that is bad.
 pub(super) fn scan_segment(
     file: &dyn DiskFile,
-    base: u64,
+    start: Index,
     limit: u64,
-    mut progress: impl FnMut(u64),
+    point_bytes: u64,
 ) -> io::Result<Scanned> {
-    let mut scanned = Scanned { index: Index::new(base), synced_before: base, bad: None };
+    let mut scanned = Scanned { synced_before: start.base_offset, index: start, bad: None };
     let mut buffer = BytesMut::new();
     while scanned.index.bytes < limit && scanned.bad.is_none() {
         let (at, offset) = (scanned.index.bytes, scanned.index.end_offset);
         let chunk = read_chunk(file, at, offset, limit, &mut buffer, |header| {
-            scanned.index.push(header);
+            scanned.index.push(header, point_bytes);
             scanned.synced_before = header.synced_before();
         })?;
         scanned.bad = chunk.bad;
-        progress(scanned.index.bytes);
     }
     Ok(scanned)
 }

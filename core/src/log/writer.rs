@@ -27,6 +27,8 @@ const RETAIN_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Active {
     pub(super) segment: Arc<Segment>,
     pub(super) file: Arc<dyn DiskFile>,
+    /// Up to where the index beside it goes.
+    pub(super) indexed_bytes: u64,
 }
 
 /// Writes what is appended. Only a simulation sees it: [`super::Log::open`] gives it to a thread.
@@ -67,7 +69,9 @@ impl Writer {
         }
         let was_held = self.held.is_some();
         let Some(mut group) = self.held.take().or_else(|| self.shared.take_group()) else {
-            return self.sync_if_due();
+            let has_synced = self.sync_if_due();
+            self.save_index_if_due();
+            return has_synced;
         };
         match self.commit(&mut group) {
             Ok(()) => {
@@ -78,6 +82,7 @@ impl Writer {
                     self.shared.set_health(Health::Running);
                 }
                 self.sync_if_due();
+                self.save_index_if_due();
             }
             Err(error) if error.kind() == LogErrorKind::DiskFull => {
                 self.held = Some(group);
@@ -170,7 +175,7 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<(), LogError> {
-        let Active { segment, file } = &self.active;
+        let Active { segment, file, .. } = &self.active;
         let at = segment.bytes();
         file.write_all_at(batch.bytes(), at).map_err(LogError::write("write", &segment.path))?;
         if self.shared.config.durability == Durability::Always {
@@ -235,6 +240,24 @@ impl Writer {
         true
     }
 
+    /// Writes the index of a segment that has grown much, so that the next start need not read all of it. Only of what
+    /// is synced: an index speaks for the records before its points.
+    fn save_index_if_due(&mut self) {
+        let Active { segment, indexed_bytes, .. } = &mut self.active;
+        let grown = segment.bytes().saturating_sub(*indexed_bytes);
+        let is_synced = self.dirty_since.is_none();
+        if grown < self.shared.config.index_every_bytes
+            || !is_synced
+            || !matches!(self.shared.health(), Health::Running)
+        {
+            return;
+        }
+        *indexed_bytes = segment.bytes();
+        if let Some(index) = segment.live_index() {
+            save_index(&self.shared, segment, &index);
+        }
+    }
+
     /// Nothing is acknowledged from now on. What was written since the last sync may look whole and yet never have
     /// reached the disk: the next start writes it again before anybody reads it.
     fn fail(&mut self, error: LogError) {
@@ -280,15 +303,20 @@ pub(super) fn create_segment(shared: &Shared, base: u64) -> Result<Active, LogEr
     file.sync_data().map_err(LogError::sync("sync", &under_way))?;
     shared.disk.rename(&under_way, &path).map_err(LogError::write("rename", &under_way))?;
     shared.disk.sync_dir(dir).map_err(LogError::sync("sync", dir))?;
-    let segment = Arc::new(Segment::active(path, Index::new(base)));
-    Ok(Active { segment, file })
+    let segment = Arc::new(Segment::active(path, Index::new(base), shared.config.index_point_bytes));
+    Ok(Active { segment, file, indexed_bytes: 0 })
 }
 
-/// Writes the index beside its segment. It can be rebuilt, so a failure is no more than a note, and nothing is synced.
+/// Puts the index beside its segment, in place of an older one. It can be rebuilt, so a failure is no more than a note,
+/// and nothing is synced.
 pub(super) fn save_index(shared: &Shared, segment: &Segment, index: &Index) {
     let path = index_path(&segment.path);
-    let saved = shared.disk.create(&path).and_then(|file| file.write_all_at(&index.encode(shared.log_id), 0));
-    if let Err(error) = saved {
+    let under_way = path.with_extension("index.tmp");
+    let disk = &shared.disk;
+    let saved = disk.create(&under_way).and_then(|file| file.write_all_at(&index.encode(shared.log_id), 0));
+    if let Err(error) = saved.and_then(|()| disk.rename(&under_way, &path)) {
+        // What is left of it may take the last room on the disk; the next start removes it in any case.
+        let _tried = disk.remove(&under_way);
         tracing::warn!(%error, path = %path.display(), "index not saved; it is rebuilt when it is needed");
     }
 }

@@ -232,14 +232,17 @@ fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
 
 /// What was found in the log directory.
 fn tell(dir: &Path, report: &OpenReport, durability: Durability) {
-    let OpenReport { records, segments, bytes, .. } = *report;
+    let OpenReport { records, segments, bytes, scanned_bytes, .. } = *report;
     let dir = dir.display();
     if report.created {
         info!(%dir, "event log created");
     } else if report.clean {
         info!(%dir, records, segments, bytes, "event log opened; the last stop was in order");
     } else {
-        warn!(%dir, records, segments, bytes, "event log recovered; the last run did not end in order");
+        warn!(
+            %dir, records, segments, bytes, scanned_bytes,
+            "event log recovered; the last run did not end in order"
+        );
     }
     if let Some(torn) = &report.torn_tail {
         warn!(
