@@ -66,7 +66,7 @@ fn sql(request: &Map, ctx: &mut EvalContext) -> Answer<Value> {
     let select = select.map_err(|problem| ("parse", problem.message))?;
     let plan = plan::select(&select, Mode::Reference);
     let from = select.from.iter().map(|name| name.text.clone()).collect();
-    let program = RuleProgram::new("test", plan.program, plan.wants, from);
+    let program = RuleProgram::new("test", plan, from);
     let none = Map::new();
     let columns = match request.get("input") {
         Some(Value::Map(columns)) => columns,

@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) program: Program,
     pub(crate) wants: Wants,
     pub(crate) problems: Vec<Problem>,
+    /// Whether what it yields may follow from events before.
+    pub(crate) remembers: bool,
 }
 
 /// Plans a SELECT or FOREACH.
@@ -47,7 +49,7 @@ pub(crate) fn select(select: &Select, mode: Mode) -> Plan {
     // Aliases that come later stand in front of columns for WHERE only, but FOREACH and DO share names with it: those
     // were all noted before the conditions were bound.
     let program = Program { items, foreach, condition };
-    Plan { program, wants, problems: planner.problems }
+    Plan { program, wants, problems: planner.problems, remembers: planner.remembers }
 }
 
 /// Plans one expression without any rule around it.
@@ -90,6 +92,7 @@ struct Planner {
     /// Columns that events of FROM have; none where anything goes.
     columns: Option<HashSet<&'static str>>,
     in_condition: bool,
+    remembers: bool,
     warned: HashSet<String>,
 }
 
@@ -101,6 +104,7 @@ impl Planner {
             shadows: HashSet::new(),
             columns: None,
             in_condition: false,
+            remembers: false,
             warned: HashSet::new(),
         }
     }
@@ -357,6 +361,7 @@ impl Planner {
         let found = functions::find(&name.text, nodes.len());
         match found {
             Found::Function(function) => {
+                self.remembers |= function.effect == Effect::Remembers;
                 if function.effect == Effect::Context && self.in_condition {
                     let message = format!("{}() sees no message here and gives nothing", name.text);
                     let help = format!("give it a name in SELECT first: {}(...) AS x", name.text);

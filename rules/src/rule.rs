@@ -20,6 +20,7 @@ pub struct RuleProgram {
     program: Program,
     wants: Wants,
     from: Vec<String>,
+    remembers: bool,
 }
 
 impl RuleProgram {
@@ -34,11 +35,13 @@ impl RuleProgram {
             return Err(errors.into_iter().filter(Diagnostic::is_error).collect());
         }
         let from = rule.select.from.iter().map(|name| name.text.clone()).collect();
-        Ok(Self { name: rule.name.text.clone(), program: plan.program, wants: plan.wants, from })
+        let (name, remembers) = (rule.name.text.clone(), plan.remembers);
+        Ok(Self { name, program: plan.program, wants: plan.wants, from, remembers })
     }
 
-    pub(crate) fn new(name: &str, program: Program, wants: Wants, from: Vec<String>) -> Self {
-        Self { name: name.to_owned(), program, wants, from }
+    pub(crate) fn new(name: &str, plan: plan::Plan, from: Vec<String>) -> Self {
+        let plan::Plan { program, wants, remembers, .. } = plan;
+        Self { name: name.to_owned(), program, wants, from, remembers }
     }
 
     /// The rule's name.
@@ -49,6 +52,12 @@ impl RuleProgram {
     /// Which events the rule looks at: kinds, and filters on the topics of published messages.
     pub fn wants(&self) -> &Wants {
         &self.wants
+    }
+
+    /// Whether its rows may follow from events before this one, by `kv_store_put` and its like: then every
+    /// [`EvalContext`] has to see all events.
+    pub fn remembers(&self) -> bool {
+        self.remembers
     }
 
     /// Whether FROM names the event. Allocates nothing.

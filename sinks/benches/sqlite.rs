@@ -20,7 +20,7 @@ use muster_sinks::database::Databases;
 use muster_sinks::delivery::{
     DeliveryStore, LogReader, LogSource, Pipeline, PipelineConfig, ReadBatch, SourceError, Start, Transform,
 };
-use muster_sinks::{BoxFuture, PipelineId, SinkEnv, SinkSpec, build};
+use muster_sinks::{BoxFuture, PipelineId, SharedRow, SinkEnv, SinkSpec, build};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -76,14 +76,14 @@ impl Transform for Telemetry {
         EventKinds::ALL
     }
 
-    fn apply(&mut self, event: &Event, rows: &mut Vec<Row>) -> Result<(), String> {
+    fn apply(&mut self, event: &Event, rows: &mut Vec<SharedRow>) -> Result<(), String> {
         let mut row = Row::with_capacity(5);
         row.insert("clientid", event.clientid());
         row.insert("topic", event.topic.as_str());
         row.insert("temp", 20.0 + (event.offset % 100) as f64 / 10.0);
         row.insert("n", event.offset);
         row.insert("at", event.timestamp_ms);
-        rows.push(row);
+        rows.push(row.into());
         Ok(())
     }
 }

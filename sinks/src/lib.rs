@@ -5,11 +5,13 @@ pub mod database;
 pub mod delivery;
 pub mod error;
 mod registry;
+mod row;
 mod sink;
 mod sqlite;
 mod webhook;
 
 pub use registry::{Built, COMMON, Kind, OptionSpec, SinkEnv, SinkSpec, build, kinds};
+pub use row::SharedRow;
 pub use sink::{
     Batch, BatchId, BatchRow, BoxFuture, Checkpoint, Cursor, Durable, Memory, Outcome, PipelineId,
     RowOutcome, Sink, Totals,

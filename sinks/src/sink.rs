@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use muster_core::event::{Event, EventId};
-use muster_core::value::Row;
 
 use crate::error::SinkError;
+use crate::row::SharedRow;
 
 /// A future in a box, so that sinks can be told apart at run time.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -93,8 +93,8 @@ pub struct BatchRow {
     pub event: Arc<Event>,
     /// Which of the event's rows this is, from 0.
     pub index: u32,
-    /// What the rule made.
-    pub row: Row,
+    /// What the rule made; other sinks of the rule may share it.
+    pub row: SharedRow,
 }
 
 impl BatchRow {

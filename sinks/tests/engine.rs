@@ -17,7 +17,7 @@ use muster_sinks::delivery::{
     Stopped, Transform, WAIT_MAX,
 };
 use muster_sinks::{
-    Batch, BoxFuture, Durable, ErrorKind, Memory, Outcome, PipelineId, RowOutcome, Sink, SinkError,
+    Batch, BoxFuture, Durable, ErrorKind, Memory, Outcome, PipelineId, RowOutcome, SharedRow, Sink, SinkError,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -357,7 +357,7 @@ impl Transform for Panics {
         EventKinds::ALL
     }
 
-    fn apply(&mut self, event: &Event, rows: &mut Vec<Row>) -> Result<(), String> {
+    fn apply(&mut self, event: &Event, rows: &mut Vec<SharedRow>) -> Result<(), String> {
         assert!(event.offset != 1, "a fault of the test");
         ByPayload.apply(event, rows)
     }
@@ -445,8 +445,8 @@ impl Transform for Corrected {
         EventKinds::ALL
     }
 
-    fn apply(&mut self, _: &Event, rows: &mut Vec<Row>) -> Result<(), String> {
-        rows.extend((0..self.0).map(|_| Row::new()));
+    fn apply(&mut self, _: &Event, rows: &mut Vec<SharedRow>) -> Result<(), String> {
+        rows.extend((0..self.0).map(|_| Row::new().into()));
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use muster_core::value::Value;
 
-use super::{Args, Function, volatile};
+use super::{Args, Effect, Function, Run, volatile};
 use crate::program::Fault;
 use crate::program::context::KV_ENTRIES_MAX;
 
@@ -12,17 +12,22 @@ pub(super) const TABLE: &[Function] = &[
     volatile("getenv", 1, 1, "getenv(name)", |args| {
         Ok(args.ctx.env(args.text(0)?).map(Value::from).unwrap_or_default())
     }),
-    volatile("kv_store_put", 2, 2, "kv_store_put(key, value)", put),
-    volatile("kv_store_get", 1, 2, "kv_store_get(key) or kv_store_get(key, default)", |args| {
+    remembers("kv_store_put", 2, 2, "kv_store_put(key, value)", put),
+    remembers("kv_store_get", 1, 2, "kv_store_get(key) or kv_store_get(key, default)", |args| {
         let key = args.bytes(0)?;
         Ok(args.ctx.kv.get(&key).cloned().unwrap_or_else(|| args.get(1).clone()))
     }),
-    volatile("kv_store_del", 1, 1, "kv_store_del(key)", |args| {
+    remembers("kv_store_del", 1, 1, "kv_store_del(key)", |args| {
         let key = args.bytes(0)?;
         args.ctx.kv.remove(&key);
         Ok(true.into())
     }),
 ];
+
+/// A function of the store.
+const fn remembers(name: &'static str, min: usize, max: usize, usage: &'static str, run: Run) -> Function {
+    Function { effect: Effect::Remembers, ..volatile(name, min, max, usage, run) }
+}
 
 fn uuid(args: Args, hyphens: bool) -> String {
     let bits = u128::from(args.ctx.random()) << 64 | u128::from(args.ctx.random());

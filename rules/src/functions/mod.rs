@@ -37,8 +37,10 @@ pub(crate) enum Effect {
     Pure,
     /// From the event, too; without a value in conditions.
     Context,
-    /// From the clock, chance or a store.
+    /// From the clock or chance, too.
     Volatile,
+    /// From events before this one: it writes or reads what evaluation remembers.
+    Remembers,
 }
 
 /// What can be made ready before there is an event.
@@ -75,7 +77,7 @@ const fn of_event(name: &'static str, min: usize, max: usize, usage: &'static st
     Function { effect: Effect::Context, ..pure(name, min, max, usage, run) }
 }
 
-/// A function of the clock, of chance or of a store.
+/// A function of the clock or of chance.
 const fn volatile(name: &'static str, min: usize, max: usize, usage: &'static str, run: Run) -> Function {
     Function { effect: Effect::Volatile, ..pure(name, min, max, usage, run) }
 }

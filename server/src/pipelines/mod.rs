@@ -10,7 +10,7 @@ use std::time::Duration;
 use muster_broker::Wanted;
 use muster_core::clock::SharedClock;
 use muster_core::journal::Journal;
-use muster_rules::Diagnostic;
+use muster_rules::{Diagnostic, RuleProgram};
 use muster_sinks::delivery::{
     DeliveryStore, Pipeline, PipelineConfig, PipelineHandle, PipelineState, PipelineStatus, Start, Stopped,
 };
@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+mod evaluation;
 mod files;
 mod holds;
 mod plan;
@@ -34,6 +35,9 @@ pub use plan::{Identity, Plan, Planned, RuleFile, plan, plan_what_can_run};
 pub use holds::Cursors;
 use holds::Holds;
 use transform::RuleTransform;
+
+pub use evaluation::RuleCounts;
+use evaluation::Evaluation;
 use watch::Watcher;
 
 /// How long a pipeline may take to finish what is under way when its rule has changed or is gone.
@@ -64,6 +68,8 @@ pub struct Pipelines {
     parts: Parts,
     folder: PathBuf,
     running: Mutex<BTreeMap<PipelineId, Running>>,
+    /// What the pipelines of each rule share.
+    evaluations: Mutex<BTreeMap<String, Arc<Evaluation>>>,
     /// What keeps retention from what is not delivered yet.
     holds: Mutex<Holds>,
     /// The files that the last attempt to load looked at, and what was wrong with them.
@@ -118,8 +124,14 @@ impl Changes {
 impl Pipelines {
     /// Pipelines over the rule files of `folder`, none of them running yet.
     pub fn new(folder: &Path, parts: Parts) -> Self {
-        let (running, holds, loaded) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { parts, folder: folder.to_owned(), running, holds, loaded }
+        Self {
+            parts,
+            folder: folder.to_owned(),
+            running: Mutex::default(),
+            evaluations: Mutex::default(),
+            holds: Mutex::default(),
+            loaded: Mutex::default(),
+        }
     }
 
     /// Starts everything that can run. A file with errors is reported and left out: devices must not stay outside
@@ -212,6 +224,16 @@ impl Pipelines {
         lock(&self.loaded).rules
     }
 
+    /// What a rule did since it was loaded; none where no pipeline of it runs.
+    pub fn rule_counts(&self, rule: &str) -> Option<RuleCounts> {
+        lock(&self.evaluations).get(rule).map(|evaluation| evaluation.counts())
+    }
+
+    /// Begins to count anew what a rule does; whether there is such a rule.
+    pub fn reset_rule_counts(&self, rule: &str) -> bool {
+        lock(&self.evaluations).get(rule).map(|evaluation| evaluation.reset_counts()).is_some()
+    }
+
     /// What is said of a rule in the rule files.
     pub fn comment(&self, rule: &str) -> Option<String> {
         lock(&self.loaded).comments.get(rule).cloned()
@@ -248,6 +270,8 @@ impl Pipelines {
             }
         }
         stop_all(ending, STOP_WAIT).await;
+        let rules: BTreeSet<_> = plan.pipelines.keys().map(|id| id.rule.clone()).collect();
+        lock(&self.evaluations).retain(|rule, _| rules.contains(rule));
         self.parts.wanted.set(plan.kinds());
         for id in changes.started.iter().chain(&changes.changed) {
             if let Some(planned) = plan.pipelines.remove(id) {
@@ -277,7 +301,8 @@ impl Pipelines {
             limits: built.limits,
             retry_wait_max: *retry_wait_max,
         };
-        let transform = Box::new(RuleTransform::new(program, clock.clone(), seed));
+        let evaluation = self.evaluation(&id.rule, program, &identity);
+        let transform = Box::new(RuleTransform::new(evaluation.join(), clock.clone(), seed));
         let handle = Pipeline::spawn(
             config,
             Arc::new(journal.clone()),
@@ -288,6 +313,17 @@ impl Pipelines {
             SmallRng::seed_from_u64(seed),
         );
         Running { identity, handle }
+    }
+
+    /// The evaluation that the rule's pipelines share, a new one if the rule has changed.
+    fn evaluation(&self, rule: &str, program: Arc<RuleProgram>, identity: &Identity) -> Arc<Evaluation> {
+        let mut evaluations = lock(&self.evaluations);
+        if let Some(known) = evaluations.get(rule).filter(|it| it.is_of(&identity.select)) {
+            return known.clone();
+        }
+        let evaluation = Evaluation::new(program, identity.select.clone());
+        evaluations.insert(rule.to_owned(), evaluation.clone());
+        evaluation
     }
 
     /// Notes what was read; `plan` is what runs from now on, none where it is what ran before.

@@ -67,7 +67,7 @@ pub struct Planned {
 /// are loaded anew, whatever else changed in the files. Holds secrets, so it is never shown.
 #[derive(Clone, PartialEq)]
 pub struct Identity {
-    select: Select,
+    pub(super) select: Select,
     rule_options: Options,
     kind: String,
     sink_options: BTreeMap<String, String>,

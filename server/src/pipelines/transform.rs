@@ -4,21 +4,23 @@ use std::sync::Arc;
 
 use muster_core::clock::SharedClock;
 use muster_core::event::{Event, EventKinds};
-use muster_core::value::Row;
-use muster_rules::{EvalContext, RuleProgram};
+use muster_rules::EvalContext;
+use muster_sinks::SharedRow;
 use muster_sinks::delivery::Transform;
+
+use super::evaluation::Part;
 
 /// What `getenv('NAME')` puts before the name: rules see no other variable, so that none of our secrets gets out.
 const ENV_PREFIX: &str = "EMQXVAR_";
 
-/// Runs one rule's program.
+/// A pipeline's part in the evaluation of its rule.
 pub(super) struct RuleTransform {
-    program: Arc<RuleProgram>,
+    part: Part,
     context: EvalContext,
 }
 
 impl RuleTransform {
-    pub(super) fn new(program: Arc<RuleProgram>, clock: SharedClock, seed: u64) -> Self {
+    pub(super) fn new(part: Part, clock: SharedClock, seed: u64) -> Self {
         let now = jiff::Timestamp::from_millisecond(clock.wall_ms()).unwrap_or_default();
         let local = jiff::tz::TimeZone::system().to_offset(now).seconds();
         // What functions of chance give must not come again after a restart.
@@ -26,19 +28,16 @@ impl RuleTransform {
         let context = EvalContext::new(clock, seed)
             .with_local_offset(local.into())
             .with_env(Arc::new(|name| std::env::var(format!("{ENV_PREFIX}{name}")).ok()));
-        Self { program, context }
+        Self { part, context }
     }
 }
 
 impl Transform for RuleTransform {
     fn kinds(&self) -> EventKinds {
-        self.program.wants().kinds
+        self.part.program().wants().kinds
     }
 
-    fn apply(&mut self, event: &Event, rows: &mut Vec<Row>) -> Result<(), String> {
-        if !self.program.matches(event) {
-            return Ok(());
-        }
-        self.program.run(event, &mut self.context, rows).map_err(|error| error.to_string())
+    fn apply(&mut self, event: &Event, rows: &mut Vec<SharedRow>) -> Result<(), String> {
+        self.part.rows(event, &mut self.context, rows)
     }
 }

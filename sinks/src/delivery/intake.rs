@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::event::Event;
-use muster_core::value::{Map, Row, Value};
 use tokio::time::Instant;
 
 use super::source::{LogReader, LogSource, SourceError};
 use super::status::Board;
 use super::work::{Draft, Work};
 use super::{Limits, Transform};
+use crate::row::SharedRow;
 use crate::sink::{BatchRow, Cursor};
 
 /// Events that may pass without a row before the cursor is committed all the same: what a restart may have to read
@@ -42,7 +42,7 @@ pub(crate) struct Intake {
     until: Option<Cursor>,
     /// When the draft got its first item, or the cursor its first uncommitted event.
     since: Option<Instant>,
-    scratch: Vec<Row>,
+    scratch: Vec<SharedRow>,
 }
 
 impl Intake {
@@ -121,7 +121,7 @@ impl Intake {
     }
 
     /// What the rule makes of `event`, outside of any batch.
-    pub(crate) fn rows_of(&mut self, event: &Event) -> Result<Vec<Row>, String> {
+    pub(crate) fn rows_of(&mut self, event: &Event) -> Result<Vec<SharedRow>, String> {
         self.apply(event)?;
         Ok(std::mem::take(&mut self.scratch))
     }
@@ -216,8 +216,7 @@ impl Intake {
             Some(next) => next.cursor(),
             None => Cursor::at(row.offset() + 1),
         };
-        let bytes = map_bytes(&row.row);
-        self.draft.push(row, bytes);
+        self.draft.push(row);
         self.advance(after);
     }
 
@@ -226,20 +225,5 @@ impl Intake {
             self.read = to;
             self.since.get_or_insert_with(Instant::now);
         }
-    }
-}
-
-/// About how many bytes a row takes, on the wire and in memory.
-fn map_bytes(map: &Map) -> usize {
-    map.iter().map(|(key, value)| key.len() + value_bytes(value) + 4).sum()
-}
-
-fn value_bytes(value: &Value) -> usize {
-    match value {
-        Value::Undefined | Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 8,
-        Value::BigInt(int) => usize::try_from(int.bits() / 3).unwrap_or(usize::MAX),
-        Value::Str(bytes) => bytes.len(),
-        Value::Array(items) => items.iter().map(|item| value_bytes(item) + 1).sum(),
-        Value::Map(map) => map_bytes(map),
     }
 }

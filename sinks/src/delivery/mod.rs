@@ -15,8 +15,8 @@ mod work;
 use std::time::Duration;
 
 use muster_core::event::{Event, EventKinds};
-use muster_core::value::Row;
 
+use crate::row::SharedRow;
 use crate::sink::PipelineId;
 
 pub use backoff::WAIT_MAX;
@@ -39,7 +39,7 @@ pub trait Transform: Send + 'static {
     /// # Errors
     /// Why the rule failed on the event, for people; the event then goes to the dead letters, and rows that were
     /// appended before the failure are not delivered.
-    fn apply(&mut self, event: &Event, rows: &mut Vec<Row>) -> Result<(), String>;
+    fn apply(&mut self, event: &Event, rows: &mut Vec<SharedRow>) -> Result<(), String>;
 }
 
 /// When a batch is full.

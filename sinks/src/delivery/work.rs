@@ -50,9 +50,9 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    pub(crate) fn push(&mut self, row: BatchRow, bytes: usize) {
+    pub(crate) fn push(&mut self, row: BatchRow) {
         self.oldest_ms.get_or_insert(row.event.timestamp_ms);
-        self.bytes += bytes;
+        self.bytes += row.row.bytes();
         let at = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
         self.items.push(Item { cursor: row.cursor(), content: Content::Row(at), state: State::Pending });
         self.rows.push(row);
@@ -177,7 +177,7 @@ impl Work {
             let State::Dead { reason, attempts, written: false } = &item.state else { return None };
             let event = self.event(item);
             let row = match &item.content {
-                Content::Row(at) => self.rows.get(*at as usize).map(|row| row.row.to_json()),
+                Content::Row(at) => self.rows.get(*at as usize).map(|row| row.row.json().to_owned()),
                 Content::Failed(_) => None,
             };
             Some(NewLetter {

@@ -64,7 +64,7 @@ impl Fixture {
                     body: proto::Event::default(),
                 };
                 self.offset += 1;
-                BatchRow { event: Arc::new(event.at(1 << 100, self.offset - 1)), index: 0, row }
+                BatchRow { event: Arc::new(event.at(1 << 100, self.offset - 1)), index: 0, row: row.into() }
             })
             .collect();
         let many = self.offset;

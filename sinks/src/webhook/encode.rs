@@ -16,7 +16,7 @@ pub(super) struct Message {
 /// One row: its id is made of the event, the rule and the row's place, so it is the same on every attempt.
 pub(super) fn row(rule: &str, row: &BatchRow) -> Message {
     let id = format!("msg_{}_{}_{}", row.event_id(), row.index, token(rule));
-    Message { id, body: row.row.to_json() }
+    Message { id, body: row.row.json().to_owned() }
 }
 
 /// A batch, as an array. None where it has no row.
@@ -25,7 +25,7 @@ pub(super) fn batch(batch: &Batch) -> Option<Message> {
     let crate::sink::BatchId { first, last, rows } = id;
     let rule = token(&batch.pipeline.rule);
     let id = format!("batch_{}_{}_{}_{}_{rows}_{rule}", first.0, first.1, last.0, last.1);
-    let rows: Vec<String> = batch.rows().map(|row| row.row.to_json()).collect();
+    let rows: Vec<&str> = batch.rows().map(|row| row.row.json()).collect();
     Some(Message { id, body: format!("[{}]", rows.join(",")) })
 }
 

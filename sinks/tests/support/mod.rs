@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use muster_core::event::{Event, EventKind, EventKinds, NewEvent, proto};
 use muster_core::value::Row;
-use muster_sinks::BoxFuture;
 use muster_sinks::delivery::{
     Limits, LogReader, LogSource, PipelineHandle, ReadBatch, SourceError, Transform,
 };
+use muster_sinks::{BoxFuture, SharedRow};
 use tokio::sync::watch;
 
 /// The id of every log here: far from 0, so that an id and an offset are never mistaken for each other.
@@ -137,10 +137,10 @@ impl Transform for ByPayload {
         EventKinds::NONE.with(EventKind::MessagePublish)
     }
 
-    fn apply(&mut self, event: &Event, rows: &mut Vec<Row>) -> Result<(), String> {
+    fn apply(&mut self, event: &Event, rows: &mut Vec<SharedRow>) -> Result<(), String> {
         let payload = event.payload();
         let payload = std::str::from_utf8(&payload).unwrap();
-        let row = |part: i64| -> Row {
+        let row = |part: i64| -> SharedRow {
             [
                 ("clientid", event.clientid().into()),
                 ("offset", (event.offset as i64).into()),
@@ -148,7 +148,8 @@ impl Transform for ByPayload {
                 ("payload", muster_core::value::Value::from(payload)),
             ]
             .into_iter()
-            .collect()
+            .collect::<Row>()
+            .into()
         };
         match payload {
             "none" => {}
@@ -157,7 +158,7 @@ impl Transform for ByPayload {
                 return Err("division by zero in SELECT".into());
             }
             _ if payload.starts_with('{') => match muster_core::value::Value::from_json(payload) {
-                muster_core::value::Value::Map(map) => rows.push(map),
+                muster_core::value::Value::Map(map) => rows.push(map.into()),
                 other => panic!("{other:?} is no map"),
             },
             _ => match payload.parse() {
