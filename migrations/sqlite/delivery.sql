@@ -57,3 +57,11 @@ CREATE TABLE IF NOT EXISTS replays (
   dead      INTEGER NOT NULL,
   letters   TEXT NOT NULL
 ) WITHOUT ROWID;
+
+-- What an operator has asked of a pipeline: to stand still until told otherwise, and to go on from another offset, which
+-- is taken back once it is done.
+CREATE TABLE IF NOT EXISTS orders (
+  pipeline TEXT PRIMARY KEY,
+  paused   INTEGER NOT NULL DEFAULT 0,
+  reset_to INTEGER
+) WITHOUT ROWID;

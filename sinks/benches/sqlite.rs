@@ -138,6 +138,7 @@ async fn pipeline(dir: &Path, events: Arc<Vec<Arc<Event>>>) -> Duration {
         id: PipelineId::new("telemetry", "sqlite", built.target),
         rule_version: "1".into(),
         start: Start::Earliest,
+        paused: false,
         limits: built.limits,
         retry_wait_max: muster_sinks::delivery::WAIT_MAX,
     };

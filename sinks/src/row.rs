@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn json_is_written_once_for_all_clones() {
-        let row: Row = [("a", Value::from(1)), ("b", Value::from("x"))].into_iter().collect();
+        let row: Row = [("a", Value::from(1_i64)), ("b", Value::from("x"))].into_iter().collect();
         let first = SharedRow::from(row.clone());
         let second = first.clone();
         assert_eq!(first.json(), r#"{"a":1,"b":"x"}"#);

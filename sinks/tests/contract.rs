@@ -179,6 +179,7 @@ impl Contract<'_> {
             rule_version: "1".into(),
             retry_wait_max: muster_sinks::delivery::WAIT_MAX,
             start: Start::Earliest,
+            paused: false,
             limits: Limits {
                 batch_rows_max: 16,
                 batch_bytes_max: 1 << 20,

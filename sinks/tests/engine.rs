@@ -13,8 +13,8 @@ use muster_core::clock::{Clock, SharedClock};
 use muster_core::event::{Event, EventKinds};
 use muster_core::value::Row;
 use muster_sinks::delivery::{
-    DeliveryStore, LetterFilter, Limits, Pipeline, PipelineConfig, PipelineHandle, PipelineState, Start,
-    Stopped, Transform, WAIT_MAX,
+    DeliveryStore, LetterFilter, Limits, Orders, Pipeline, PipelineConfig, PipelineHandle, PipelineState,
+    Start, Stopped, Transform, WAIT_MAX,
 };
 use muster_sinks::{
     Batch, BoxFuture, Durable, ErrorKind, Memory, Outcome, PipelineId, RowOutcome, SharedRow, Sink, SinkError,
@@ -78,6 +78,7 @@ struct Bench {
     given: Arc<Mutex<Vec<Vec<u64>>>>,
     answer: Arc<Mutex<Answer>>,
     silent: bool,
+    paused: bool,
 }
 
 impl Bench {
@@ -91,6 +92,7 @@ impl Bench {
             given: Arc::default(),
             answer: Arc::new(Mutex::new(Box::new(|batch| Ok(Outcome::Durable(Durable::promise(batch)))))),
             silent: false,
+            paused: false,
         }
     }
 
@@ -120,6 +122,7 @@ impl Bench {
             id: PipelineId::new("rule", "sink", ""),
             rule_version: "1".into(),
             start: self.start,
+            paused: self.paused,
             limits: self.limits,
             retry_wait_max: WAIT_MAX,
         };
@@ -466,4 +469,98 @@ async fn a_rule_that_seldom_matches_is_not_behind() {
         (1, true),
         "an hour without a match is no lag: {status:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_kept_and_a_resume_goes_on() {
+    let mut bench = Bench::with_events(&["x"; 3]);
+    bench.paused = true;
+    let running = bench.run();
+    until("the target is opened", async || running.status().lag_events == 3).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((running.status().state, bench.given().len()), (PipelineState::Paused, 0));
+    running.resume();
+    until_settled(&running, 3).await;
+    assert_eq!(bench.given().concat(), [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_halted_for_good_goes_on_when_it_is_resumed() {
+    let bench = Bench::with_events(&["x"; 3]);
+    bench.answer(|_| Err(SinkError::new(ErrorKind::Gone, "the receiver wants no more")));
+    let running = bench.run();
+    until("it is halted", async || running.status().state == PipelineState::Paused).await;
+    bench.answer(|batch| Ok(Outcome::Durable(Durable::promise(batch))));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(running.status().delivered, 0);
+    running.resume();
+    until_settled(&running, 3).await;
+}
+
+/// Orders a reset and waits until it is carried out and everything after it is settled.
+async fn reset(bench: &Bench, running: &PipelineHandle, offset: u64) {
+    bench.store.order_reset(running.id(), offset).await.unwrap();
+    running.reset(offset);
+    until("the reset is done", async || bench.store.orders(running.id()).await.unwrap() == Orders::default())
+        .await;
+    until_settled(running, bench.log.len()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_delivers_again_and_the_books_stay_exact() {
+    let bench = Bench::with_events(&["x", "fail", "x", "fail", "x"]);
+    let running = bench.run();
+    until_settled(&running, 5).await;
+    reset(&bench, &running, 2).await;
+    assert_eq!(bench.given().concat(), [0, 2, 4, 2, 4]);
+    let status = running.status();
+    // Offsets 2 and 4 went twice; the letter of offset 3 was made anew and counts once.
+    assert_eq!((status.matched, status.delivered, status.dead), (7, 5, 2), "{status:?}");
+    let letters = bench.store.letters(LetterFilter::default(), 10).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| letter.cursor.offset).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_passes_over_what_is_not_wanted() {
+    let bench = Bench::with_events(&["x"; 4]);
+    bench.answer(|_| Err(SinkError::unavailable("down")));
+    let running = bench.run();
+    until("an attempt has failed", async || running.status().failures > 0).await;
+    bench.answer(|batch| Ok(Outcome::Durable(Durable::promise(batch))));
+    drop(bench.given());
+    reset(&bench, &running, 3).await;
+    assert_eq!(bench.given().concat(), [3]);
+    let status = running.status();
+    assert_eq!((status.matched, status.delivered, status.cursor), (1, 1, 4), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_that_was_written_down_outlives_a_crash_and_frees_what_was_halted() {
+    let bench = Bench::with_events(&["x"; 3]);
+    let running = bench.run();
+    until_settled(&running, 3).await;
+    let id = running.id().clone();
+    running.kill().await;
+    bench.store.order_reset(&id, 1).await.unwrap();
+    let running = bench.run();
+    until_settled(&running, 3).await;
+    assert_eq!(bench.given().concat(), [0, 1, 2, 1, 2]);
+    assert_eq!(bench.store.orders(&id).await.unwrap(), Orders::default());
+    // Halted by an error that waits for an operator: a reset is one.
+    bench.answer(|_| Err(SinkError::new(ErrorKind::Fatal, "broken")));
+    bench.append(&["x"]);
+    until("it is halted", async || running.status().state == PipelineState::Stalled).await;
+    bench.answer(|batch| Ok(Outcome::Durable(Durable::promise(batch))));
+    reset(&bench, &running, 4).await;
+    assert_eq!(running.status().cursor, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_reset_waits_the_log_is_held_from_there() {
+    let bench = Bench::with_events(&["x"; 3]);
+    let running = bench.run();
+    until_settled(&running, 3).await;
+    running.pause();
+    running.reset(1);
+    assert_eq!(running.status().cursor, 1, "retention must not pass what is wanted again");
 }

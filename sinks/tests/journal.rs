@@ -32,6 +32,7 @@ fn pipeline(dir: &Path, journal: &Journal, store: &DeliveryStore) -> PipelineHan
         id: PipelineId::new("telemetry", "sqlite", built.target),
         rule_version: "1".into(),
         start: Start::Earliest,
+        paused: false,
         limits: built.limits,
         retry_wait_max: muster_sinks::delivery::WAIT_MAX,
     };

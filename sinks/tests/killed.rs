@@ -45,6 +45,7 @@ fn start(dir: &Path, journal: &Journal) -> PipelineHandle {
         id: PipelineId::new("telemetry", "sqlite", built.target),
         rule_version: "1".into(),
         start: Start::Earliest,
+        paused: false,
         limits: Limits { batch_rows_max: 50, ..built.limits },
         retry_wait_max: muster_sinks::delivery::WAIT_MAX,
     };

@@ -260,6 +260,7 @@ impl World {
             id: Self::id(),
             rule_version: self.version.to_string(),
             start: Start::Earliest,
+            paused: false,
             limits,
             retry_wait_max: muster_sinks::delivery::WAIT_MAX,
         };

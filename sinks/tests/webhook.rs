@@ -100,6 +100,7 @@ fn deliver(url: String, options: &[(&str, &str)], log: MemoryLog, store: Deliver
         rule_version: "1".into(),
         retry_wait_max: muster_sinks::delivery::WAIT_MAX,
         start: Start::Earliest,
+        paused: false,
         limits: built.limits,
     };
     let rng = SmallRng::seed_from_u64(1);

@@ -9,10 +9,13 @@ use crate::config::{Config, Layers};
 use crate::error::{Error, ErrorKind, chain};
 use crate::presence::Wanted;
 
+mod client;
 mod demo;
 mod devices;
+mod letters;
 mod log;
 mod logging;
+mod pipelines;
 mod rules;
 mod run;
 mod salvage;
@@ -61,6 +64,12 @@ enum Command {
     /// Look into the event log, also while the platform runs.
     #[command(subcommand)]
     Log(LogCommand),
+    /// See how rows travel to their targets; halt them, let them go on, send them to another place in the log.
+    #[command(subcommand)]
+    Pipelines(pipelines::Command),
+    /// Look at rows that a target refused and events on which a rule failed; deliver them after all, or discard them.
+    #[command(subcommand)]
+    DeadLetters(letters::Command),
     /// List devices: who is here, who is missing, since when, and why.
     Devices(DevicesArgs),
 }
@@ -257,6 +266,8 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Log(LogCommand::Verify(config)) => salvage::verify(&config.load()?),
         Command::Log(LogCommand::Repair { to, config }) => salvage::repair(&config.load()?, &to),
         Command::Log(LogCommand::Cat { from, select, config }) => log::cat(&config.load()?, from, &select),
+        Command::Pipelines(command) => pipelines::run(command),
+        Command::DeadLetters(command) => letters::run(command),
         Command::Devices(DevicesArgs { online, offline, limit, config }) => {
             let online = (online || offline).then_some(online);
             let wanted = Wanted { online, limit, ..Wanted::default() };

@@ -100,7 +100,12 @@ impl Evaluation {
     }
 
     /// Adds to `rows` what the rule makes of `event`.
-    fn rows(&self, event: &Event, context: &mut EvalContext, rows: &mut Vec<SharedRow>) -> Result<(), String> {
+    fn rows(
+        &self,
+        event: &Event,
+        context: &mut EvalContext,
+        rows: &mut Vec<SharedRow>,
+    ) -> Result<(), String> {
         if !self.program.matches(event) {
             return Ok(());
         }
@@ -294,7 +299,8 @@ mod tests {
     }
 
     fn event(offset: u64, payload: &str) -> Event {
-        let body = proto::Event { payload: Some(payload.to_owned().into()), ..Default::default() };
+        let message = proto::Message { payload: payload.to_owned().into(), ..Default::default() };
+        let body = proto::Event { message: Some(message), ..Default::default() };
         NewEvent { timestamp_ms: 0, kind: EventKind::MessagePublish, topic: "t".into(), body }.at(7, offset)
     }
 

@@ -12,7 +12,8 @@ use muster_core::clock::SharedClock;
 use muster_core::journal::Journal;
 use muster_rules::{Diagnostic, RuleProgram};
 use muster_sinks::delivery::{
-    DeliveryStore, Pipeline, PipelineConfig, PipelineHandle, PipelineState, PipelineStatus, Start, Stopped,
+    DeliveryStore, Orders, Pipeline, PipelineConfig, PipelineHandle, PipelineState, PipelineStatus, Start,
+    Stopped,
 };
 use muster_sinks::{PipelineId, SinkEnv};
 use rand::SeedableRng as _;
@@ -24,6 +25,7 @@ use tracing::{info, warn};
 mod evaluation;
 mod files;
 mod holds;
+mod operate;
 mod plan;
 mod secrets;
 mod start;
@@ -36,8 +38,10 @@ pub use holds::Cursors;
 use holds::Holds;
 use transform::RuleTransform;
 
-pub use evaluation::RuleCounts;
+pub use operate::{LettersReplayed, Which};
+
 use evaluation::Evaluation;
+pub use evaluation::RuleCounts;
 use watch::Watcher;
 
 /// How long a pipeline may take to finish what is under way when its rule has changed or is gone.
@@ -288,16 +292,24 @@ impl Pipelines {
         // A chance of its own for each pipeline, the same at each start.
         let seed = id.to_string().bytes().fold(*seed, |seed, byte| seed.rotate_left(5) ^ u64::from(byte));
         // Nothing may be removed between finding the place and holding it.
-        let hold = journal.log().hold(id.to_string(), journal.first_offset());
+        let mut hold = journal.log().hold(id.to_string(), journal.first_offset());
         let start = start::begin(id, start.as_deref(), journal, store, clock.wall_ms()).await;
         if let Start::Offset(offset) = start {
             hold.advance(offset);
+        }
+        let orders = store.orders(id).await.unwrap_or_else(|error| {
+            warn!(pipeline = %id, error = %crate::error::chain(&error), "what was asked of it cannot be read");
+            Orders::default()
+        });
+        if let Some(offset) = orders.reset_to {
+            hold = journal.log().hold(id.to_string(), offset);
         }
         lock(&self.holds).put(id, hold);
         let config = PipelineConfig {
             id: id.clone(),
             rule_version,
             start,
+            paused: orders.paused,
             limits: built.limits,
             retry_wait_max: *retry_wait_max,
         };

@@ -10,7 +10,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use muster_broker::Broker;
 use muster_core::clock::SharedClock;
 use muster_core::journal::Journal;
@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 mod clients;
 mod devices;
+mod letters;
 mod log;
+mod operate;
 mod pipelines;
 mod prometheus;
 mod reply;
@@ -133,6 +135,12 @@ fn router(http: &Http, app: App) -> Router {
         .route("/api/v5/stats", get(stats::stats))
         .route("/api/v5/metrics", get(stats::metrics))
         .route("/api/v1/pipelines", get(pipelines::list))
+        .route("/api/v1/pipelines/pause", post(operate::pause))
+        .route("/api/v1/pipelines/resume", post(operate::resume))
+        .route("/api/v1/pipelines/reset", post(operate::reset))
+        .route("/api/v1/dead-letters", get(letters::list).delete(letters::discard))
+        .route("/api/v1/dead-letters/replay", post(letters::replay))
+        .route("/api/v1/dead-letters/{id}", get(letters::one).delete(letters::discard_one))
         .route("/api/v1/devices", get(devices::list))
         .route("/api/v1/devices/{clientid}", get(devices::one))
         .route("/api/v1/log", get(log::stats))

@@ -26,9 +26,12 @@ pub(crate) struct Control {
     pub(crate) paused: bool,
     /// How often an operator said "go on".
     pub(crate) resumes: u64,
+    /// How often an operator wanted another place in the log.
+    pub(crate) resets: u64,
 }
 
 /// What the handle asks of the engine.
+#[derive(Debug)]
 pub(crate) enum Request {
     Replay { filter: LetterFilter, reply: oneshot::Sender<Result<Replayed, SinkError>> },
 }
@@ -95,7 +98,7 @@ impl Pipeline {
         rng: SmallRng,
     ) -> PipelineHandle {
         let board = Arc::new(Board::default());
-        let (control, told) = watch::channel(Control::default());
+        let (control, told) = watch::channel(Control { paused: config.paused, ..Control::default() });
         let (requests, asked) = mpsc::channel(REQUESTS_MAX);
         let stop = CancellationToken::new();
         let id = Arc::new(config.id.clone());
@@ -148,17 +151,24 @@ impl PipelineHandle {
         });
     }
 
-    /// Gives the dead letters of this pipeline that `filter` means another chance: their events go through the rule
-    /// as it is now and to the target. Waits for its turn behind a batch that is under way; dropping the future gives
-    /// up waiting.
+    /// Goes on from `offset`, which [`DeliveryStore::order_reset`] has written down, as soon as the target can be
+    /// opened. Dead letters from there on are made anew.
+    pub fn reset(&self, offset: u64) {
+        self.board.update(|facts| facts.reset_to = Some(offset));
+        self.control.send_modify(|control| control.resets += 1);
+    }
+
+    /// Gives the dead letters of this pipeline that `filter` means another chance; see [`LetterReplay::run`].
     ///
     /// # Errors
-    /// When the target cannot be reached; letters that were not delivered by then are still there.
+    /// As there.
     pub async fn replay_letters(&self, filter: LetterFilter) -> Result<Replayed, SinkError> {
-        let (reply, answer) = oneshot::channel();
-        let ended = || SinkError::unavailable("the pipeline has ended");
-        self.requests.send(Request::Replay { filter, reply }).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        self.letter_replay().run(filter).await
+    }
+
+    /// What replays dead letters without keeping hold of the handle.
+    pub fn letter_replay(&self) -> LetterReplay {
+        LetterReplay(self.requests.clone())
     }
 
     /// Ends the pipeline at its next await, as a crash would; nothing more is committed after this returns, but what
@@ -181,6 +191,24 @@ impl PipelineHandle {
                 Stopped::Late
             }
         }
+    }
+}
+
+/// Replays dead letters of one pipeline.
+#[derive(Debug, Clone)]
+pub struct LetterReplay(mpsc::Sender<Request>);
+
+impl LetterReplay {
+    /// Gives the dead letters that `filter` means another chance: their events go through the rule as it is now and
+    /// to the target. Waits for its turn behind a batch that is under way; dropping the future gives up waiting.
+    ///
+    /// # Errors
+    /// When the target cannot be reached; letters that were not delivered by then are still there.
+    pub async fn run(&self, filter: LetterFilter) -> Result<Replayed, SinkError> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || SinkError::unavailable("the pipeline has ended");
+        self.0.send(Request::Replay { filter, reply }).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
     }
 }
 

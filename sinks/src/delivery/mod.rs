@@ -21,11 +21,12 @@ use crate::sink::PipelineId;
 
 pub use backoff::WAIT_MAX;
 pub use engine::Replayed;
-pub use handle::{Pipeline, PipelineHandle, Stopped};
+pub use handle::{LetterReplay, Pipeline, PipelineHandle, Stopped};
 pub use source::{LogReader, LogSource, ReadBatch, SourceError};
 pub use status::{PipelineState, PipelineStatus};
 pub use store::{
-    DeadLetter, DeliveryStore, KnownPipeline, LETTERS_MAX, LetterFilter, NewLetter, RecordedBatch, StoreError,
+    DeadLetter, DeliveryStore, KnownPipeline, LETTERS_MAX, LetterFilter, NewLetter, Orders, RecordedBatch,
+    StoreError,
 };
 pub(crate) use store::{balanced, checkpoint_at, int};
 
@@ -82,6 +83,8 @@ pub struct PipelineConfig {
     pub rule_version: String,
     /// Where to begin, if it is new.
     pub start: Start,
+    /// Whether it stands still until [`PipelineHandle::resume`].
+    pub paused: bool,
     /// When a batch is full.
     pub limits: Limits,
     /// The longest wait before a target that failed is tried again.

@@ -43,7 +43,7 @@ pub struct PipelineStatus {
     pub dead: u64,
     /// Rows made and not settled yet.
     pub pending: u64,
-    /// Everything before this offset is committed.
+    /// Everything before this offset is committed, and none of it is wanted again.
     pub cursor: u64,
     /// Events in the log that are not settled yet.
     pub lag_events: u64,
@@ -79,6 +79,8 @@ pub(crate) struct Facts {
     pub(crate) matched: u64,
     pub(crate) committed: Totals,
     pub(crate) cursor: u64,
+    /// Where an operator wants it to go on, until it does.
+    pub(crate) reset_to: Option<u64>,
     /// The first event that is not wholly settled; beyond the cursor while a commit of nothing is put off.
     pub(crate) settled: u64,
     /// Time of the oldest row that is pending.
@@ -104,6 +106,7 @@ impl Default for Facts {
             matched: 0,
             committed: Totals::default(),
             cursor: 0,
+            reset_to: None,
             settled: 0,
             pending_since_ms: None,
             read_at_ms: None,
@@ -141,7 +144,7 @@ impl Board {
             delivered: facts.committed.delivered,
             dead: facts.committed.dead,
             pending: facts.matched.saturating_sub(facts.committed.matched),
-            cursor: facts.cursor,
+            cursor: facts.cursor.min(facts.reset_to.unwrap_or(u64::MAX)),
             lag_events,
             lag_ms: oldest.map_or(0, |at| u64::try_from(now_ms.saturating_sub(at)).unwrap_or(0)),
             failures: facts.failures,

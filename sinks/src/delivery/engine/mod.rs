@@ -45,6 +45,8 @@ struct Outlet {
     control: watch::Receiver<Control>,
     requests: mpsc::Receiver<Request>,
     stop: CancellationToken,
+    /// How many resets the last opening has taken note of.
+    resets: u64,
     /// Whether the target keeps the checkpoint.
     remembers: bool,
     committed: Checkpoint,
@@ -83,6 +85,7 @@ impl Engine {
             control: wires.control,
             requests: wires.requests,
             stop: wires.stop,
+            resets: 0,
             remembers: false,
             committed,
             config,
@@ -99,7 +102,9 @@ impl Engine {
                 End::Reopen => {}
                 End::Hold => {
                     let stop = self.outlet.stop.clone();
-                    let resumed = self.outlet.control.wait_for(|control| control.resumes > resumes);
+                    let resets = self.outlet.resets;
+                    let told = |control: &Control| control.resumes > resumes || control.resets > resets;
+                    let resumed = self.outlet.control.wait_for(told);
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => break,
@@ -136,6 +141,7 @@ impl Engine {
 impl Outlet {
     /// Opens the target and finds the place to go on from; answers where the batch that was under way ended.
     async fn open(&mut self, source: &dyn LogSource) -> Result<Option<Cursor>, SinkError> {
+        self.resets = self.control.borrow().resets;
         let memory = self.sink.open(&self.id).await?;
         self.remembers = memory != Memory::None;
         let kept = match memory {
@@ -154,9 +160,13 @@ impl Outlet {
                 (Checkpoint { log_id, cursor: Cursor::at(self.start(source)?), totals }, true)
             }
         };
-        let moved = self.reconcile(source, &mut checkpoint)?;
         self.store.forget_letters(&self.id, log_id, checkpoint.cursor).await?;
         self.store.conclude_replay(&self.id, checkpoint.totals).await?;
+        let reset = self.store.orders(&self.id).await?.reset_to;
+        if let Some(offset) = reset {
+            self.rewind(&mut checkpoint, Cursor::at(offset)).await?;
+        }
+        let moved = self.reconcile(source, &mut checkpoint)?;
         self.committed = checkpoint;
         let (cursor, totals) = (checkpoint.cursor.offset, checkpoint.totals);
         self.board.update(|facts| {
@@ -165,9 +175,12 @@ impl Outlet {
             (facts.cursor, facts.settled) = (cursor, cursor);
             facts.pending_since_ms = None;
         });
-        if new || moved {
+        if new || moved || reset.is_some() {
             // A start such as "latest" must not be found anew after a crash: what came between would be skipped.
             self.attempt(&mut Draft::default().take(checkpoint.cursor), &mut (0..0), 1).await?;
+        }
+        if let Some(offset) = reset {
+            self.reset_done(offset).await?;
         }
         self.recovered();
         let recorded = match self.sink.wants_recorded_batches() {
@@ -175,6 +188,26 @@ impl Outlet {
             false => None,
         };
         Ok(recorded.filter(|batch| self.is_under_way(batch)).map(|batch| batch.to))
+    }
+
+    /// Moves a checkpoint to where an operator wants it. What is dead from there on comes again, and counts then.
+    async fn rewind(&mut self, checkpoint: &mut Checkpoint, to: Cursor) -> Result<(), SinkError> {
+        let again = self.store.letters_from(&self.id, checkpoint.log_id, to).await?;
+        let totals = &mut checkpoint.totals;
+        // Letters that were discarded stay counted, and so there are never more letters than dead.
+        let again = again.min(totals.dead);
+        (totals.matched, totals.dead) = (totals.matched - again, totals.dead - again);
+        checkpoint.cursor = to;
+        Ok(())
+    }
+
+    /// The checkpoint that a reset wanted is committed.
+    async fn reset_done(&mut self, offset: u64) -> Result<(), SinkError> {
+        self.store.forget_letters(&self.id, self.committed.log_id, self.committed.cursor).await?;
+        self.store.reset_done(&self.id, offset).await?;
+        self.board.update(|facts| facts.reset_to = facts.reset_to.filter(|wanted| *wanted != offset));
+        self.note(&format!("went on from offset {} as an operator asked", self.committed.cursor.offset));
+        Ok(())
     }
 
     fn start(&self, source: &dyn LogSource) -> Result<u64, SinkError> {
@@ -236,7 +269,11 @@ impl Outlet {
 
     /// Waits for a batch that is full or due, or for the stop.
     async fn gather(&mut self, intake: &mut Intake) -> Result<(), End> {
-        let stop = self.stop.clone();
+        let (stop, mut control) = (self.stop.clone(), self.control.clone());
+        let resets = self.resets;
+        if control.borrow().resets > resets {
+            return Err(End::Reopen);
+        }
         // While there is much to deliver a batch is always full; requests have their turn between two.
         while let Ok(request) = self.requests.try_recv() {
             self.answer(request, intake).await?;
@@ -252,6 +289,7 @@ impl Outlet {
             let read = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
+                () = reset_wanted(&mut control, resets) => return Err(End::Reopen),
                 Some(request) = self.requests.recv() => {
                     self.answer(request, intake).await?;
                     Ok(())
@@ -334,13 +372,15 @@ impl Outlet {
         ))
     }
 
-    /// Sleeps; an operator who resumes ends the wait.
+    /// Sleeps; an operator who resumes or resets ends the wait.
     async fn wait(&mut self, wait: Duration) -> Result<(), End> {
         let stop = self.stop.clone();
-        let resumes = self.control.borrow().resumes;
+        let (resumes, resets) = (self.control.borrow().resumes, self.resets);
+        let mut control = self.control.clone();
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(End::Stop),
+            () = reset_wanted(&mut control, resets) => Err(End::Reopen),
             () = tokio::time::sleep(wait) => Ok(()),
             _ = self.control.wait_for(|control| control.resumes > resumes) => Ok(()),
         }
@@ -348,14 +388,18 @@ impl Outlet {
 
     /// Passes while nobody has paused the pipeline. The stop lets one attempt through; `after` ends a second one.
     async fn gate(&mut self) -> Result<(), End> {
-        let stop = self.stop.clone();
+        let (stop, resets) = (self.stop.clone(), self.resets);
         if !self.control.borrow().paused {
             return Ok(());
         }
+        let told = |control: &Control| !control.paused || control.resets > resets;
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(End::Stop),
-            _ = self.control.wait_for(|control| !control.paused) => Ok(()),
+            told = self.control.wait_for(told) => match told {
+                Ok(control) if control.resets > resets => Err(End::Reopen),
+                _ => Ok(()),
+            },
         }
     }
 
@@ -388,4 +432,10 @@ impl Outlet {
             facts.settled = settled;
         });
     }
+}
+
+/// Resolves once an operator has wanted another place in the log more than `resets` times.
+async fn reset_wanted(control: &mut watch::Receiver<Control>, resets: u64) {
+    // Whoever lets go of the handle stops the pipeline, which is noticed elsewhere.
+    drop(control.wait_for(|control| control.resets > resets).await);
 }

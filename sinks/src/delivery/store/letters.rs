@@ -98,6 +98,8 @@ pub struct LetterFilter {
     pub id: Option<i64>,
     /// With numbers above this one: the next page.
     pub after_id: Option<i64>,
+    /// With numbers up to this one.
+    pub to_id: Option<i64>,
     /// Whose events happened at or after this, milliseconds since 1970.
     pub from_ms: Option<i64>,
     /// Whose events happened before this, milliseconds since 1970.
@@ -121,6 +123,7 @@ impl LetterFilter {
         and("target =", text(&self.target));
         and("id =", number(self.id));
         and("id >", number(self.after_id));
+        and("id <=", number(self.to_id));
         and("event_ms >=", number(self.from_ms));
         and("event_ms <", number(self.to_ms));
         (sql, values)

@@ -2,6 +2,7 @@
 //! under way, and the dead letters. One SQLite file, durable at each answer. It must never know a target or a rule.
 
 mod letters;
+mod orders;
 mod replays;
 
 use std::path::Path;
@@ -16,6 +17,7 @@ use crate::sink::{Checkpoint, Cursor, PipelineId, Totals};
 pub(crate) use replays::ReplayedLetters;
 
 pub use letters::{DeadLetter, LETTERS_MAX, LetterFilter, NewLetter};
+pub use orders::Orders;
 
 /// The delivery store; clones share it.
 #[derive(Debug, Clone)]

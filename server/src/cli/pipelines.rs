@@ -1,0 +1,122 @@
+//! `muster pipelines`: how rows travel to their targets, and the switches that an operator has. Asks the running platform.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::client::Client;
+use super::{ConfigArgs, failed_output};
+use crate::error::Error;
+
+/// Pipelines that are asked for at once.
+const PAGE: u64 = 10_000;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List them: state, books, lag, and what is wrong.
+    List {
+        /// The server's JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Halt delivery until it is resumed, also over a restart; what comes meanwhile waits in the log.
+    Pause {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Go on: after a pause, after an error that halted delivery, or at once instead of after the wait.
+    Resume {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Go on from another place in the log. Rows that are delivered again keep their ids.
+    Reset {
+        #[command(flatten)]
+        which: Which,
+        /// earliest, latest, an offset, or a time such as 2026-01-02T03:04:05Z.
+        #[arg(long, value_name = "PLACE")]
+        to: String,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+}
+
+/// Which pipelines are meant.
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// Of this rule.
+    #[arg(long, value_name = "NAME")]
+    rule: String,
+    /// Into this sink alone.
+    #[arg(long, value_name = "NAME")]
+    sink: Option<String>,
+    /// Into this table, topic or collection of the sink alone.
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
+}
+
+pub(super) fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::List { json, config } => {
+            let answer = Client::new(&config.load()?)?.get(&format!("/api/v1/pipelines?limit={PAGE}"))?;
+            if json {
+                return writeln!(io::stdout(), "{answer}").or_else(failed_output);
+            }
+            table(&answer)
+        }
+        Command::Pause { which, config } => order(&config, "pause", &which, None),
+        Command::Resume { which, config } => order(&config, "resume", &which, None),
+        Command::Reset { which, to, config } => order(&config, "reset", &which, Some(&to)),
+    }
+}
+
+fn order(config: &ConfigArgs, order: &str, which: &Which, to: Option<&str>) -> Result<(), Error> {
+    let Which { rule, sink, target } = which;
+    let named =
+        [("rule", Some(rule.as_str())), ("sink", sink.as_deref()), ("target", target.as_deref()), ("to", to)];
+    let given = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?))));
+    let body = Value::Object(given.collect::<Map<_, _>>());
+    table(&Client::new(&config.load()?)?.post(&format!("/api/v1/pipelines/{order}"), &body)?)
+}
+
+fn table(answer: &Value) -> Result<(), Error> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut print = || -> io::Result<()> {
+        writeln!(
+            out,
+            "{:<40}  {:<8}  {:>10}  {:>10}  {:>6}  {:>8}  {:>10}  trouble",
+            "rule > sink", "state", "matched", "delivered", "dead", "pending", "lag"
+        )?;
+        for it in answer.get("data").and_then(Value::as_array).into_iter().flatten() {
+            writeln!(out, "{}", row(it).trim_end())?;
+        }
+        out.flush()
+    };
+    print().or_else(failed_output)
+}
+
+fn row(it: &Value) -> String {
+    let text = |name: &str| it.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let number = |name: &str| it.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let point = if text("target").is_empty() { "" } else { "." };
+    let name = format!("{} > {}{point}{}", text("rule"), text("sink"), text("target"));
+    // The last error is kept after it is over; only a hint says that something is wrong now.
+    let trouble = if text("hint").is_empty() { String::new() } else { text("last_error") };
+    format!(
+        "{name:<40}  {:<8}  {:>10}  {:>10}  {:>6}  {:>8}  {:>10}  {}",
+        text("state"),
+        number("matched"),
+        number("delivered"),
+        number("dead"),
+        number("pending"),
+        number("lag_events"),
+        trouble.escape_debug()
+    )
+}

@@ -1,0 +1,86 @@
+//! `POST /api/v1/pipelines/{pause,resume,reset}`: what an operator does with pipelines. Each names a rule, and a sink and
+//! a target if not all of them are meant, and is answered with how those pipelines are doing now.
+
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use muster_sinks::delivery::PipelineStatus;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::App;
+use super::reply::ApiError;
+use crate::error::{Error, ErrorKind, chain};
+use crate::pipelines::Which;
+
+/// Which pipelines are meant.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Meant {
+    rule: String,
+    sink: Option<String>,
+    target: Option<String>,
+    /// Where to go on: `earliest`, `latest`, an offset or a time. Of a reset alone.
+    to: Option<Value>,
+}
+
+type Body = Result<Json<Meant>, JsonRejection>;
+
+/// Halts.
+pub(super) async fn pause(State(app): State<App>, body: Body) -> Result<Json<Value>, ApiError> {
+    let which = without_place(body)?;
+    answer(app.pipelines.pause(&which).await)
+}
+
+/// Goes on.
+pub(super) async fn resume(State(app): State<App>, body: Body) -> Result<Json<Value>, ApiError> {
+    let which = without_place(body)?;
+    answer(app.pipelines.resume(&which).await)
+}
+
+/// Goes on from another place.
+pub(super) async fn reset(State(app): State<App>, body: Body) -> Result<Json<Value>, ApiError> {
+    let (which, to) = meant(body)?;
+    let to = match to {
+        Some(Value::String(text)) => text,
+        Some(Value::Number(offset)) => offset.to_string(),
+        _ => {
+            return Err(bad(
+                "`to` is missing: earliest, latest, an offset, or a time such as 2026-01-02T03:04:05Z",
+            ));
+        }
+    };
+    answer(app.pipelines.reset(&which, &to).await)
+}
+
+fn meant(body: Body) -> Result<(Which, Option<Value>), ApiError> {
+    let Json(Meant { rule, sink, target, to }) = body.map_err(|error| bad(error.body_text()))?;
+    Ok((Which { rule, sink, target }, to))
+}
+
+fn without_place(body: Body) -> Result<Which, ApiError> {
+    match meant(body)? {
+        (which, None) => Ok(which),
+        _ => Err(bad("`to` is of a reset alone")),
+    }
+}
+
+fn answer(done: Result<Vec<PipelineStatus>, Error>) -> Result<Json<Value>, ApiError> {
+    match done {
+        Ok(pipelines) if pipelines.is_empty() => {
+            let message = "no such pipeline runs; GET /api/v1/pipelines lists those that do";
+            Err(ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", message))
+        }
+        Ok(pipelines) => Ok(Json(json!({"data": pipelines}))),
+        Err(error) if error.kind() == ErrorKind::Config => Err(bad(error.to_string())),
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "an order to a pipeline failed");
+            Err(ApiError::internal("the order could not be carried out; see the log"))
+        }
+    }
+}
+
+fn bad(message: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
+}
