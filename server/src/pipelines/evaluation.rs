@@ -1,5 +1,5 @@
-//! One evaluation for all sinks of a rule. Its pipelines read the log each at its own pace; while they are close to each
-//! other, the first that sees an event runs the rule, and the others take the same rows: every sink has the same
+//! One evaluation for all sinks of a rule. Its pipelines read the log each at its own pace; while they are close to
+//! each other, the first that sees an event runs the rule, and the others take the same rows: every sink has the same
 //! `uuid_v4()`, and a row is written as JSON at most once. A pipeline that is far behind runs the rule on its own, so
 //! that nobody waits for anybody. What the rule does is counted here, too, each event once however many sinks there
 //! are. It must never know a sink.

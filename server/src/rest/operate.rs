@@ -1,5 +1,5 @@
-//! `POST /api/v1/pipelines/{pause,resume,reset}`: what an operator does with pipelines. Each names a rule, and a sink and
-//! a target if not all of them are meant, and is answered with how those pipelines are doing now.
+//! `POST /api/v1/pipelines/{pause,resume,reset}`: what an operator does with pipelines. Each names a rule, and a sink
+//! and a target if not all of them are meant, and is answered with how those pipelines are doing now.
 
 use axum::Json;
 use axum::extract::State;

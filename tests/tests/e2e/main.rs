@@ -12,6 +12,7 @@ mod config;
 mod crash;
 mod demo;
 mod devices;
+mod letters;
 mod load;
 mod rest;
 mod rules;
