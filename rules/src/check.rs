@@ -9,7 +9,7 @@ use crate::ast::{Name, Options, Rule, Select, Source, Statement, Target};
 use crate::diagnostic::{Diagnostic, Problem, nearest};
 use crate::syntax::{self, Mode};
 use crate::template::Template;
-use crate::{alarm, plan};
+use crate::{alarm, plan, republish};
 
 /// Reads one file. Statements without errors are returned, and everything that is to be said of the file.
 pub fn parse(file: &str, text: &str) -> (Vec<Statement>, Vec<Diagnostic>) {
@@ -75,6 +75,11 @@ fn check(statement: &Statement, source: &Arc<Source>, names: &mut Names) -> Vec<
         Statement::CreateRule(rule) => {
             problems.extend(plan::select(&rule.select, Mode::Extended).problems);
             problems.extend(start_option(&rule.options));
+            for target in &rule.into {
+                if let Target::Republish { topic, options } = target {
+                    problems.extend(republish::problems(topic, options));
+                }
+            }
             names.add("rule", &rule.name, source)
         }
         Statement::CreateAlarm(alarm) => {

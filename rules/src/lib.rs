@@ -23,6 +23,7 @@ mod functions;
 mod plan;
 mod print;
 mod program;
+mod republish;
 mod rule;
 pub mod secrets;
 mod set;
@@ -36,6 +37,7 @@ pub use functions::usages as function_usages;
 pub use program::context::{EnvLookup, EvalContext};
 pub use program::run::{EvalError, Stage};
 pub use program::source::Wants;
+pub use republish::{Outgoing, Republish, Unpublishable};
 pub use rule::RuleProgram;
 pub use set::RuleSet;
 

@@ -213,11 +213,25 @@ impl Display for Options {
         }
         f.write_str(" WITH (")?;
         listed(&self.0, f, |entry, f| {
-            write!(f, "{} = ", entry.key.text)?;
+            option_key(&entry.key.text, f)?;
+            f.write_str(" = ")?;
             literal(&entry.value, f)
         })?;
         f.write_str(")")
     }
+}
+
+/// Anything but a word is in quotes here; a point parts two words, in quotes or not.
+fn option_key(key: &str, f: &mut Formatter<'_>) -> fmt::Result {
+    for (n, word) in key.split('.').enumerate() {
+        if n > 0 {
+            f.write_str(".")?;
+        }
+        let bare = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let is_bare = word.starts_with(|c: char| c.is_ascii_alphabetic()) && word.chars().all(bare);
+        if is_bare { f.write_str(word)? } else { quoted(word, f)? }
+    }
+    Ok(())
 }
 
 fn targets(targets: &[Target], f: &mut Formatter<'_>) -> fmt::Result {

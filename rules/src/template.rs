@@ -113,6 +113,40 @@ impl Template {
         marked.split('/').map(level).collect::<Vec<_>>().join("/")
     }
 
+    /// What stands outside of its placeholders.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(text.as_str()),
+            Part::Value { .. } => None,
+        })
+    }
+
+    /// What every text made from it begins with.
+    pub(crate) fn prefix(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Text(text)) => text,
+            _ => "",
+        }
+    }
+
+    /// The value itself where the template is one placeholder and nothing else.
+    pub(crate) fn value(&self, row: &Map) -> Option<Value> {
+        match self.parts.as_slice() {
+            [Part::Value { way, .. }] => Some(look_up(row, way)),
+            _ => None,
+        }
+    }
+
+    /// The plain text for one row; none where one of its values is not there.
+    pub(crate) fn render_known(&self, row: &Map) -> Option<Bytes> {
+        let is_missing = |part: &Part| match part {
+            Part::Text(_) => false,
+            Part::Value { way, .. } => look_up(row, way).is_undefined(),
+        };
+        let known = !self.parts.iter().any(is_missing);
+        known.then(|| self.render(row, Context::Text, Missing::Undefined))
+    }
+
     /// The text for one row.
     pub fn render(&self, row: &Map, context: Context, missing: Missing) -> Bytes {
         let mut out = Vec::new();

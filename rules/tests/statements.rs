@@ -148,7 +148,7 @@ fn alarms_and_comments_are_read() {
 #[test]
 fn statements_are_printed_as_they_are_read() {
     let text = r#"CREATE SINK pg TYPE postgres WITH (url = '${env:PG}', batch.rows = 5, tls = true);
-CREATE RULE r INTO pg.public.t REPUBLISH TO 'x/${clientid}' WITH (qos = 1) WITH (start = 'latest') AS SELECT clientid, qos + 1 AS "next one" FROM "t/#" WHERE qos > 0;
+CREATE RULE r INTO pg.public.t REPUBLISH TO 'x/${clientid}' WITH (qos = 1, mqtt_properties."Content-Type" = '${t}') WITH (start = 'latest') AS SELECT clientid, qos + 1 AS "next one" FROM "t/#" WHERE qos > 0;
 CREATE ALARM a INTO pg AS PRESENCE OF "$events/client/+" WHERE NOT (username = 'x' AND qos = 1);
 COMMENT ON RULE r IS 'so'"#;
     let (statements, _) = parse("a.sql", text);

@@ -211,20 +211,38 @@ impl<'a> Reader<'a> {
                     if !self.parser.consume_token(&Token::Comma) {
                         break;
                     }
+                    if self.is_target_word() {
+                        break;
+                    }
                 }
             } else if self.accept("REPUBLISH") {
-                self.word("TO")?;
-                let token = self.next();
-                let Token::SingleQuotedString(text) = &token.token else {
-                    let help = "write REPUBLISH TO 'alerts/${clientid}'";
-                    return Err(self.dialect.expected("a topic in single quotes", &token).help(help));
-                };
-                let topic = Name { text: trim_quotes(text, '\''), span: from_sql(token.span) };
-                targets.push(Target::Republish { topic, options: self.with()? });
+                targets.push(self.republish_target()?);
+                if self.parser.consume_token(&Token::Comma) && !self.is_target_word() {
+                    let found = self.peek();
+                    return Err(self.dialect.expected("INTO or REPUBLISH TO", &found));
+                }
             } else {
                 return Ok(targets);
             }
         }
+    }
+
+    /// Whether another kind of target begins here, and not the name of a sink.
+    fn is_target_word(&self) -> bool {
+        let next = self.peek();
+        let to = self.parser.peek_nth_token_ref(1);
+        is_word(&next.token, "INTO") || is_word(&next.token, "REPUBLISH") && is_word(&to.token, "TO")
+    }
+
+    fn republish_target(&mut self) -> Read<Target> {
+        self.word("TO")?;
+        let token = self.next();
+        let Token::SingleQuotedString(text) = &token.token else {
+            let help = "write REPUBLISH TO 'alerts/${clientid}'";
+            return Err(self.dialect.expected("a topic in single quotes", &token).help(help));
+        };
+        let topic = Name { text: trim_quotes(text, '\''), span: from_sql(token.span) };
+        Ok(Target::Republish { topic, options: self.with()? })
     }
 
     fn sink_target(&mut self) -> Read<Target> {
