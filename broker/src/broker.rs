@@ -80,6 +80,20 @@ pub struct PublishRequest {
     pub props: Option<proto::Properties>,
     /// The rule that asks for it; empty where an operator does.
     pub republished_by: String,
+    /// Which of the rule's rows it is.
+    pub republication: Option<proto::Republication>,
+}
+
+/// A message from inside whose event is in the log, but perhaps not on the disk: what the journal says of its offset
+/// counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// The event's place in the log.
+    pub offset: u64,
+    /// The message's identity.
+    pub id: EventId,
+    /// Whether somebody subscribes to the topic.
+    pub has_subscribers: bool,
 }
 
 /// What became of a [`PublishRequest`].
@@ -217,22 +231,57 @@ impl Broker {
     /// Publishes a message from inside and waits until its event is durable.
     ///
     /// # Errors
-    /// The topic is none, the log refused the event, or the router stopped.
+    /// The topic is none, the message is too large, the log refused the event, or the router stopped.
     pub async fn publish(&self, request: PublishRequest) -> Result<PublishOutcome, BrokerError> {
+        let Accepted { offset, id, has_subscribers } = self.submit(request).await?;
+        self.hub.journal.durable(offset).await?;
+        Ok(PublishOutcome { offset, id, has_subscribers })
+    }
+
+    /// As [`Broker::publish`], without waiting for the disk: for whoever publishes many and waits once. The event has
+    /// its offset as soon as the future gives it; dropped before, it may be in the log or not.
+    ///
+    /// # Errors
+    /// As [`Broker::publish`].
+    pub async fn submit(&self, request: PublishRequest) -> Result<Accepted, BrokerError> {
         topic::validate_name(&request.topic)?;
-        let PublishRequest { clientid, username, topic, payload, qos, retain, props, republished_by } =
-            request;
+        let props_bytes = request.props.as_ref().map_or(0, prost::Message::encoded_len);
+        let bytes = request.topic.len() + request.payload.len() + props_bytes;
+        let bytes_max = self.hub.config.limits.packet_bytes_max;
+        if bytes > bytes_max {
+            return Err(BrokerError::TooLarge { bytes, bytes_max });
+        }
+        let PublishRequest {
+            clientid,
+            username,
+            topic,
+            payload,
+            qos,
+            retain,
+            props,
+            republished_by,
+            republication,
+        } = request;
         let client = proto::Client { clientid, username, ..Default::default() };
         let mut recorder =
             Recorder::outside(&self.hub.journal, &self.hub.clock, &self.hub.config.node, client);
         let origin = if republished_by.is_empty() { "rest" } else { "rule" };
-        let message = NewMessage { topic, payload, qos, retain, dup: false, props, origin, republished_by };
+        let message = NewMessage {
+            topic,
+            payload,
+            qos,
+            retain,
+            dup: false,
+            props,
+            origin,
+            republished_by,
+            republication,
+        };
         let published = self.hub.publish(&mut recorder, message).await.map_err(|error| match error {
             PublishError::Log(error) => BrokerError::Log(error),
             PublishError::Router(stopped) => stopped.into(),
         })?;
-        self.hub.journal.durable(published.offset).await?;
-        Ok(PublishOutcome { offset: published.offset, id: published.id, has_subscribers: published.matched })
+        Ok(Accepted { offset: published.offset, id: published.id, has_subscribers: published.matched })
     }
 
     /// Stops listening, tells every client, and waits until every event is appended.

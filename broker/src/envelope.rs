@@ -2,7 +2,7 @@
 //! read once a delivery, without copying the payload.
 //!
 //! Layout, big endian: flags (1), id (16), received at (8, ms), length and bytes of client id (2), user name (2),
-//! properties (4, Protocol Buffers), then the payload.
+//! properties (4, Protocol Buffers), where the flags say so who republished it (4, Protocol Buffers), then the payload.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use muster_core::event::proto;
@@ -14,6 +14,7 @@ const QOS: u8 = 0b0011;
 const RETAIN: u8 = 0b0100;
 const USERNAME: u8 = 0b1000;
 const PROPS: u8 = 0b1_0000;
+const REPUBLISHED: u8 = 0b10_0000;
 
 /// A message on its way from publisher to subscribers.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,20 +31,36 @@ pub(crate) struct Envelope {
     pub(crate) from_username: Option<Bytes>,
     /// Encoded; decoded only by who sends them on.
     pub(crate) props: Option<Bytes>,
+    /// An encoded message that says who republished it and nothing else; decoded only for events about its delivery.
+    pub(crate) republished: Option<Bytes>,
     pub(crate) payload: Bytes,
+}
+
+/// What [`Envelope::republished`] holds of a message.
+pub(crate) fn republished(message: &proto::Message) -> Option<Bytes> {
+    let origin = proto::Message {
+        republished_by: message.republished_by.clone(),
+        republication: message.republication,
+        ..Default::default()
+    };
+    (!message.republished_by.is_empty()).then(|| origin.encode_to_vec().into())
 }
 
 impl Envelope {
     pub(crate) fn encode(&self) -> Bytes {
         let username = self.from_username.as_deref().unwrap_or_default();
         let props = self.props.as_deref().unwrap_or_default();
-        let mut out = BytesMut::with_capacity(
-            33 + self.from_clientid.len() + username.len() + props.len() + self.payload.len(),
-        );
+        let republished = self.republished.as_deref().unwrap_or_default();
+        let texts = self.from_clientid.len() + username.len();
+        let mut out =
+            BytesMut::with_capacity(37 + texts + props.len() + republished.len() + self.payload.len());
         let mut flags = self.qos.as_u8();
-        for (bit, set) in
-            [(RETAIN, self.retain), (USERNAME, self.from_username.is_some()), (PROPS, self.props.is_some())]
-        {
+        for (bit, set) in [
+            (RETAIN, self.retain),
+            (USERNAME, self.from_username.is_some()),
+            (PROPS, self.props.is_some()),
+            (REPUBLISHED, self.republished.is_some()),
+        ] {
             flags |= if set { bit } else { 0 };
         }
         out.put_u8(flags);
@@ -56,6 +73,10 @@ impl Envelope {
         }
         out.put_u32(u32::try_from(props.len()).unwrap_or_default());
         out.put_slice(props);
+        if self.republished.is_some() {
+            out.put_u32(u32::try_from(republished.len()).unwrap_or_default());
+            out.put_slice(republished);
+        }
         out.put_slice(&self.payload);
         out.freeze()
     }
@@ -72,6 +93,13 @@ impl Envelope {
         let username = take(&mut bytes, username_len)?;
         let props_len = usize::try_from(bytes.try_get_u32().ok()?).ok()?;
         let props = take(&mut bytes, props_len)?;
+        let republished = match flags & REPUBLISHED {
+            0 => None,
+            _ => {
+                let len = usize::try_from(bytes.try_get_u32().ok()?).ok()?;
+                Some(take(&mut bytes, len)?)
+            }
+        };
         Some(Self {
             id,
             qos: Qos::from_u8(flags & QOS)?,
@@ -80,8 +108,15 @@ impl Envelope {
             from_clientid,
             from_username: (flags & USERNAME != 0).then_some(username),
             props: (flags & PROPS != 0).then_some(props),
+            republished,
             payload: bytes,
         })
+    }
+
+    /// Who republished it, as the fields of a message; nobody where it was not republished.
+    pub(crate) fn origin(&self) -> proto::Message {
+        let bytes = self.republished.clone().unwrap_or_default();
+        proto::Message::decode(bytes).unwrap_or_default()
     }
 
     /// The properties, decoded.
@@ -105,15 +140,16 @@ mod tests {
         fn what_goes_in_comes_out(
             (id, qos, retain, received_at_ms) in (any::<[u8; 16]>(), 0u8..3, any::<bool>(), any::<i64>()),
             clientid in ".{0,40}", username in proptest::option::of(".{0,20}"),
-            content_type in proptest::option::of(".{0,20}"), payload in any::<Vec<u8>>(),
+            content_type in proptest::option::of(".{0,20}"), payload in any::<Vec<u8>>(), by in ".{0,9}",
         ) {
+            let republished = republished(&proto::Message { republished_by: by, ..Default::default() });
             let props = content_type.map(|text| {
                 proto::Properties { content_type: Some(text), ..Default::default() }.encode_to_vec().into()
             });
             let envelope = Envelope {
                 id, qos: Qos::from_u8(qos).unwrap(), retain, received_at_ms,
                 from_clientid: clientid.into(), from_username: username.map(Bytes::from), props,
-                payload: payload.into(),
+                republished, payload: payload.into(),
             };
             prop_assert_eq!(Envelope::decode(envelope.encode()), Some(envelope));
         }

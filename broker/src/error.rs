@@ -25,6 +25,14 @@ pub enum BrokerError {
     /// The event could not be written.
     #[error("the event log refused an event")]
     Log(#[from] LogError),
+    /// A message that is larger than what a client may send.
+    #[error("a message of {bytes} bytes is larger than the {bytes_max} that a packet may have")]
+    TooLarge {
+        /// Topic, payload and properties.
+        bytes: usize,
+        /// [`crate::Limits::packet_bytes_max`].
+        bytes_max: usize,
+    },
     /// A topic that nobody may publish to.
     #[error("not a topic to publish to")]
     Topic(#[from] muster_core::topic::TopicError),

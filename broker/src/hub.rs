@@ -18,7 +18,7 @@ use crate::access::{Authenticator, Authorizer};
 use crate::clients::Clients;
 use crate::codec::Qos;
 use crate::config::BrokerConfig;
-use crate::envelope::Envelope;
+use crate::envelope::{self, Envelope};
 use crate::groups::Groups;
 use crate::record::Recorder;
 use crate::retained::Retained;
@@ -60,6 +60,7 @@ pub(crate) struct NewMessage {
     /// Empty for a client's own publish.
     pub(crate) origin: &'static str,
     pub(crate) republished_by: String,
+    pub(crate) republication: Option<proto::Republication>,
 }
 
 /// What became of a publish.
@@ -88,7 +89,8 @@ impl Hub {
         recorder: &mut Recorder,
         message: NewMessage,
     ) -> Result<Published, PublishError> {
-        let NewMessage { topic, payload, qos, retain, dup, props, origin, republished_by } = message;
+        let NewMessage { topic, payload, qos, retain, dup, props, origin, republished_by, republication } =
+            message;
         let received_at_ms = recorder.wall_ms();
         let encoded_props = props.as_ref().map(|props| Bytes::from(props.encode_to_vec()));
         let mut shown = proto::Message {
@@ -100,8 +102,10 @@ impl Hub {
             publish_received_at_ms: received_at_ms,
             origin: origin.to_owned(),
             republished_by,
+            republication,
             ..Default::default()
         };
+        let republished = envelope::republished(&shown);
         let under_way = retain.then(|| self.retained.begin());
         let unwanted = self.wanted.contains(EventKind::MessageDropped).then(|| shown.clone());
         let written =
@@ -117,6 +121,7 @@ impl Hub {
             from_clientid: Bytes::copy_from_slice(client.clientid.as_bytes()),
             from_username: client.username.as_ref().map(|name| Bytes::copy_from_slice(name.as_bytes())),
             props: encoded_props,
+            republished,
             payload,
         };
         if let Some(under_way) = under_way {

@@ -34,7 +34,7 @@ mod wanted;
 pub use access::{
     Action, AllowAll, Answer, Authenticator, Authn, Authorizer, Authz, Credentials, Identity, Request,
 };
-pub use broker::{Broker, Environment, PublishOutcome, PublishRequest};
+pub use broker::{Accepted, Broker, Environment, PublishOutcome, PublishRequest};
 pub use codec::Qos;
 pub use config::{BrokerConfig, Limits};
 pub use error::BrokerError;

@@ -13,7 +13,7 @@ use muster_core::topic;
 use prost::Message as _;
 
 use crate::codec::Qos;
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, republished};
 use crate::error::BrokerError;
 
 /// The last retained message of each topic.
@@ -194,6 +194,7 @@ fn retained_by(event: &Event) -> Option<Envelope> {
         from_clientid: event.clientid().to_owned().into(),
         from_username: client.and_then(|client| client.username.clone()).map(Bytes::from),
         props: message.props.as_ref().map(|props| props.encode_to_vec().into()),
+        republished: republished(message),
         payload: message.payload.clone(),
     })
 }

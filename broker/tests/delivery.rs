@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use muster_broker::{Limits, PublishRequest, Qos, SubscriptionInfo};
-use muster_core::event::{Column, EventKind};
+use muster_broker::{BrokerError, Limits, PublishRequest, Qos, SubscriptionInfo};
+use muster_core::event::{Column, EventKind, proto};
 use support::{Client, Connect, Harness, reason};
 
 const NO_LOCAL: u8 = 0b100;
@@ -406,6 +406,45 @@ async fn the_platform_publishes_too() {
     assert!(!harness.broker.publish(nobody).await.unwrap().has_subscribers);
     let wrong = PublishRequest { topic: "cmd/#".to_owned(), ..request };
     assert!(harness.broker.publish(wrong).await.is_err());
+}
+
+#[tokio::test]
+async fn who_republished_a_message_stands_on_every_event_about_it() {
+    let harness = Harness::start().await;
+    harness.want_all();
+    let republication = proto::Republication { offset: 7, row: 1, depth: 3, ..Default::default() };
+    let request = PublishRequest {
+        clientid: "rule".to_owned(),
+        topic: "again".to_owned(),
+        payload: "x".into(),
+        qos: Qos::AtLeastOnce,
+        retain: true,
+        republished_by: "rule".to_owned(),
+        republication: Some(republication),
+        ..Default::default()
+    };
+    // To nobody first, then as a retained message, then at once.
+    let accepted = harness.broker.submit(request.clone()).await.unwrap();
+    let mut subscriber = harness.v5("s").await;
+    subscriber.subscribe(1, &[("again", 1)]).await;
+    for _ in 0..2 {
+        let message = subscriber.message().await;
+        subscriber.send_ack(0x40, message.pkid).await;
+        harness.broker.publish(request.clone()).await.unwrap();
+    }
+    for (kind, offset) in [
+        (EventKind::MessagePublish, accepted.offset),
+        (EventKind::MessageDropped, accepted.offset),
+        (EventKind::MessageDelivered, accepted.offset),
+        (EventKind::MessageAcked, accepted.offset + 1),
+    ] {
+        let event = harness.event(|it| it.kind == kind && it.offset >= offset).await;
+        let message = event.body.message.as_ref().unwrap();
+        assert_eq!((message.republished_by.as_str(), message.republication), ("rule", Some(republication)));
+    }
+    let payload = "x".repeat(Limits::default().packet_bytes_max);
+    let large = harness.broker.submit(PublishRequest { payload: payload.into(), ..request }).await;
+    assert!(matches!(large, Err(BrokerError::TooLarge { .. })), "{large:?}");
 }
 
 #[tokio::test]

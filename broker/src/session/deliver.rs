@@ -136,7 +136,7 @@ impl Actor {
             publish_received_at_ms: envelope.received_at_ms,
             from_clientid: text(&envelope.from_clientid),
             from_username: envelope.from_username.as_ref().map(text),
-            ..Default::default()
+            ..envelope.origin()
         };
         let detail = Some(hub::delivery(reason, puback_props));
         self.recorder.note(kind, delivery.topic(), Some(message), detail).await;

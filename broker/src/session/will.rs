@@ -39,6 +39,7 @@ impl Actor {
             props,
             origin: "will",
             republished_by: String::new(),
+            republication: None,
         };
         match self.hub.publish(&mut self.recorder, message).await {
             Ok(_) => self.hub.counters.wills_published.add(1),
