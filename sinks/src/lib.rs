@@ -10,7 +10,7 @@ mod sink;
 mod sqlite;
 mod webhook;
 
-pub use registry::{Built, COMMON, Kind, OptionSpec, SinkEnv, SinkSpec, build, kinds};
+pub use registry::{Built, COMMON, Kind, OptionSpec, SinkEnv, SinkSpec, build, kinds, limits};
 pub use row::SharedRow;
 pub use sink::{
     Batch, BatchId, BatchRow, BoxFuture, Checkpoint, Cursor, Durable, Memory, Outcome, PipelineId,

@@ -173,23 +173,39 @@ pub fn build(spec: &SinkSpec<'_>, env: &SinkEnv) -> Result<Built, SinkError> {
         }
     }
     let options = Options { spec: *spec, kind };
-    let limits = Limits {
-        batch_rows_max: options.parse_or("batch_rows", kind.limits.batch_rows_max, 1)?,
-        batch_bytes_max: options.parse_or("batch_bytes", kind.limits.batch_bytes_max, 1)?,
-        batch_wait: Duration::from_millis(options.parse_or(
-            "batch_wait_ms",
-            u64::try_from(kind.limits.batch_wait.as_millis()).unwrap_or(u64::MAX),
-            0,
-        )?),
-        dead_letters_per_minute_max: options.parse_or(
-            "max_dead_letters_per_minute",
-            kind.limits.dead_letters_per_minute_max,
-            0,
-        )?,
-    };
+    let limits = limits(spec.options, kind.limits)
+        .map_err(|name| options.wrong(name, "must be a whole number, and no smaller than makes sense"))?;
     let sink = (kind.build)(&options, env)?;
     let target = if kind.has_targets { options.target_or_rule() } else { "" };
     Ok(Built { sink, limits, target: target.to_owned() })
+}
+
+/// What the [`COMMON`] ones among `options` make of the limits `otherwise`.
+///
+/// # Errors
+/// The name of an option whose value cannot be.
+pub fn limits(options: &BTreeMap<String, String>, otherwise: Limits) -> Result<Limits, &'static str> {
+    fn parsed<T: FromStr + PartialOrd>(
+        options: &BTreeMap<String, String>,
+        name: &'static str,
+        otherwise: T,
+        min: T,
+    ) -> Result<T, &'static str> {
+        let Some(value) = options.get(name) else { return Ok(otherwise) };
+        value.parse().ok().filter(|parsed| *parsed >= min).ok_or(name)
+    }
+    let wait_ms = u64::try_from(otherwise.batch_wait.as_millis()).unwrap_or(u64::MAX);
+    Ok(Limits {
+        batch_rows_max: parsed(options, "batch_rows", otherwise.batch_rows_max, 1)?,
+        batch_bytes_max: parsed(options, "batch_bytes", otherwise.batch_bytes_max, 1)?,
+        batch_wait: Duration::from_millis(parsed(options, "batch_wait_ms", wait_ms, 0)?),
+        dead_letters_per_minute_max: parsed(
+            options,
+            "max_dead_letters_per_minute",
+            otherwise.dead_letters_per_minute_max,
+            0,
+        )?,
+    })
 }
 
 /// `; did you mean ...` and what there is.
@@ -262,11 +278,5 @@ impl<'a> Options<'a> {
             "option `{name}` of the {} sink `{}` {what}",
             self.kind.name, self.spec.name
         ))
-    }
-
-    fn parse_or<T: FromStr + PartialOrd>(&self, name: &str, default: T, min: T) -> Result<T, SinkError> {
-        let Some(value) = self.spec.options.get(name) else { return Ok(default) };
-        let parsed = value.parse().ok().filter(|parsed| *parsed >= min);
-        parsed.ok_or_else(|| self.wrong(name, "must be a whole number, and no smaller than makes sense"))
     }
 }

@@ -130,11 +130,15 @@ impl Outlet {
             return Err(SinkError::new(ErrorKind::Fatal, message));
         }
         let mut rows = rows.into_iter();
+        let mut refused = None;
         let settled = work.judge(window, batch.attempt, || match rows.next()? {
             RowOutcome::Durable => Some(Ok(())),
-            RowOutcome::Rejected(error) => Some(Err(error.in_words())),
+            RowOutcome::Rejected(error) => Some(Err(refused.insert(error.in_words()).clone())),
             RowOutcome::Untried => None,
         });
+        if let Some(reason) = refused {
+            self.refused(&reason);
+        }
         let prefix = work.settled_prefix(window);
         if !self.remembers && !prefix.is_empty() {
             let after = work.checkpoint_after(&prefix, &self.committed);
