@@ -9,5 +9,6 @@ pub mod metrics;
 pub mod pipelines;
 pub mod platform;
 pub mod presence;
+pub mod republish;
 pub mod rest;
 pub mod schema;

@@ -52,6 +52,7 @@ def make(options):
         payload=message.payload.decode("utf-8", "replace"),
         qos=message.qos,
         retain=bool(message.retain),
+        properties=message.properties.json() if v5 else {},
     )
     return client, v5
 

@@ -210,7 +210,7 @@ fn what_next(data: &Path) -> Vec<String> {
         ),
         format!("  muster run --data {data} --rules {data}/rules"),
         "and, while that runs:".to_owned(),
-        "  mosquitto_sub -p 1883 -t 'sensors/#' -v".to_owned(),
+        "  mosquitto_sub -p 1883 -t 'sensors/#' -t 'alerts/#' -v".to_owned(),
         "  mosquitto_pub -p 1883 -q 1 -i me -t sensors/me/up -m '{\"temp\": 41.5}'".to_owned(),
         "  curl http://127.0.0.1:18083/api/v1/pipelines".to_owned(),
     ]

@@ -22,17 +22,20 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::republish::{RepublishSink, Republisher};
+
 mod evaluation;
 mod files;
 mod holds;
 mod operate;
 mod plan;
+mod republish;
 mod secrets;
 mod start;
 mod transform;
 mod watch;
 
-pub use plan::{Identity, Plan, Planned, RuleFile, plan, plan_what_can_run};
+pub use plan::{Identity, Outlet, Plan, Planned, RuleFile, plan, plan_what_can_run};
 
 pub use holds::Cursors;
 use holds::Holds;
@@ -57,6 +60,8 @@ pub struct Parts {
     pub store: DeliveryStore,
     /// What sinks need.
     pub env: SinkEnv,
+    /// Where republished messages go.
+    pub republisher: Republisher,
     /// Which events the broker is asked for.
     pub wanted: Wanted,
     /// The time.
@@ -287,8 +292,8 @@ impl Pipelines {
     }
 
     async fn spawn(&self, id: &PipelineId, planned: Planned) -> Running {
-        let Planned { program, built, identity, start, rule_version } = planned;
-        let Parts { journal, store, clock, seed, retry_wait_max, .. } = &self.parts;
+        let Planned { program, outlet, limits, identity, start, rule_version } = planned;
+        let Parts { journal, store, clock, seed, retry_wait_max, republisher, .. } = &self.parts;
         // A chance of its own for each pipeline, the same at each start.
         let seed = id.to_string().bytes().fold(*seed, |seed, byte| seed.rotate_left(5) ^ u64::from(byte));
         // Nothing may be removed between finding the place and holding it.
@@ -310,16 +315,24 @@ impl Pipelines {
             rule_version,
             start,
             paused: orders.paused,
-            limits: built.limits,
+            limits,
             retry_wait_max: *retry_wait_max,
         };
         let evaluation = self.evaluation(&id.rule, program, &identity);
-        let transform = Box::new(RuleTransform::new(evaluation.join(), clock.clone(), seed));
+        let republishes = matches!(outlet, Outlet::Republish { .. });
+        let transform = RuleTransform::new(evaluation.join(), clock.clone(), seed, republishes);
+        let sink = match outlet {
+            Outlet::Sink(sink) => sink,
+            Outlet::Republish { message, number } => {
+                let (republisher, journal) = (republisher.clone(), journal.clone());
+                Box::new(RepublishSink::new(message, &id.rule, number, republisher, journal))
+            }
+        };
         let handle = Pipeline::spawn(
             config,
             Arc::new(journal.clone()),
-            transform,
-            built.sink,
+            Box::new(transform),
+            sink,
             store.clone(),
             clock.clone(),
             SmallRng::seed_from_u64(seed),

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use muster_core::event::EventKinds;
 use muster_rules::ast::{OptionEntry, Options, Rule, Select, SinkDef, Source, Span, Statement, Target};
-use muster_rules::{Diagnostic, RuleProgram, Severity};
-use muster_sinks::{Built, COMMON, PipelineId, SinkEnv, SinkSpec, build, kinds};
+use muster_rules::{Diagnostic, Republish, RuleProgram, Severity};
+use muster_sinks::delivery::Limits;
+use muster_sinks::{Built, COMMON, PipelineId, Sink, SinkEnv, SinkSpec, build, kinds};
 
-use super::{secrets, start};
+use super::{republish, secrets, start};
 
 /// The sink that exists without being declared, and its kind.
 const EMBEDDED: &str = "sqlite";
@@ -18,7 +19,7 @@ const EMBEDDED: &str = "sqlite";
 const DEVICES: &str = "devices";
 
 /// The option of a rule that says where it begins.
-const START: &str = "start";
+pub(super) const START: &str = "start";
 
 /// A rule file as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +54,10 @@ impl Plan {
 pub struct Planned {
     /// What the rule does.
     pub program: Arc<RuleProgram>,
-    /// The sink, not opened.
-    pub built: Built,
+    /// Where its rows go.
+    pub outlet: Outlet,
+    /// When its batches are full.
+    pub limits: Limits,
     /// What it does, to be compared with what is running.
     pub identity: Identity,
     /// Where it begins if it never ran.
@@ -63,14 +66,36 @@ pub struct Planned {
     pub rule_version: String,
 }
 
+/// Where the rows of a pipeline go.
+pub enum Outlet {
+    /// Into a sink, not opened.
+    Sink(Box<dyn Sink>),
+    /// To the broker.
+    Republish {
+        /// What is published for a row.
+        message: Arc<Republish>,
+        /// Which REPUBLISH of the rule it is, from 0.
+        number: u32,
+    },
+}
+
+impl std::fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sink(_) => f.write_str("Sink"),
+            Self::Republish { number, .. } => f.debug_struct("Republish").field("number", number).finish(),
+        }
+    }
+}
+
 /// Everything that decides what a pipeline does. Equal identities are the same pipeline: it is left alone when rules
 /// are loaded anew, whatever else changed in the files. Holds secrets, so it is never shown.
 #[derive(Clone, PartialEq)]
 pub struct Identity {
     pub(super) select: Select,
-    rule_options: Options,
-    kind: String,
-    sink_options: BTreeMap<String, String>,
+    pub(super) rule_options: Options,
+    pub(super) kind: String,
+    pub(super) sink_options: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -136,6 +161,12 @@ impl Planner<'_> {
     fn sink(&mut self, def: SinkDef) {
         let source = def.source.clone();
         let name = def.name.text.clone();
+        if name == republish::SINK {
+            let help =
+                "REPUBLISH TO 'topic' is known by it where pipelines are shown; give yours another name";
+            self.error(&source, def.name.span, format!("no sink can be named `{name}`"), help);
+            return;
+        }
         if name == EMBEDDED {
             let help = "it writes to muster.db in the data directory; give yours another name";
             self.error(
@@ -209,6 +240,7 @@ impl Planner<'_> {
             });
         }
         let rule_version = version(rule);
+        let mut republished = 0;
         for target in &rule.into {
             match target {
                 Target::Sink { sink, table } => {
@@ -221,9 +253,13 @@ impl Planner<'_> {
                         self.error(&rule.source, sink.span, message, "remove one of the two");
                     }
                 }
-                Target::Republish { topic, .. } => {
-                    let help = "write into a sink instead";
-                    self.error(&rule.source, topic.span, "REPUBLISH cannot be run yet", help);
+                Target::Republish { topic, options } => {
+                    let number = republished;
+                    republished += 1;
+                    match republish::planned(rule, (topic, options), number, &program, &rule_version) {
+                        Ok((id, planned)) => drop(self.plan.pipelines.insert(id, planned)),
+                        Err(diagnostics) => self.diagnostics.extend(diagnostics),
+                    }
                 }
             }
         }
@@ -298,10 +334,11 @@ impl Planner<'_> {
         let kind = declared.kind.clone();
         let as_asked = Declared { def: None, kind: kind.clone(), options, broken: false };
         match self.build(&as_asked, sink, table, &rule.name.text) {
-            Ok(built) => {
-                let id = PipelineId::new(&rule.name.text, sink, &built.target);
-                let rule_version = rule_version.to_owned();
-                Some((id, Planned { program: program.clone(), built, identity, start, rule_version }))
+            Ok(Built { sink: built, limits, target }) => {
+                let id = PipelineId::new(&rule.name.text, sink, target);
+                let (program, rule_version) = (program.clone(), rule_version.to_owned());
+                let outlet = Outlet::Sink(built);
+                Some((id, Planned { program, outlet, limits, identity, start, rule_version }))
             }
             Err(error) => {
                 let (source, message) = (rule.source.clone(), error.in_words());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use muster_core::clock::SharedClock;
-use muster_core::event::{Event, EventKinds};
+use muster_core::event::{Event, EventKind, EventKinds};
 use muster_rules::EvalContext;
 use muster_sinks::SharedRow;
 use muster_sinks::delivery::Transform;
@@ -17,10 +17,12 @@ const ENV_PREFIX: &str = "EMQXVAR_";
 pub(super) struct RuleTransform {
     part: Part,
     context: EvalContext,
+    /// Whether the rows are republished.
+    republishes: bool,
 }
 
 impl RuleTransform {
-    pub(super) fn new(part: Part, clock: SharedClock, seed: u64) -> Self {
+    pub(super) fn new(part: Part, clock: SharedClock, seed: u64, republishes: bool) -> Self {
         let now = jiff::Timestamp::from_millisecond(clock.wall_ms()).unwrap_or_default();
         let local = jiff::tz::TimeZone::system().to_offset(now).seconds();
         // What functions of chance give must not come again after a restart.
@@ -28,7 +30,16 @@ impl RuleTransform {
         let context = EvalContext::new(clock, seed)
             .with_local_offset(local.into())
             .with_env(Arc::new(|name| std::env::var(format!("{ENV_PREFIX}{name}")).ok()));
-        Self { part, context }
+        Self { part, context, republishes }
+    }
+
+    /// Whether the event is none of the rule's business although its FROM may name it: a message that is meant for
+    /// subscribers only, and for REPUBLISH whatever comes of the rule's own messages.
+    fn ignores(&self, event: &Event) -> bool {
+        let Some(message) = &event.body.message else { return false };
+        let is_direct = message.republication.as_ref().is_some_and(|it| it.direct);
+        event.kind == EventKind::MessagePublish && is_direct
+            || self.republishes && message.republished_by == self.part.program().name()
     }
 }
 
@@ -38,6 +49,9 @@ impl Transform for RuleTransform {
     }
 
     fn apply(&mut self, event: &Event, rows: &mut Vec<SharedRow>) -> Result<(), String> {
+        if self.ignores(event) {
+            return Ok(());
+        }
         self.part.rows(event, &mut self.context, rows)
     }
 }

@@ -31,6 +31,7 @@ use crate::config::{Config, Durability};
 use crate::error::{Error, ErrorKind};
 use crate::pipelines::{Parts, Pipelines};
 use crate::presence::{Follower, Store};
+use crate::republish::Republisher;
 use crate::rest::{App, RestServer};
 use alarms::Alarms;
 use keep::Keeper;
@@ -77,10 +78,12 @@ impl Platform {
         let wanted = Wanted::none();
         let env = SinkEnv { data_dir: data.clone(), databases, clock: clock.clone() };
         let seed = seed(journal.log_id());
+        let (broker_is_here, republisher) = Republisher::new();
         let parts = Parts {
             journal: journal.clone(),
             store,
             env,
+            republisher,
             wanted: wanted.clone(),
             clock: clock.clone(),
             retry_wait_max: config.delivery.retry_wait_max,
@@ -94,6 +97,8 @@ impl Platform {
             match open_doors(&config, &journal, &pipelines, wanted, clock.clone()).await {
                 Ok(doors) => doors,
                 Err(error) => {
+                    // What waits for the broker ends.
+                    drop(broker_is_here);
                     let stopped = sessions::lifecycle(
                         EventKind::NodeStopped,
                         &config.node,
@@ -107,6 +112,7 @@ impl Platform {
                     return Err(error);
                 }
             };
+        broker_is_here.send_replace(Some(broker.clone()));
         let following = CancellationToken::new();
         let keeper = Keeper::new(&journal, data, &pipelines, registry, follower.needed());
         let limits = keep::retention(&config.journal);

@@ -14,6 +14,7 @@ mod demo;
 mod devices;
 mod letters;
 mod load;
+mod republish;
 mod rest;
 mod rules;
 mod sessions;
