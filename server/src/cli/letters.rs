@@ -1,4 +1,5 @@
-//! `muster dead-letters`: looks into the delivery store, also while the platform runs; a replay asks the running platform.
+//! `muster dead-letters`: looks into the delivery store, also while the platform runs; a replay asks the running
+//! platform.
 
 use std::io::{self, IsTerminal as _, Write};
 

@@ -1,4 +1,5 @@
-//! `muster pipelines`: how rows travel to their targets, and the switches that an operator has. Asks the running platform.
+//! `muster pipelines`: how rows travel to their targets, and the switches that an operator has. Asks the running
+//! platform.
 
 use std::io::{self, Write as _};
 

@@ -70,8 +70,8 @@ impl Pipelines {
         Ok(self.status_of(which))
     }
 
-    /// Lets pipelines go on from `to`: `earliest`, `latest`, an offset or a time. Each does as soon as its target can be
-    /// opened, also after a restart.
+    /// Lets pipelines go on from `to`: `earliest`, `latest`, an offset or a time. Each does as soon as its target can
+    /// be opened, also after a restart.
     ///
     /// # Errors
     /// The place cannot be read or is not in the log, or the order cannot be written down.

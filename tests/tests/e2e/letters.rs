@@ -1,5 +1,5 @@
-//! What a target refuses, and what an operator does about it: dead letters looked at, delivered after all and discarded;
-//! pipelines halted, over a restart too, and sent to another place in the log.
+//! What a target refuses, and what an operator does about it: dead letters looked at, delivered after all and
+//! discarded; pipelines halted, over a restart too, and sent to another place in the log.
 
 use axum::http::StatusCode;
 use bytes::Bytes;
