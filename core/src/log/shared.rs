@@ -31,11 +31,15 @@ pub(super) struct Shared {
     queue: Mutex<Queue>,
     /// Wakes the writer.
     work: Condvar,
+    /// Wakes who compresses, at the end.
+    idle: Condvar,
     /// Bytes that may still be queued.
     pub(super) room: Semaphore,
     /// The exclusive end of what is durable. Also touched, unchanged, whenever the health changes.
     pub(super) durable: watch::Sender<u64>,
     pub(super) segments: RwLock<Vec<Arc<Segment>>>,
+    /// Held by whoever removes or replaces the files of sealed segments.
+    pub(super) files: Mutex<()>,
     tail: RwLock<Tail>,
     pub(super) holds: Mutex<Holds>,
     retention: Mutex<Option<Retention>>,
@@ -132,6 +136,8 @@ impl Shared {
             work: Condvar::new(),
             durable: watch::Sender::new(next_offset),
             segments: RwLock::new(segments),
+            files: Mutex::default(),
+            idle: Condvar::new(),
             tail: RwLock::default(),
             holds: Mutex::default(),
             retention: Mutex::default(),
@@ -149,9 +155,9 @@ impl Shared {
         self.nudge();
     }
 
-    /// Length of all segments.
+    /// What all segments take on the disk.
     pub(super) fn bytes(&self) -> u64 {
-        read_lock(&self.segments).iter().map(|segment| segment.bytes()).sum()
+        read_lock(&self.segments).iter().map(|segment| segment.stored_bytes()).sum()
     }
 
     pub(super) fn next_offset(&self) -> u64 {
@@ -269,6 +275,18 @@ impl Shared {
     pub(super) fn begin_close(&self) {
         lock(&self.queue).closing = true;
         self.work.notify_one();
+        self.idle.notify_all();
+    }
+
+    /// Lets who works in the background rest; says whether the log is still to be used then.
+    pub(super) fn rest(&self, at_most: Duration) -> bool {
+        let queue = lock(&self.queue);
+        if queue.closing {
+            return false;
+        }
+        let rested = self.idle.wait_timeout(queue, at_most);
+        let (queue, _) = rested.unwrap_or_else(PoisonError::into_inner);
+        !queue.closing
     }
 
     /// Says that the writer has ended and let go of the directory.
@@ -281,6 +299,10 @@ impl Shared {
         drop(queue);
         self.room.close();
         self.durable.send_modify(|_| ());
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        lock(&self.queue).closing
     }
 
     pub(super) fn is_finished(&self) -> bool {

@@ -1,9 +1,10 @@
 //! The writer: takes the whole queue as one group, writes it with one write, syncs once, and tells everybody. It is
-//! the only one that changes files while the log is open. In a program it runs on a thread of its own; a simulation
+//! the only one that changes files while the log is open, but for what compresses sealed segments. In a program it runs on a thread of its own; a simulation
 //! drives it step by step.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::batch::RecordBatch;
@@ -38,6 +39,8 @@ pub struct Writer {
     /// A group that found no room: kept, so that its offsets stay taken, and tried again.
     held: Option<Group>,
     lock: Option<Box<dyn DiskLock>>,
+    /// The thread that compresses; the directory is let go only after it.
+    packer: Option<JoinHandle<()>>,
     /// Since when something was written and not synced, by the monotonic clock.
     dirty_since: Option<Duration>,
     /// What retention was last applied, and when.
@@ -46,7 +49,12 @@ pub struct Writer {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, active: Active, lock: Box<dyn DiskLock>) -> Self {
-        Self { shared, active, held: None, lock: Some(lock), dirty_since: None, retained: None }
+        Self { shared, active, held: None, lock: Some(lock), packer: None, dirty_since: None, retained: None }
+    }
+
+    /// Has it wait for this thread too, which compresses, before it lets go of the directory.
+    pub(super) fn set_packer(&mut self, packer: JoinHandle<()>) {
+        self.packer = Some(packer);
     }
 
     /// Works until the log is closed.
@@ -102,6 +110,16 @@ impl Writer {
         let nothing_lost = self.held.is_none() && matches!(self.shared.health(), Health::Running);
         if nothing_lost && let Err(error) = self.mark_clean() {
             tracing::warn!(%error, "the log could not be marked as cleanly closed; the next start checks its tail");
+        }
+        self.let_go();
+    }
+
+    /// Gives the directory back and tells everybody, once nobody works in it any more.
+    fn let_go(&mut self) {
+        if let Some(packer) = self.packer.take() {
+            self.shared.begin_close();
+            // It looks for this after each few blocks.
+            let _ended = packer.join();
         }
         self.lock = None;
         self.shared.finish();
@@ -303,8 +321,9 @@ pub(super) fn create_segment(shared: &Shared, base: u64) -> Result<Active, LogEr
     file.sync_data().map_err(LogError::sync("sync", &under_way))?;
     shared.disk.rename(&under_way, &path).map_err(LogError::write("rename", &under_way))?;
     shared.disk.sync_dir(dir).map_err(LogError::sync("sync", dir))?;
-    let segment = Arc::new(Segment::active(path, Index::new(base), shared.config.index_point_bytes));
-    Ok(Active { segment, file, indexed_bytes: 0 })
+    let point_bytes = shared.config.index_point_bytes;
+    let segment = Segment::active(path, Index::new(base), header.created_ms, point_bytes);
+    Ok(Active { segment: Arc::new(segment), file, indexed_bytes: 0 })
 }
 
 /// Puts the index beside its segment, in place of an older one. It can be rebuilt, so a failure is no more than a note,
@@ -325,8 +344,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         // A panic of the thread must not leave anybody waiting. After `finish` this changes nothing.
         if !self.shared.is_finished() {
-            self.lock = None;
-            self.shared.finish();
+            self.let_go();
         }
     }
 }
