@@ -1,5 +1,5 @@
 //! The log against what the machine can do, measured in the same run: `cargo bench -p muster-core [-- PART...]`, parts
-//! `append`, `lone`, `unsynced`, `scan`, `open`, `readers`. Files go to `MUSTER_BENCH_DIR`, else below the temporary
+//! `append`, `lone`, `unsynced`, `scan`, `packed`, `open`, `readers`. Files go to `MUSTER_BENCH_DIR`, else below the temporary
 //! directory; give it a directory on a real disk, for a tmpfs syncs nothing. `MUSTER_BENCH_OPEN_MB` sizes `open`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a benchmark")]
 
@@ -12,7 +12,9 @@ use std::time::Duration;
 use muster_core::clock::{SharedClock, SystemClock};
 use muster_core::event::{EventKind, EventKinds, NewEvent, proto};
 use muster_core::journal::Journal;
-use muster_core::log::{Durability, Log, LogConfig, NewRecord, RealDisk};
+use muster_core::log::{Compress, Durability, Log, LogConfig, NewRecord, RealDisk};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 use tempfile::TempDir;
 
 type Part = fn(&SharedClock);
@@ -25,11 +27,12 @@ const MIB: u64 = 1024 * 1024;
 fn main() {
     let wanted: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let clock = SystemClock::shared();
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 7] = [
         ("append", append),
         ("lone", lone),
         ("unsynced", unsynced),
         ("scan", scan),
+        ("packed", packed),
         ("open", open_time),
         ("readers", readers),
     ];
@@ -270,6 +273,83 @@ fn scan(clock: &SharedClock) {
             log.durable_offset() as f64 / ours / 1e6,
             total / plain / MB,
             plain / ours
+        );
+    }
+}
+
+/// A message as devices send them: the same names over and over, readings that wander, a counter.
+fn telemetry(n: u64, noise: &mut SmallRng) -> NewRecord {
+    let device = noise.random_range(0..500);
+    let payload = format!(
+        "{{\"ts\":{},\"seq\":{n},\"temperature\":{:.2},\"humidity\":{:.1},\"voltage\":{:.3},\"status\":\"ok\",\
+         \"firmware\":\"2.4.1\"}}",
+        1_700_000_000_000 + n * 7,
+        20.0 + noise.random_range(0.0..5.0),
+        40.0 + noise.random_range(0.0..20.0),
+        3.0 + noise.random_range(0.0..0.7),
+    );
+    let message = proto::Message { payload: payload.into(), ..Default::default() };
+    let event = proto::Event { message: Some(message), ..Default::default() };
+    NewRecord {
+        timestamp_ms: 1_700_000_000_000 + i64::try_from(n).unwrap() * 7,
+        kind: 1,
+        topic: format!("fleet/{device}/telemetry").into(),
+        body: prost::Message::encode_to_vec(&event).into(),
+    }
+}
+
+fn read_records(log: &Log) -> u64 {
+    let mut reader = log.reader(0);
+    let mut records = 0;
+    while let Some(batch) = reader.try_next_batch().unwrap() {
+        records += batch.iter().map(|record| u64::from(record.kind())).sum::<u64>();
+    }
+    records
+}
+
+/// Bytes of all files that end so.
+fn bytes_of(dir: &Path, ending: &str) -> u64 {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let files = files.filter(|file| file.path().extension().is_some_and(|found| found == ending));
+    files.map(|file| file.metadata().unwrap().len()).sum()
+}
+
+fn packed(clock: &SharedClock) {
+    const BYTES: u64 = 200_000_000;
+    println!(
+        "telemetry as JSON in events, {} MB: compressed, and read in order with all checksums checked",
+        BYTES / 1_000_000
+    );
+    for (level, block_bytes) in [(1, 64), (3, 64), (3, 256), (9, 64)] {
+        let dir = temp();
+        let log = open(dir.path(), Durability::Os, clock);
+        let mut noise = SmallRng::seed_from_u64(7);
+        runtime().block_on(async {
+            while log.stats().written_bytes_total < BYTES {
+                for _ in 0..10_000 {
+                    log.append(telemetry(log.next_offset(), &mut noise)).await.unwrap();
+                }
+                log.durable(log.next_offset() - 1).await.unwrap();
+            }
+            log.close().await.unwrap();
+        });
+        let compress = Compress { level, after: Duration::ZERO, block_bytes: block_bytes * 1024 };
+        let config = LogConfig { compress: Some(compress), ..LogConfig::new(dir.path()) };
+        let (log, ..) = Log::open_stepwise(config, RealDisk::shared(), clock.clone()).unwrap();
+        let raw = (0..3).map(|_| timed(clock, || drop(read_records(&log)))).fold(f64::MAX, f64::min);
+        let mut packer = log.packer().unwrap();
+        let seconds = timed(clock, || while packer.step() {});
+        let packed = (0..3).map(|_| timed(clock, || drop(read_records(&log)))).fold(f64::MAX, f64::min);
+        let stats = log.stats();
+        let last = bytes_of(dir.path(), "seg");
+        println!(
+            "  level {level}, blocks of {block_bytes} KiB: ratio {:.1}; compressed at {:.0} MB/s; \
+             read at {:.0} MB/s, {:.1} M records/s; not compressed {:.0} MB/s",
+            (stats.raw_bytes - last) as f64 / (stats.bytes - last) as f64,
+            (stats.raw_bytes - last) as f64 / seconds / MB,
+            stats.raw_bytes as f64 / packed / MB,
+            log.durable_offset() as f64 / packed / 1e6,
+            stats.raw_bytes as f64 / raw / MB,
         );
     }
 }

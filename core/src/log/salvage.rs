@@ -125,6 +125,7 @@ pub(super) fn salvage(
         salvage.done += source.bytes;
     }
     salvage.end_missing(Marker::load(disk, dir), dir);
+    salvage.end_compressed(sources.last());
     (salvage.progress)(Progress { bytes: bytes_total, bytes_total });
     Ok(salvage.report)
 }
@@ -176,27 +177,23 @@ impl Source {
         let mut bytes = [0; PACKED_HEADER_BYTES];
         let read = read_up_to(&*file, &mut bytes, 0).map_err(unread)?;
         let length = file.len().map_err(unread)?;
-        let (header, fault) =
-            judge(PackedHeader::decode(&bytes[..read], length).map(|header| header.segment), &path, base)?;
-        let log_id = header.map(|header| header.log_id);
-        // Only a file that begins as it should has a table to trust.
-        let (packed, fault) =
-            match (PackedFile::open(disk, &path, header.map_or(base, |header| header.base_offset)), fault) {
-                (Ok(packed), fault) => (packed.with_zeros(), fault),
-                (Err(error @ LogError::Io { .. }), _) => return Err(error),
-                (Err(error), fault) => {
-                    let table = match error {
-                        LogError::Corrupt { byte, what, .. } => Some((byte, what)),
-                        _ => None,
-                    };
-                    let segment =
-                        header.unwrap_or(SegmentHeader { log_id: 0, base_offset: base, created_ms: 0 });
-                    (PackedFile::find_blocks(file, segment).map_err(unread)?, fault.or(table))
-                }
-            };
-        let (packed, base) = (Arc::new(packed), header.map_or(base, |header| header.base_offset));
-        let bytes = packed.len().map_err(unread)?;
-        Ok(Self { path, file: packed.clone(), packed: Some(packed), log_id, base, bytes, fault })
+        let header = PackedHeader::decode(&bytes[..read], length);
+        let (segment, fault) = judge(header.map(|header| header.segment), &path, base)?;
+        let base = segment.map_or(base, |segment| segment.base_offset);
+        let unknown = SegmentHeader { log_id: 0, base_offset: base, created_ms: 0 };
+        let packed = PackedFile::find_blocks(file, segment.unwrap_or(unknown), header.ok().as_ref());
+        let packed = Arc::new(packed.map_err(unread)?);
+        let table = match PackedFile::open(disk, &path, base) {
+            Err(error @ LogError::Io { .. }) => return Err(error),
+            Err(LogError::Corrupt { byte, what, .. }) => Some((byte, what)),
+            Ok(file) if !file.knows(&packed) => {
+                Some((length, "the table of blocks is not that of the blocks"))
+            }
+            _ => None,
+        };
+        let (log_id, bytes) = (segment.map(|segment| segment.log_id), packed.len().map_err(unread)?);
+        let file = packed.clone();
+        Ok(Self { path, file, packed: Some(packed), log_id, base, bytes, fault: fault.or(table) })
     }
 
     /// Where in the file byte `at` of the segment is, and why it cannot be read if it cannot.
@@ -287,6 +284,16 @@ impl Salvage<'_, '_> {
             next_offset: Some(marker.end_offset),
             what: "the log was closed in order and had more at its end",
         });
+    }
+
+    /// Notes that there is no segment to go on with, if that is not said already.
+    fn end_compressed(&mut self, last: Option<&Source>) {
+        let end = self.report.next_offset;
+        let is_said = self.report.damages.last().is_some_and(|last| last.offset == end);
+        if let Some(last) = last.filter(|last| last.packed.is_some() && !is_said) {
+            let what = "the last segment is compressed, which only one with a successor can be";
+            self.damage(last, 0, 0, what, None);
+        }
     }
 
     /// Takes records up to one that is bad, and says what is bad with it; none at the end of the file.

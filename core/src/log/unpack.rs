@@ -1,7 +1,7 @@
 //! A compressed segment, read as if it were not compressed: [`PackedFile`] is a [`DiskFile`] with every byte of the
 //! segment at its place, so that whoever reads records need not know. It holds one uncompressed block at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -134,15 +134,14 @@ impl PackedFile {
         })
     }
 
-    /// The same file, in which zeros stand for blocks that are damaged.
-    pub(super) fn with_zeros(self) -> Self {
-        Self { damaged: Damaged::Zeros, ..self }
-    }
-
-    /// Opens a file whose header or table is damaged by looking for its blocks, of which each says what it is. Zeros
-    /// stand for what is between them.
-    pub(super) fn find_blocks(file: Arc<dyn DiskFile>, segment: SegmentHeader) -> io::Result<Self> {
-        let file_bytes = file.len()?;
+    /// Opens a file that may be damaged by looking for its blocks, each of which says what it is. Zeros stand for those
+    /// that cannot be read. `header` is that of the file, if it is good.
+    pub(super) fn find_blocks(
+        file: Arc<dyn DiskFile>,
+        segment: SegmentHeader,
+        header: Option<&PackedHeader>,
+    ) -> io::Result<Self> {
+        let end = header.map_or_else(|| file.len(), |header| Ok(header.table_at))?;
         let mut found = Self {
             file,
             segment,
@@ -154,28 +153,40 @@ impl PackedFile {
             damaged: Damaged::Zeros,
             cache: Mutex::default(),
         };
-        while let Some(block) = next_block(&*found.file, found.blocks_end, file_bytes)? {
-            if block.at > found.blocks_end {
-                let lost = usize::try_from(block.at - found.blocks_end).unwrap_or(usize::MAX);
-                let hole = Block {
-                    at: found.blocks_end,
-                    point: block.point,
-                    raw_bytes: HOLE_BYTES,
-                    frame_bytes: lost.saturating_sub(BLOCK_HEADER_BYTES),
-                };
-                found.push(hole);
-            }
-            found.blocks_end = block.at + block.stored_bytes();
+        while let Some(block) = next_block(&*found.file, found.blocks_end, end)? {
+            found.push_hole(block.at, block.point);
             found.push(block);
         }
-        found.blocks_end = file_bytes;
+        if let Some(header) = header {
+            let offset = header.end_offset;
+            found.push_hole(end, Point { offset, byte: 0, latest_before_ms: header.latest_ms });
+        }
+        found.blocks_end = end;
         Ok(found)
+    }
+
+    /// What there is up to byte `to` of the file is no block.
+    fn push_hole(&mut self, to: u64, point: Point) {
+        let lost = to.saturating_sub(self.blocks_end);
+        if lost > 0 {
+            let frame_bytes = usize::try_from(lost).unwrap_or(usize::MAX).saturating_sub(BLOCK_HEADER_BYTES);
+            self.push(Block { at: self.blocks_end, point, raw_bytes: HOLE_BYTES, frame_bytes });
+            self.blocks_end = to;
+        }
     }
 
     fn push(&mut self, block: Block) {
         let point = Point { byte: self.raw_bytes, ..block.point };
         self.raw_bytes += block.raw_bytes as u64;
+        self.blocks_end = block.at + block.stored_bytes();
         self.blocks.push(Block { point, ..block });
+    }
+
+    /// Whether the table of this file knows every block that was `found` in it.
+    pub(super) fn knows(&self, found: &Self) -> bool {
+        let key = |block: &Block| (block.at, block.point.offset, block.raw_bytes, block.frame_bytes);
+        let known: BTreeSet<_> = self.blocks.iter().map(key).collect();
+        found.blocks.iter().all(|block| block.raw_bytes == HOLE_BYTES || known.contains(&key(block)))
     }
 
     /// What the segment says of itself.
@@ -228,7 +239,7 @@ impl PackedFile {
         let Cache { packed, decompressor, .. } = cache;
         packed.clear();
         packed.shrink_to(KEPT_BUFFER_BYTES_MAX);
-        // Header first: with blocks that were searched for, the length is that of a hole, which has none.
+        // Its header first: what stands for a hole is longer than any block may be, and has none.
         packed.resize(BLOCK_HEADER_BYTES, 0);
         read_all(&*self.file, packed, block.at)?;
         let said =

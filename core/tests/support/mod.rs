@@ -10,6 +10,7 @@
 #![allow(dead_code, reason = "not every test uses all of it")]
 
 pub mod fuzz;
+pub mod packed;
 pub mod segment;
 pub mod sim_disk;
 

@@ -14,7 +14,7 @@ use muster_broker::{Broker, BrokerConfig, BrokerError, Environment, Wanted};
 use muster_core::clock::SharedClock;
 use muster_core::event::EventKind;
 use muster_core::journal::Journal;
-use muster_core::log::{LogConfig, LogErrorKind, OpenReport, RealDisk, Retention};
+use muster_core::log::{Compress, LogConfig, LogErrorKind, OpenReport, RealDisk, Retention};
 use muster_core::registry::Registry;
 use muster_sinks::SinkEnv;
 use muster_sinks::database::Databases;
@@ -218,6 +218,11 @@ fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
     let mut log = LogConfig::new(config.data.join("log"));
     log.segment_bytes_max = config.journal.segment_bytes_max;
     log.queue_bytes_max = config.journal.queue_bytes_max;
+    log.compress = config.journal.compress.map(|it| Compress {
+        level: it.level,
+        after: it.after,
+        ..Compress::default()
+    });
     log.durability = match config.journal.durability {
         Durability::Always => muster_core::log::Durability::Always,
         Durability::Interval(interval) => muster_core::log::Durability::Interval(interval),

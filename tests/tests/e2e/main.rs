@@ -8,6 +8,7 @@
 )]
 
 mod common;
+mod compress;
 mod config;
 mod crash;
 mod demo;
