@@ -1,5 +1,5 @@
-//! Compressed segments that are not as they were written: each gets one clear sentence, `verify` says what is wrong, and
-//! `repair` saves what is good of them. The same for all segments is in `log_damage.rs`.
+//! Compressed segments that are not as they were written: each gets one clear sentence, `verify` says what is wrong,
+//! and `repair` saves what is good of them. The same for all segments is in `log_damage.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod support;
@@ -182,9 +182,9 @@ fn a_table_that_names_other_places_under_a_good_checksum() {
             packed::fix(bytes, packed::HEADER | packed::TABLE);
         },
         expect![[r#"
-            verify: 80 records
-              00000000000000000000.zst byte 273+366: offset 10..30: a block is not the one that the table says
-            repair: 80 records, 20 fillers
+            verify: 100 records
+              00000000000000000000.zst byte 930+0: offset 0..0: the table of blocks is not that of the blocks
+            repair: 100 records, 0 fillers
             read: Corrupt: the log is damaged: /sim/00000000000000000000.zst at byte 273 (offset 10): a block is not the one that the table says; nothing was changed; `muster log repair` copies what is good to a new log
         "#]],
     );
@@ -341,10 +341,11 @@ fn a_missing_last_segment() {
     check_log(
         |disk| disk.delete(LAST),
         expect![[r#"
-        verify: 76 records
-        repair: 76 records, 0 fillers
-        open: Corrupt: the log is damaged: /sim/00000000000000000038.zst at byte 0 (offset 38): the last segment is compressed, which only one with a successor can be; is a file missing?; nothing was changed; `muster log repair` copies what is good to a new log
-    "#]],
+            verify: 76 records
+              00000000000000000038.zst byte 0+0: offset 76..?: the last segment is compressed, which only one with a successor can be
+            repair: 76 records, 0 fillers
+            open: Corrupt: the log is damaged: /sim/00000000000000000038.zst at byte 0 (offset 38): the last segment is compressed, which only one with a successor can be; is a file missing?; nothing was changed; `muster log repair` copies what is good to a new log
+        "#]],
     );
 }
 
@@ -388,12 +389,12 @@ fn a_block_that_claims_too_much() {
     check(
         |bytes| packed::replace_only_block(bytes, &[0; 100], 512 << 20),
         expect![[r#"
-        verify: 62 records
-          00000000000000000000.zst byte 244+0: offset 0..0: the table of blocks is impossible
-          00000000000000000038.zst byte 0+0: offset 0..38: the records before this segment are missing
-        repair: 62 records, 0 fillers
-        open: Corrupt: the log is damaged: /sim/00000000000000000000.zst at byte 244 (offset 0): the table of blocks is impossible; nothing was changed; `muster log repair` copies what is good to a new log
-    "#]],
+            verify: 62 records
+              00000000000000000000.zst byte 244+0: offset 0..0: the table of blocks is impossible
+              00000000000000000000.zst byte 96+148: offset 0..38: the header of a block is damaged
+            repair: 62 records, 0 fillers
+            open: Corrupt: the log is damaged: /sim/00000000000000000000.zst at byte 244 (offset 0): the table of blocks is impossible; nothing was changed; `muster log repair` copies what is good to a new log
+        "#]],
     );
 }
 

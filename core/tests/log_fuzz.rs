@@ -1,5 +1,6 @@
 //! The fuzz targets without a fuzzer: the corpus, and for each of its files many mutations that a seed gives. With
-//! `cargo +nightly fuzz run segment` or `packed` (in `core`) a fuzzer looks for more. `MUSTER_CASES` runs more mutations.
+//! `cargo +nightly fuzz run segment` or `packed` (in `core`) a fuzzer looks for more. `MUSTER_CASES` runs more
+//! mutations.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod support;

@@ -22,7 +22,7 @@ use std::time::Duration;
 use muster_core::clock::ManualClock;
 use muster_core::log::{
     Compress, Durability, Log, LogConfig, LogError, LogErrorKind, NewRecord, OpenReport, Packer, Record,
-    Retention, SEGMENT_HEADER_BYTES, WhenFull, Writer,
+    Retention, WhenFull, Writer,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -323,8 +323,8 @@ impl Case {
         report
     }
 
-    /// Segments are compressed, and the disk may fail, fill up or lose its power in the middle: whatever it does, the log
-    /// goes on.
+    /// Segments are compressed, and the disk may fail, fill up or lose its power in the middle: whatever it does, the
+    /// log goes on.
     fn compress(&mut self) {
         self.step();
         let Some(mut packer) = self.packer.take() else { return };

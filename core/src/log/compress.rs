@@ -71,8 +71,11 @@ impl Packer {
     pub(super) fn run(mut self) {
         // Of this thread alone, on Linux.
         let _kept = rustix::process::setpriority_process(None, NICE);
-        while self.shared.rest(LOOK_EVERY) {
+        loop {
             while self.step() {}
+            if !self.shared.rest(LOOK_EVERY) {
+                return;
+            }
         }
     }
 

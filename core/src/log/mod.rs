@@ -130,8 +130,8 @@ impl Log {
         Ok((log, report))
     }
 
-    /// As [`Log::open`], for simulations: no thread is started, nothing is committed but by [`Writer::step`], and nothing
-    /// compressed but by [`Packer::step`].
+    /// As [`Log::open`], for simulations: no thread is started, nothing is committed but by [`Writer::step`], and
+    /// nothing compressed but by [`Packer::step`].
     ///
     /// # Errors
     /// As [`Log::open`].

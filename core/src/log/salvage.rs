@@ -181,17 +181,18 @@ impl Source {
         let (segment, fault) = judge(header.map(|header| header.segment), &path, base)?;
         let base = segment.map_or(base, |segment| segment.base_offset);
         let unknown = SegmentHeader { log_id: 0, base_offset: base, created_ms: 0 };
-        let packed = PackedFile::find_blocks(file, segment.unwrap_or(unknown), header.ok().as_ref());
-        let packed = Arc::new(packed.map_err(unread)?);
+        let found = PackedFile::find_blocks(file, segment.unwrap_or(unknown), header.ok().as_ref());
+        let (packed, blocks) = found.map_err(unread)?;
         let table = match PackedFile::open(disk, &path, base) {
             Err(error @ LogError::Io { .. }) => return Err(error),
             Err(LogError::Corrupt { byte, what, .. }) => Some((byte, what)),
-            Ok(file) if !file.knows(&packed) => {
+            Ok(file) if !file.knows(&blocks) => {
                 Some((length, "the table of blocks is not that of the blocks"))
             }
             _ => None,
         };
         let (log_id, bytes) = (segment.map(|segment| segment.log_id), packed.len().map_err(unread)?);
+        let packed = Arc::new(packed);
         let file = packed.clone();
         Ok(Self { path, file, packed: Some(packed), log_id, base, bytes, fault: fault.or(table) })
     }

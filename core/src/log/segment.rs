@@ -1,5 +1,6 @@
-//! Segments: their names and two forms, what is known of each while the log is open, and the one loop that reads records
-//! from a file and checks them. Recovery, readers, index building and verification all go through [`read_chunk`].
+//! Segments: their names and two forms, what is known of each while the log is open, and the one loop that reads
+//! records from a file and checks them. Recovery, readers, index building and verification all go through
+//! [`read_chunk`].
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,7 +1,7 @@
 //! A compressed segment, read as if it were not compressed: [`PackedFile`] is a [`DiskFile`] with every byte of the
 //! segment at its place, so that whoever reads records need not know. It holds one uncompressed block at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -135,12 +135,12 @@ impl PackedFile {
     }
 
     /// Opens a file that may be damaged by looking for its blocks, each of which says what it is. Zeros stand for those
-    /// that cannot be read. `header` is that of the file, if it is good.
+    /// that cannot be read. `header` is that of the file, if it is good. The blocks that were found are given too.
     pub(super) fn find_blocks(
         file: Arc<dyn DiskFile>,
         segment: SegmentHeader,
         header: Option<&PackedHeader>,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, Vec<Block>)> {
         let end = header.map_or_else(|| file.len(), |header| Ok(header.table_at))?;
         let mut found = Self {
             file,
@@ -153,16 +153,18 @@ impl PackedFile {
             damaged: Damaged::Zeros,
             cache: Mutex::default(),
         };
+        let mut blocks = Vec::new();
         while let Some(block) = next_block(&*found.file, found.blocks_end, end)? {
             found.push_hole(block.at, block.point);
             found.push(block);
+            blocks.push(block);
         }
         if let Some(header) = header {
             let offset = header.end_offset;
             found.push_hole(end, Point { offset, byte: 0, latest_before_ms: header.latest_ms });
         }
         found.blocks_end = end;
-        Ok(found)
+        Ok((found, blocks))
     }
 
     /// What there is up to byte `to` of the file is no block.
@@ -182,11 +184,10 @@ impl PackedFile {
         self.blocks.push(Block { point, ..block });
     }
 
-    /// Whether the table of this file knows every block that was `found` in it.
-    pub(super) fn knows(&self, found: &Self) -> bool {
-        let key = |block: &Block| (block.at, block.point.offset, block.raw_bytes, block.frame_bytes);
-        let known: BTreeSet<_> = self.blocks.iter().map(key).collect();
-        found.blocks.iter().all(|block| block.raw_bytes == HOLE_BYTES || known.contains(&key(block)))
+    /// Whether the table of this file has each of `blocks`.
+    pub(super) fn knows(&self, blocks: &[Block]) -> bool {
+        let known = |block: &Block| self.blocks.binary_search_by_key(&block.at, |known| known.at);
+        blocks.iter().all(|block| known(block).is_ok_and(|n| self.blocks.get(n) == Some(block)))
     }
 
     /// What the segment says of itself.

@@ -1,6 +1,6 @@
-//! The writer: takes the whole queue as one group, writes it with one write, syncs once, and tells everybody. It is
-//! the only one that changes files while the log is open, but for what compresses sealed segments. In a program it runs on a thread of its own; a simulation
-//! drives it step by step.
+//! The writer: takes the whole queue as one group, writes it with one write, syncs once, and tells everybody. Nobody
+//! else changes files while the log is open, but for what compresses sealed segments. In a program it runs on a thread
+//! of its own; a simulation drives it step by step.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
