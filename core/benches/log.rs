@@ -1,6 +1,7 @@
 //! The log against what the machine can do, measured in the same run: `cargo bench -p muster-core [-- PART...]`, parts
 //! `append`, `lone`, `unsynced`, `scan`, `packed`, `open`, `readers`. Files go to `MUSTER_BENCH_DIR`, else below the
-//! temporary directory; give it a directory on a real disk, for a tmpfs syncs nothing. `MUSTER_BENCH_OPEN_MB` sizes `open`.
+//! temporary directory; give it a directory on a real disk, for a tmpfs syncs nothing. `MUSTER_BENCH_OPEN_MB` sizes
+//! `open`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a benchmark")]
 
 use std::fs::File;
