@@ -1,6 +1,5 @@
 //! The fuzz targets without a fuzzer: the corpus, and for each of its files many mutations that a seed gives. With
-//! `cargo +nightly fuzz run segment` or `packed` (in `core`) a fuzzer looks for more. `MUSTER_CASES` runs more
-//! mutations.
+//! `.ci/fuzz segment packed beside event` a fuzzer looks for more. `MUSTER_CASES` runs more mutations.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod support;
@@ -10,20 +9,30 @@ use std::path::Path;
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use support::{env_number, fuzz};
+use support::{env_number, fuzz, fuzz_beside, fuzz_event};
 
 #[test]
 fn arbitrary_segments_are_read_or_refused() {
-    run("segment", fuzz::check);
+    replay("segment", fuzz::check);
 }
 
 #[test]
 fn arbitrary_compressed_segments_are_read_or_refused() {
-    run("packed", fuzz::check_packed);
+    replay("packed", fuzz::check_packed);
 }
 
-fn run(corpus: &str, check: fn(&[u8])) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(corpus);
+#[test]
+fn arbitrary_indexes_and_marks_are_read_or_left_aside() {
+    replay("beside", fuzz_beside::check);
+}
+
+#[test]
+fn arbitrary_bodies_are_events_or_refused() {
+    replay("event", fuzz_event::check);
+}
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut inputs: Vec<_> = std::fs::read_dir(corpus)
         .unwrap()
         .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
@@ -47,7 +56,8 @@ fn run(corpus: &str, check: fn(&[u8])) {
 }
 
 fn mutate(input: &mut Vec<u8>, rng: &mut SmallRng) {
-    input[0] = rng.random();
+    let Some(first) = input.first_mut() else { return };
+    *first = rng.random();
     for _ in 0..rng.random_range(1..5) {
         let at = rng.random_range(1..input.len().max(2));
         if at >= input.len() {
