@@ -59,7 +59,7 @@ impl Follower {
             self.take_in(&segment)?;
         }
         let end = read_lock(&shared.segments).last().map_or(before, |segment| segment.end_offset());
-        shared.durable.send_replace(end);
+        shared.set_durable(end);
         Ok(end > before)
     }
 

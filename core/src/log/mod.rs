@@ -30,6 +30,7 @@ mod salvage;
 mod segment;
 mod shared;
 mod unpack;
+mod waiters;
 mod writer;
 
 pub use batch::{Record, RecordBatch, RecordRef};
@@ -225,16 +226,7 @@ impl Log {
     /// [`LogError::DiskFull`] it may still become durable, as after a crash: it keeps its offset, and the call can be
     /// repeated.
     pub async fn durable(&self, offset: u64) -> Result<(), LogError> {
-        let mut changes = self.shared().durable.subscribe();
-        loop {
-            if *changes.borrow_and_update() > offset {
-                return Ok(());
-            }
-            self.shared().check_open()?;
-            if changes.changed().await.is_err() {
-                return Err(LogError::Closed);
-            }
-        }
+        waiters::Durable::new(self.shared(), offset).await
     }
 
     /// Follows the exclusive end of what is durable. It also wakes, unchanged, when the log fails, fills up or is

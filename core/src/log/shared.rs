@@ -15,6 +15,7 @@ use super::error::LogError;
 use super::format::NewRecord;
 use super::retention::{Holds, Retention};
 use super::segment::Segment;
+use super::waiters::Waiters;
 use super::{lock, read_lock, write_lock};
 use crate::clock::SharedClock;
 
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub(super) room: Semaphore,
     /// The exclusive end of what is durable. Also touched, unchanged, whenever the health changes.
     pub(super) durable: watch::Sender<u64>,
+    /// Those who wait for one record to be durable.
+    pub(super) waiters: Waiters,
     pub(super) segments: RwLock<Vec<Arc<Segment>>>,
     /// Held by whoever removes or replaces the files of sealed segments.
     pub(super) files: Mutex<()>,
@@ -135,6 +138,7 @@ impl Shared {
             queue: Mutex::new(queue),
             work: Condvar::new(),
             durable: watch::Sender::new(next_offset),
+            waiters: Waiters::default(),
             segments: RwLock::new(segments),
             files: Mutex::default(),
             idle: Condvar::new(),
@@ -299,6 +303,7 @@ impl Shared {
         drop(queue);
         self.room.close();
         self.durable.send_modify(|_| ());
+        self.waiters.wake_all();
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -317,6 +322,13 @@ impl Shared {
             self.room.close();
         }
         self.durable.send_modify(|_| ());
+        self.waiters.wake_all();
+    }
+
+    /// Says that everything before `end` is durable, and wakes who waits for that.
+    pub(super) fn set_durable(&self, end: u64) {
+        self.durable.send_replace(end);
+        self.waiters.wake(end);
     }
 
     /// Notes that everything before `end` is synced.

@@ -155,10 +155,10 @@ impl Writer {
     /// called again.
     fn commit(&mut self, group: &mut Group) -> Result<(), LogError> {
         while group.committed < group.bytes.len() {
-            let (mut bytes, mut records) = self.fitting(&group.bytes[group.committed..]);
+            let (mut bytes, mut records) = self.fitting(group);
             if bytes == 0 {
                 self.roll()?;
-                (bytes, records) = self.fitting(&group.bytes[group.committed..]);
+                (bytes, records) = self.fitting(group);
             }
             if let Some(retention) = self.shared.retention() {
                 make_room(&self.shared, &retention, bytes as u64)?;
@@ -175,10 +175,14 @@ impl Writer {
         Ok(())
     }
 
-    /// How many bytes and records of `group` go into the active segment: one at least if it is empty.
-    fn fitting(&self, group: &[u8]) -> (usize, u64) {
+    /// How many bytes and records of the rest of `group` go into the active segment: one at least if it is empty.
+    fn fitting(&self, group: &Group) -> (usize, u64) {
         let segment = &self.active.segment;
         let room = self.shared.config.segment_bytes_max.saturating_sub(segment.bytes());
+        let (records_left, group) = (group.end_offset - group.first_offset, &group.bytes[group.committed..]);
+        if group.len() as u64 <= room {
+            return (group.len(), records_left);
+        }
         let is_empty = segment.end_offset() == segment.base;
         let (mut bytes, mut records) = (0, 0);
         while bytes < group.len() {
@@ -213,7 +217,7 @@ impl Writer {
         self.active.segment.grow(batch.bytes());
         assert_eq!(self.active.segment.end_offset(), end, "a group was written at the wrong offset");
         self.shared.push_tail(batch);
-        self.shared.durable.send_replace(end);
+        self.shared.set_durable(end);
     }
 
     /// Seals the active segment and begins the next.
@@ -279,7 +283,8 @@ impl Writer {
     /// Nothing is acknowledged from now on. What was written since the last sync may look whole and yet never have
     /// reached the disk: the next start writes it again before anybody reads it.
     fn fail(&mut self, error: LogError) {
-        tracing::error!(%error, "nothing more is written or acknowledged");
+        let cause: &dyn std::error::Error = &error;
+        tracing::error!(error = cause, "nothing more is written or acknowledged");
         (self.held, self.dirty_since) = (None, None);
         self.shared.set_health(Health::Failed(error));
     }
