@@ -64,7 +64,10 @@ pub enum LogError {
         source: Option<Arc<io::Error>>,
     },
     /// A write or a sync failed in a way after which the disk cannot be trusted. Only a restart helps.
-    #[error("the log is read-only since it could not {action} {}; restart after the disk is well", path.display())]
+    #[error(
+        "the log takes nothing more until muster is started again on a sound disk, because it could not {action} {}",
+        path.display()
+    )]
     ReadOnly {
         /// What failed.
         action: &'static str,

@@ -70,6 +70,8 @@ impl Platform {
             .map_err(start(format!("cannot make the data directory {}", data.display())))?;
         let journal = open_journal(&config, clock.clone())?;
         let follower = settle_the_past(&config, &journal, &clock).await?;
+        let alarms =
+            follower.store().alarms().map_err(start("cannot read which alarms are on".to_owned()))?;
 
         let databases = Databases::default();
         let store = DeliveryStore::open(&data.join("delivery.db"))
@@ -113,7 +115,7 @@ impl Platform {
         if let Err(error) = journal.log().set_retention(limits) {
             error!(%error, "nothing is removed from the event log");
         }
-        let alarms = Alarms::new(&journal, clock.clone(), &config.node);
+        let alarms = Alarms::new(&journal, clock.clone(), &config.node, &alarms);
         let keeper = tokio::spawn(keeper.run(alarms, following.clone()));
         let presence = tokio::spawn(follower.run(following.clone()));
         let (watched, stop) = (pipelines.clone(), following.clone());
