@@ -30,13 +30,13 @@ mod syntax;
 pub mod template;
 
 pub use alarm::AlarmProgram;
-pub use check::{parse, parse_files, read_select};
+pub use check::{parse, parse_files, parse_files_and, read_rule, read_select};
 pub use diagnostic::{Diagnostic, Severity};
 pub use functions::usages as function_usages;
 pub use program::context::{EnvLookup, EvalContext};
 pub use program::run::{EvalError, Stage};
 pub use program::source::Wants;
-pub use rule::RuleProgram;
+pub use rule::{RuleProgram, Tried};
 pub use set::RuleSet;
 
 /// Everything that is bounded, by name.

@@ -69,13 +69,13 @@ struct Output {
     star_payload: bool,
 }
 
-/// Runs `program` on `base`; rows are added to `rows`, none when it fails.
+/// Runs `program` on `base`; whether WHERE held. Rows are added to `rows`, none when it fails.
 pub(crate) fn run(
     program: &Program,
     base: Base,
     ctx: &mut EvalContext,
     rows: &mut Vec<Row>,
-) -> Result<(), EvalError> {
+) -> Result<bool, EvalError> {
     let before = rows.len();
     let result = match &program.foreach {
         None => select(program, base, ctx, rows),
@@ -92,17 +92,17 @@ fn select(
     base: Base,
     ctx: &mut EvalContext,
     rows: &mut Vec<Row>,
-) -> Result<(), EvalError> {
+) -> Result<bool, EvalError> {
     let env = Env { base, over: None, out: None };
     let row = transform(&program.items, &env, ctx, &mut 0).map_err(at(Stage::Select))?;
     if let Some(node) = &program.condition {
         let env = Env { base, over: Some(&row), out: None };
         if !condition(node, &env, ctx).map_err(at(Stage::Where))? {
-            return Ok(());
+            return Ok(false);
         }
     }
     rows.push(row);
-    Ok(())
+    Ok(true)
 }
 
 /// Adds what the row takes to `bytes`, which stays within the limit for all rows of an event.
@@ -174,13 +174,13 @@ fn foreach(
     base: Base,
     ctx: &mut EvalContext,
     rows: &mut Vec<Row>,
-) -> Result<(), EvalError> {
-    let Some(each) = &program.foreach else { return Ok(()) };
+) -> Result<bool, EvalError> {
+    let Some(each) = &program.foreach else { return Ok(false) };
     let (selected, list) = collect(program, base, ctx).map_err(at(Stage::Foreach))?;
     if let Some(node) = &program.condition {
         let env = Env { base, over: Some(&selected), out: None };
         if !condition(node, &env, ctx).map_err(at(Stage::Where))? {
-            return Ok(());
+            return Ok(false);
         }
     }
     let mut over = selected;
@@ -201,7 +201,7 @@ fn foreach(
         let row = transform(items, &env, ctx, &mut bytes).map_err(at(Stage::Do))?;
         rows.push(row);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The items of FOREACH: what they select, and the list that the last of them is.
