@@ -1,7 +1,7 @@
 //! The platform: every part started in the one order that keeps the promises, and stopped in the reverse of it.
 //!
-//! Start: log, presence caught up, the end of every session that a crash left open, `node.started`, pipelines, broker,
-//! REST. Stop: REST, broker (whose clients get their goodbye, and whose last events are written), `node.stopped`,
+//! Start: log, presence caught up, the end of every session that a crash left open, `node.started`, registry, pipelines,
+//! broker, REST. Stop: REST, broker (whose clients get their goodbye, and whose last events are written), `node.stopped`,
 //! pipelines to the end of the log, presence, the log.
 //! Retention begins after everything that reads the log holds its place, and ends before the first lets go.
 
@@ -76,12 +76,15 @@ impl Platform {
         let databases = Databases::default();
         let store = DeliveryStore::open(&data.join("delivery.db"))
             .map_err(start("cannot open the delivery store".to_owned()))?;
+        let registry = Registry::open(&data.join("registry.db"))
+            .map_err(start("cannot open the registry of retained messages and rules".to_owned()))?;
         let wanted = Wanted::none();
         let env = SinkEnv { data_dir: data.clone(), databases, clock: clock.clone() };
         let seed = seed(journal.log_id());
         let parts = Parts {
             journal: journal.clone(),
             store,
+            registry: registry.clone(),
             env,
             wanted: wanted.clone(),
             clock: clock.clone(),
@@ -92,23 +95,23 @@ impl Platform {
         let rules = config.rules.display();
         pipelines.start().await.map_err(start(format!("cannot read the rules in {rules}")))?;
 
-        let (broker, rest, registry) =
-            match open_doors(&config, &journal, &pipelines, wanted, clock.clone()).await {
-                Ok(doors) => doors,
-                Err(error) => {
-                    let stopped = sessions::lifecycle(
-                        EventKind::NodeStopped,
-                        &config.node,
-                        "failed to start",
-                        clock.wall_ms(),
-                    );
-                    let _written = journal.append(stopped).await;
-                    pipelines.stop(config.stop_timeout).await;
-                    drop((pipelines, follower));
-                    let _closed = journal.close().await;
-                    return Err(error);
-                }
-            };
+        let doors = open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone()).await;
+        let (broker, rest) = match doors {
+            Ok(doors) => doors,
+            Err(error) => {
+                let stopped = sessions::lifecycle(
+                    EventKind::NodeStopped,
+                    &config.node,
+                    "failed to start",
+                    clock.wall_ms(),
+                );
+                let _written = journal.append(stopped).await;
+                pipelines.stop(config.stop_timeout).await;
+                drop((pipelines, follower));
+                let _closed = journal.close().await;
+                return Err(error);
+            }
+        };
         let following = CancellationToken::new();
         let keeper = Keeper::new(&journal, data, &pipelines, registry, follower.needed());
         let limits = keep::retention(&config.journal);
@@ -301,15 +304,14 @@ async fn open_doors(
     config: &Config,
     journal: &Journal,
     pipelines: &Arc<Pipelines>,
+    registry: Registry,
     wanted: Wanted,
     clock: SharedClock,
-) -> Result<(Broker, RestServer, Registry), Error> {
-    let registry = Registry::open(&config.data.join("registry.db"))
-        .map_err(start("cannot open the registry of retained messages".to_owned()))?;
-    let broker = start_broker(config, journal, registry.clone(), wanted, clock.clone()).await?;
+) -> Result<(Broker, RestServer), Error> {
+    let broker = start_broker(config, journal, registry, wanted, clock.clone()).await?;
     let app = App::new(config, &clock, journal, &broker, pipelines);
     match RestServer::start(&config.http, app).await {
-        Ok(rest) => Ok((broker, rest, registry)),
+        Ok(rest) => Ok((broker, rest)),
         Err(error) => {
             broker.shutdown().await;
             Err(error)
