@@ -181,9 +181,9 @@ mod tests {
             first.collect::<Vec<_>>(),
             [
                 "rest:f:1:1: warning: the rule `f` made over REST does not run: f.sql:2 has a rule of this name",
-                "rest:broken:1:14: error: expected FROM, found FRM",
+                "rest:broken:1:18: error: expected FROM, found `\"a\"`",
                 "rest:lost:1:1: error: actions[0]: there is no sink for \"webhook:gone\"",
-                "rest:two:1:9: error: expected FROM, found ",
+                "rest:two:1:9: error: expected FROM, found `",
             ]
         );
     }

@@ -46,6 +46,7 @@ use beside::{Chosen, is_managed, plan_all_files, plan_what_can_run};
 pub use holds::Cursors;
 use holds::Holds;
 use transform::RuleTransform;
+pub use transform::eval_context;
 
 pub use operate::{LettersReplayed, Which};
 

@@ -21,15 +21,19 @@ pub(super) struct RuleTransform {
 
 impl RuleTransform {
     pub(super) fn new(part: Part, clock: SharedClock, seed: u64) -> Self {
-        let now = jiff::Timestamp::from_millisecond(clock.wall_ms()).unwrap_or_default();
-        let local = jiff::tz::TimeZone::system().to_offset(now).seconds();
-        // What functions of chance give must not come again after a restart.
-        let seed = seed ^ clock.wall_ms().unsigned_abs();
-        let context = EvalContext::new(clock, seed)
-            .with_local_offset(local.into())
-            .with_env(Arc::new(|name| std::env::var(format!("{ENV_PREFIX}{name}")).ok()));
-        Self { part, context }
+        Self { part, context: eval_context(clock, seed) }
     }
+}
+
+/// The surroundings in which rules are evaluated, also when they are only tried out.
+pub fn eval_context(clock: SharedClock, seed: u64) -> EvalContext {
+    let now = jiff::Timestamp::from_millisecond(clock.wall_ms()).unwrap_or_default();
+    let local = jiff::tz::TimeZone::system().to_offset(now).seconds();
+    // What functions of chance give must not come again after a restart.
+    let seed = seed ^ clock.wall_ms().unsigned_abs();
+    EvalContext::new(clock, seed)
+        .with_local_offset(local.into())
+        .with_env(Arc::new(|name| std::env::var(format!("{ENV_PREFIX}{name}")).ok()))
 }
 
 impl Transform for RuleTransform {

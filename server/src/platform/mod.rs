@@ -1,8 +1,8 @@
 //! The platform: every part started in the one order that keeps the promises, and stopped in the reverse of it.
 //!
-//! Start: log, presence caught up, the end of every session that a crash left open, `node.started`, registry, pipelines,
-//! broker, REST. Stop: REST, broker (whose clients get their goodbye, and whose last events are written), `node.stopped`,
-//! pipelines to the end of the log, presence, the log.
+//! Start: log, presence caught up, the end of every session that a crash left open, `node.started`, registry,
+//! pipelines, broker, REST. Stop: REST, broker (whose clients get their goodbye, and whose last events are written),
+//! `node.stopped`, pipelines to the end of the log, presence, the log.
 //! Retention begins after everything that reads the log holds its place, and ends before the first lets go.
 
 use std::net::SocketAddr;

@@ -52,6 +52,7 @@ pub struct App {
     pipelines: Arc<Pipelines>,
     durability: Durability,
     maxima: Arc<stats::Maxima>,
+    trials: rules::Trials,
 }
 
 impl App {
@@ -73,6 +74,7 @@ impl App {
             pipelines: pipelines.clone(),
             durability: config.journal.durability,
             maxima: Arc::default(),
+            trials: rules::Trials::default(),
         }
     }
 }

@@ -17,6 +17,7 @@ mod letters;
 mod load;
 mod rest;
 mod rules;
+mod rules_rest;
 mod sessions;
 mod stop;
 mod webhook;

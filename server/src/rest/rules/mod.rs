@@ -8,8 +8,11 @@ use muster_rules::Diagnostic;
 use serde_json::Value;
 
 mod body;
+mod engine;
+mod events;
 mod filter;
 mod shown;
+mod trial;
 
 use super::App;
 use super::audit;
@@ -17,12 +20,17 @@ use super::reply::{ApiError, Body, Page, Params};
 use crate::pipelines::{ChangeError, MANAGED_RULES_MAX};
 use body::bad;
 use filter::Filter;
+pub(super) use trial::Trials;
 
 /// The paths about rules.
 pub(super) fn router() -> Router<App> {
     Router::new()
         .route("/rules", routing::get(list).post(create))
         .route("/rules/{id}", routing::get(one).put(update).delete(remove))
+        .route("/rules/{id}/test", routing::post(trial::of_rule))
+        .route("/rule_test", routing::post(trial::of_sql))
+        .route("/rule_events", routing::get(events::list))
+        .route("/rule_engine", routing::get(engine::show).put(engine::put))
 }
 
 async fn list(
