@@ -15,6 +15,8 @@ mod access;
 mod broker;
 mod clients;
 mod codec;
+#[cfg(test)]
+mod codec_check;
 mod config;
 mod connect;
 mod envelope;

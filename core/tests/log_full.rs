@@ -1,13 +1,18 @@
 //! Disks that really are full: a small tmpfs where the machine allows to mount one, and the limit on the size of a
 //! file (`RLIMIT_FSIZE`) everywhere. Appends are refused, nothing that was acknowledged is lost, and the log goes on by
-//! itself when there is room again.
+//! itself when there is room again. A disk that fails is told of in one sentence.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+mod support;
+
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use muster_core::clock::SystemClock;
+use muster_core::clock::{ManualClock, SystemClock};
 use muster_core::log::{Log, LogConfig, LogErrorKind, NewRecord, RealDisk};
+use support::now;
+use support::sim_disk::{Faults, SimDisk};
 
 const DIR: &str = "MUSTER_FULL_TEST_DIR";
 
@@ -123,4 +128,22 @@ fn a_limit_on_the_size_of_files() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn a_sync_that_fails_is_told_in_one_sentence_with_its_cause() {
+    let disk = SimDisk::new(1);
+    let config = LogConfig::new("/sim");
+    let (log, mut writer, _) = Log::open_stepwise(config, disk.shared(), ManualClock::at(0)).unwrap();
+    let offset = log.try_append(&record(0)).unwrap();
+    disk.set_faults(Faults { sync_in: Some(0), ..Faults::default() });
+    assert!(writer.step());
+    let waited = now(log.durable(offset)).unwrap().unwrap_err();
+    for error in [waited, log.check().unwrap_err(), log.try_append(&record(1)).unwrap_err()] {
+        let expected = "the log takes nothing more until muster is started again on a sound disk, \
+                        because it could not sync /sim/00000000000000000000.seg";
+        assert_eq!((error.kind(), error.to_string().as_str()), (LogErrorKind::ReadOnly, expected));
+        let cause = error.source().expect("what the system said").to_string();
+        assert!(cause.contains("os error 5"), "{cause}");
+    }
 }

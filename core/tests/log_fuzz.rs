@@ -1,5 +1,5 @@
-//! The fuzz target without a fuzzer: the corpus, and for each of its files many mutations that a seed gives. With
-//! `cargo +nightly fuzz run segment` (in `core`) a fuzzer looks for more. `MUSTER_CASES` runs more mutations.
+//! The fuzz targets without a fuzzer: the corpus, and for each of its files many mutations that a seed gives. With
+//! `.ci/fuzz segment packed beside event` a fuzzer looks for more. `MUSTER_CASES` runs more mutations.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod support;
@@ -9,18 +9,37 @@ use std::path::Path;
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use support::{env_number, fuzz};
+use support::{env_number, fuzz, fuzz_beside, fuzz_event};
 
 #[test]
 fn arbitrary_segments_are_read_or_refused() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/segment");
+    replay("segment", fuzz::check);
+}
+
+#[test]
+fn arbitrary_compressed_segments_are_read_or_refused() {
+    replay("packed", fuzz::check_packed);
+}
+
+#[test]
+fn arbitrary_indexes_and_marks_are_read_or_left_aside() {
+    replay("beside", fuzz_beside::check);
+}
+
+#[test]
+fn arbitrary_bodies_are_events_or_refused() {
+    replay("event", fuzz_event::check);
+}
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut inputs: Vec<_> = std::fs::read_dir(corpus)
         .unwrap()
         .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
         .collect();
     inputs.sort();
     assert!(inputs.len() >= 4, "the corpus is there");
-    inputs.iter().for_each(|input| fuzz::check(input));
+    inputs.iter().for_each(|input| check(input));
     let seeds = match env_number("MUSTER_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..env_number("MUSTER_CASES").unwrap_or(4_000),
@@ -29,7 +48,7 @@ fn arbitrary_segments_are_read_or_refused() {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut input = inputs[rng.random_range(0..inputs.len())].clone();
         mutate(&mut input, &mut rng);
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| fuzz::check(&input))) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&input))) {
             eprintln!("SEED={seed}: run again with MUSTER_SEED={seed}");
             std::panic::resume_unwind(panic);
         }
@@ -37,7 +56,8 @@ fn arbitrary_segments_are_read_or_refused() {
 }
 
 fn mutate(input: &mut Vec<u8>, rng: &mut SmallRng) {
-    input[0] = rng.random();
+    let Some(first) = input.first_mut() else { return };
+    *first = rng.random();
     for _ in 0..rng.random_range(1..5) {
         let at = rng.random_range(1..input.len().max(2));
         if at >= input.len() {

@@ -7,9 +7,10 @@ mod support;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use muster_core::clock::SystemClock;
-use muster_core::log::{Log, LogConfig, NewRecord, OpenReport, RealDisk};
+use muster_core::log::{Compress, Log, LogConfig, NewRecord, OpenReport, RealDisk};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use support::{env_number, is_long};
@@ -18,7 +19,9 @@ const APPENDERS: u64 = 16;
 const DIR: &str = "MUSTER_KILL_TEST_DIR";
 
 fn open(dir: &Path) -> (Log, OpenReport) {
-    let config = LogConfig { segment_bytes_max: 1024 * 1024, ..LogConfig::new(dir) };
+    // Compressed at once, so that a kill meets that too.
+    let compress = Some(Compress { after: Duration::ZERO, ..Compress::default() });
+    let config = LogConfig { segment_bytes_max: 1024 * 1024, compress, ..LogConfig::new(dir) };
     Log::open(config, RealDisk::shared(), SystemClock::shared()).unwrap()
 }
 
@@ -61,14 +64,16 @@ fn what_a_killed_process_was_told_is_durable_is_there() {
     eprintln!("SEED={seed}");
     let mut rng = SmallRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
-    let (mut end_before, mut torn) = (0, 0);
+    let (mut end_before, mut torn, mut compressed) = (0, 0, 0);
     for _ in 0..if is_long() { 200 } else { 50 } {
         let acks = run_and_kill(dir.path(), rng.random_range(1..600));
         let (log, report) = open(dir.path());
         torn += u64::from(report.torn_tail.is_some());
+        compressed = compressed.max(report.segments_compressed);
         end_before = check(&log, end_before, &acks);
     }
-    eprintln!("{end_before} records, {torn} torn tails");
+    eprintln!("{end_before} records, {torn} torn tails, {compressed} segments compressed");
+    assert!(compressed > 0);
 }
 
 /// Lets a child append until it has said so many lines, kills it, and returns all that it said.

@@ -10,6 +10,8 @@
     reason = "tests"
 )]
 
+#[path = "model/damage.rs"]
+mod damage;
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,12 +21,11 @@ use std::time::Duration;
 
 use muster_core::clock::ManualClock;
 use muster_core::log::{
-    Durability, Log, LogConfig, LogError, LogErrorKind, NewRecord, OpenReport, Record, Retention,
-    SEGMENT_HEADER_BYTES, WhenFull, Writer,
+    Compress, Durability, Log, LogConfig, LogError, LogErrorKind, NewRecord, OpenReport, Packer, Record,
+    Retention, WhenFull, Writer,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use support::segment::{group_of_last, records_from};
 use support::sim_disk::{Faults, SimDisk};
 use support::{env_number, now};
 
@@ -38,7 +39,7 @@ fn the_log_holds_what_it_acknowledged_whatever_the_disk_does() {
     }
     let cases = env_number("MUSTER_CASES").unwrap_or(CASES);
     let next = AtomicU64::new(0);
-    let from_index = AtomicU64::new(0);
+    let [from_index, compressed] = [AtomicU64::new(0), AtomicU64::new(0)];
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -49,7 +50,10 @@ fn the_log_holds_what_it_acknowledged_whatever_the_disk_does() {
                         return;
                     }
                     match catch_unwind(AssertUnwindSafe(|| Case::new(seed).run())) {
-                        Ok(opened) => from_index.fetch_add(opened, Ordering::Relaxed),
+                        Ok(case) => {
+                            from_index.fetch_add(case.from_index, Ordering::Relaxed);
+                            compressed.fetch_add(case.compressed, Ordering::Relaxed);
+                        }
                         Err(panic) => {
                             eprintln!("SEED={seed}: run again with MUSTER_SEED={seed}");
                             next.store(cases, Ordering::Relaxed);
@@ -60,7 +64,8 @@ fn the_log_holds_what_it_acknowledged_whatever_the_disk_does() {
             });
         }
     });
-    let from_index = from_index.into_inner();
+    let (from_index, compressed) = (from_index.into_inner(), compressed.into_inner());
+    assert!(compressed * 4 > cases, "{compressed} times segments were compressed");
     assert!(from_index * 4 > cases, "{from_index} logs were opened from an index of what had grown");
 }
 
@@ -71,6 +76,7 @@ struct Case {
     clock: Arc<ManualClock>,
     config: LogConfig,
     open: Option<(Log, Writer)>,
+    packer: Option<Packer>,
     /// All that was appended, by offset.
     model: Vec<NewRecord>,
     /// The first that retention has left.
@@ -84,6 +90,8 @@ struct Case {
     is_calm: bool,
     /// How often the scan of the last segment began at its index.
     from_index: u64,
+    /// How often segments were compressed.
+    compressed: u64,
     trace: bool,
 }
 
@@ -112,6 +120,7 @@ impl Case {
             rng,
             config,
             open: None,
+            packer: None,
             model: Vec::new(),
             first: 0,
             acked: 0,
@@ -119,18 +128,20 @@ impl Case {
             is_full: false,
             is_calm: false,
             from_index: 0,
+            compressed: 0,
             trace: env_number("MUSTER_SEED").is_some(),
         }
     }
 
-    fn run(mut self) -> u64 {
+    fn run(mut self) -> Self {
         self.reopen();
         for _ in 0..self.rng.random_range(5..60) {
             let op = self.rng.random_range(0..100);
             match op {
                 0..40 => self.append(),
-                40..65 => self.step(),
-                65..75 => self.read(),
+                40..60 => self.step(),
+                60..66 => self.compress(),
+                66..75 => self.read(),
                 75..80 => self.stop(Stop::Crash),
                 80..84 => self.stop(Stop::Kill),
                 84..88 => self.stop(Stop::Close),
@@ -138,16 +149,16 @@ impl Case {
                 90..92 => self.fail_io(),
                 92..94 => self.crash_within(),
                 94..96 => self.corrupt(),
-                96..97 => self.lose_index(),
-                97..98 => self.mix_index(),
-                98..99 => self.retain(),
+                96 => self.lose_index(),
+                97 => self.mix_index(),
+                98 => self.retain(),
                 _ => self.clock.advance(Duration::from_millis(3)),
             }
         }
         self.stop(Stop::Crash);
         self.step();
         self.read();
-        self.from_index
+        self
     }
 
     fn say(&self, what: impl std::fmt::Display) {
@@ -163,11 +174,17 @@ impl Case {
     fn append(&mut self) {
         for _ in 0..self.rng.random_range(1..6) {
             let size = if self.rng.random_range(0..10) == 0 { 1500 } else { 120 };
+            let length = self.rng.random_range(0..size);
+            let body = if self.rng.random_range(0..4) == 0 {
+                (0..length).map(|_| self.rng.random()).collect()
+            } else {
+                vec![self.rng.random(); length].into()
+            };
             let record = NewRecord {
                 timestamp_ms: self.rng.random_range(0..1000),
                 kind: self.rng.random(),
                 topic: vec![b't'; self.rng.random_range(0..20)].into(),
-                body: (0..self.rng.random_range(0..size)).map(|_| self.rng.random()).collect(),
+                body,
             };
             match self.log().try_append(&record) {
                 Ok(offset) => {
@@ -257,7 +274,7 @@ impl Case {
             Stop::Crash | Stop::Kill => {}
         }
         self.first = usize::try_from(log.first_offset()).unwrap();
-        drop((log, writer));
+        drop((log, writer, self.packer.take()));
         self.disk.set_capacity(None);
         self.is_full = false;
         match how {
@@ -281,6 +298,10 @@ impl Case {
     }
 
     fn reopen(&mut self) -> OpenReport {
+        // What was compressed is read whatever is wanted now.
+        let block_bytes = self.rng.random_range(256..3000);
+        let compress = Compress { level: 1, after: Duration::ZERO, block_bytes };
+        self.config.compress = self.rng.random_range(0..4).ne(&0).then_some(compress);
         let (log, writer, report) = self.try_open().expect("a log that was only torn opens");
         self.say(format_args!("{report:?}"));
         let end = usize::try_from(log.next_offset()).unwrap();
@@ -292,6 +313,7 @@ impl Case {
         assert_eq!(log.durable_offset(), end as u64);
         self.model.truncate(end);
         (self.first, self.acked, self.synced) = (first, end, end);
+        self.packer = log.packer();
         self.open = Some((log, writer));
         self.expect_records(first, end);
         self.is_calm = true;
@@ -299,6 +321,42 @@ impl Case {
         let is_part = report.scanned_bytes < self.disk.bytes(&last).len() as u64;
         self.from_index += u64::from(is_part && report.scanned_bytes > 0);
         report
+    }
+
+    /// Segments are compressed, and the disk may fail, fill up or lose its power in the middle: whatever it does, the
+    /// log goes on.
+    fn compress(&mut self) {
+        self.step();
+        let Some(mut packer) = self.packer.take() else { return };
+        let count = Some(self.rng.random_range(0..9));
+        let fault = self.rng.random_range(0..8);
+        self.is_calm &= fault > 4;
+        match fault {
+            0 => self.disk.set_faults(Faults { write_in: count, ..Faults::default() }),
+            1 => self.disk.set_faults(Faults { sync_in: count, ..Faults::default() }),
+            2 => self.disk.set_faults(Faults { names_in: count, ..Faults::default() }),
+            3 => self.disk.set_faults(Faults { all_in: count, ..Faults::default() }),
+            4 => self.disk.set_capacity(Some(self.disk.used() + self.rng.random_range(0..3000))),
+            _ => {}
+        }
+        while packer.step() {}
+        self.packer = Some(packer);
+        let stats = self.log().stats();
+        self.say(format_args!(
+            "fault {fault}, {} of {} compressed",
+            stats.segments_compressed, stats.segments
+        ));
+        assert!(stats.bytes <= stats.raw_bytes && stats.refuses.is_none(), "{stats:?}");
+        self.compressed += u64::from(stats.segments_compressed > 0);
+        if fault == 3 {
+            return self.stop(Stop::Crash);
+        }
+        self.disk.set_faults(Faults::default());
+        self.disk.set_capacity(None);
+        self.read();
+        if self.rng.random_range(0..4) == 0 {
+            self.clock.advance(Duration::from_secs(61));
+        }
     }
 
     /// The disk is full for a while: appends are refused, nothing is lost, and it goes on by itself.
@@ -386,7 +444,7 @@ impl Case {
             self.open = Some((log, writer));
         }
         self.first = usize::try_from(self.log().first_offset()).unwrap();
-        self.open = None;
+        (self.open, self.packer) = (None, None);
         self.disk.crash();
         self.acked = self.acked.min(self.synced);
         for _ in 0..self.rng.random_range(0..3) {
@@ -441,127 +499,6 @@ impl Case {
         self.log().check().expect("nothing holds the log back any more");
         assert_eq!(self.acked, self.model.len());
         self.say(format_args!("retained from {}: {retention:?}", self.first));
-    }
-
-    fn lose_index(&mut self) {
-        self.stop(Stop::Close);
-        let indexes: Vec<_> = self.disk.names().into_iter().filter(|name| name.ends_with(".index")).collect();
-        if indexes.is_empty() {
-            return;
-        }
-        self.is_calm = false;
-        let name = &indexes[self.rng.random_range(0..indexes.len())];
-        match self.rng.random_range(0..3) {
-            0 => self.disk.delete(name),
-            1 => self.disk.put(name, &vec![0; self.disk.bytes(name).len()]),
-            _ => {
-                let (bad, _) = self.flipped(name);
-                self.disk.put(name, &bad);
-            }
-        }
-        self.stop(Stop::Kill);
-    }
-
-    /// Index and segment are not of the same moment, as in a copy that was made while the log grew.
-    fn mix_index(&mut self) {
-        let last = |case: &Self| case.disk.names().into_iter().rfind(|name| name.ends_with(".seg")).unwrap();
-        self.step();
-        let segment = last(self);
-        let index = segment.replace(".seg", ".index");
-        let (old_segment, acked) = (self.disk.bytes(&segment), self.acked);
-        let old_index = self.disk.names().contains(&index).then(|| self.disk.bytes(&index));
-        for _ in 0..self.rng.random_range(1..6) {
-            self.append();
-            self.step();
-        }
-        self.open = None;
-        self.disk.kill();
-        let is_last = last(self) == segment;
-        self.say(format_args!("mix {index}, still the last: {is_last}"));
-        match old_index {
-            Some(old) if self.rng.random() => self.disk.put(&index, &old),
-            _ if is_last => {
-                let length = self.rng.random_range(SEGMENT_HEADER_BYTES..=old_segment.len());
-                let lost = records_from(&old_segment, length);
-                self.disk.put(&segment, &old_segment[..length]);
-                (self.acked, self.synced) = (acked - lost, acked - lost);
-                self.model.truncate(self.acked);
-            }
-            _ => {}
-        }
-        self.reopen();
-    }
-
-    /// A bit of a segment changes on the disk: the log refuses, or its readers do; never is anything wrong shown, and
-    /// once the bit is back nothing is missing.
-    fn corrupt(&mut self) {
-        self.step();
-        let cleanly = self.rng.random();
-        let (log, mut writer) = self.open.take().unwrap();
-        if cleanly {
-            writer.finish();
-            self.acked = usize::try_from(log.durable_offset()).unwrap();
-            self.first = usize::try_from(log.first_offset()).unwrap();
-        }
-        drop((log, writer));
-        self.disk.kill();
-        let segments: Vec<_> = self.disk.names().into_iter().filter(|name| name.ends_with(".seg")).collect();
-        let name = segments[self.rng.random_range(0..segments.len())].clone();
-        let whole = self.disk.bytes(&name);
-        let (bad, byte) = self.flipped(&name);
-        self.say(format_args!("flip {name} at {byte}, clean {cleanly}"));
-        let last_group = group_of_last(&whole);
-        self.disk.put(&name, &bad);
-        match self.try_open() {
-            Err(error) => {
-                let kind = error.kind();
-                assert!(matches!(kind, LogErrorKind::Corrupt | LogErrorKind::NewerVersion), "{error}");
-                self.disk.kill();
-                assert_eq!(self.disk.bytes(&name), bad, "a refused log is left as it is");
-            }
-            Ok((log, writer, report)) if report.torn_tail.is_some() => {
-                let torn = report.torn_tail.unwrap();
-                assert!(!cleanly, "after a clean stop nothing is torn");
-                assert!(torn.byte >= last_group, "damage at {byte} before the last group is not a torn tail");
-                assert_eq!(Some(name), segments.last().cloned());
-                self.acked = usize::try_from(torn.offset).unwrap();
-                drop((log, writer));
-                self.disk.kill();
-                self.reopen();
-                return;
-            }
-            Ok((log, writer, _)) => {
-                self.expect_refused(&log);
-                drop((log, writer));
-                self.disk.kill();
-            }
-        }
-        self.disk.put(&name, &whole);
-        self.reopen();
-    }
-
-    fn expect_refused(&self, log: &Log) {
-        let mut reader = log.reader(self.first as u64);
-        let mut at = self.first;
-        loop {
-            match reader.try_next_batch() {
-                Ok(Some(batch)) => {
-                    for record in batch.iter() {
-                        assert_same(&record.to_record(), &self.model[at], at);
-                        at += 1;
-                    }
-                }
-                Ok(None) => panic!("a flipped bit was not seen"),
-                Err(error) => return assert_eq!(error.kind(), LogErrorKind::Corrupt, "{error}"),
-            }
-        }
-    }
-
-    fn flipped(&mut self, name: &str) -> (Vec<u8>, usize) {
-        let mut bytes = self.disk.bytes(name);
-        let byte = self.rng.random_range(0..bytes.len());
-        bytes[byte] ^= 1 << self.rng.random_range(0..8);
-        (bytes, byte)
     }
 }
 

@@ -25,9 +25,29 @@ pub fn read_select(text: &str) -> Result<Select, Diagnostic> {
     syntax::select(text, Mode::Extended).map_err(|problem| problem.at(&source))
 }
 
+/// Reads one SELECT or FOREACH as the rule `name`, which stands in no file; messages call its text `source`.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn read_rule(name: &str, source: &str, text: &str) -> Result<Rule, Diagnostic> {
+    let source = Arc::new(Source { name: source.to_owned(), text: text.to_owned() });
+    let select = syntax::select(text, Mode::Extended).map_err(|problem| problem.at(&source))?;
+    let name = Name { text: name.to_owned(), span: select.span };
+    Ok(Rule { name, into: Vec::new(), options: Options::default(), select, source })
+}
+
 /// Reads several files that stand beside each other: names must be unique over all of them.
 pub fn parse_files<'a>(
     files: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> (Vec<Statement>, Vec<Diagnostic>) {
+    parse_files_and(files, |_| (Vec::new(), Vec::new()))
+}
+
+/// As [`parse_files`], with rules that stand in no file. `more` makes them, seeing the statements of the files, and
+/// says what is wrong with those that it could not make. Of names that are not unique and of circles, they are told.
+pub fn parse_files_and<'a>(
+    files: impl IntoIterator<Item = (&'a str, &'a str)>,
+    more: impl FnOnce(&mut dyn Iterator<Item = &Statement>) -> (Vec<Rule>, Vec<Diagnostic>),
 ) -> (Vec<Statement>, Vec<Diagnostic>) {
     let mut statements = Vec::new();
     let mut diagnostics = Vec::new();
@@ -45,7 +65,23 @@ pub fn parse_files<'a>(
         problems.sort_by_key(|problem| problem.span.start);
         diagnostics.append(&mut problems);
     }
+    let (rules, problems) = more(&mut statements.iter().map(|(statement, _)| statement));
+    diagnostics.extend(problems);
+    let mut added = Vec::with_capacity(rules.len());
+    for rule in rules {
+        let (source, statement) = (rule.source.clone(), Statement::CreateRule(rule));
+        let of_statement = check(&statement, &source, &mut names);
+        if !of_statement.iter().any(Diagnostic::is_error) {
+            added.push((statement, source));
+        }
+        diagnostics.extend(of_statement);
+    }
+    // A circle is told at its first rule: at one that stands in no file, if there is one.
+    let first_file = added.len();
+    added.append(&mut statements);
+    let mut statements = added;
     diagnostics.extend(together(&statements, &names));
+    statements.rotate_left(first_file);
     (statements.into_iter().map(|(statement, _)| statement).collect(), diagnostics)
 }
 

@@ -31,28 +31,29 @@ mod syntax;
 pub mod template;
 
 pub use alarm::AlarmProgram;
-pub use check::{parse, parse_files, read_select};
+pub use check::{parse, parse_files, parse_files_and, read_rule, read_select};
 pub use diagnostic::{Diagnostic, Severity};
 pub use functions::usages as function_usages;
 pub use program::context::{EnvLookup, EvalContext};
 pub use program::run::{EvalError, Stage};
 pub use program::source::Wants;
 pub use republish::{Outgoing, Republish, Unpublishable};
-pub use rule::RuleProgram;
+pub use rule::{RuleProgram, Tried};
 pub use set::RuleSet;
 
 /// Everything that is bounded, by name.
 pub mod limits {
     pub use crate::alarm::GRACE_MS_MAX;
     pub use crate::functions::{
-        DECIMALS_MAX, FORMAT_BYTES_MAX, INFLATED_BYTES_MAX, JQ_CALLS_MAX, JQ_ITEMS_MAX, JQ_OUTPUTS_MAX,
-        JQ_TIME_DEFAULT_MS, REGEX_BACKTRACKS_MAX, REGEX_BYTES_MAX,
+        DECIMALS_MAX, FORMAT_BYTES_MAX, INFLATED_BYTES_MAX, JQ_BYTES_MAX, JQ_CALLS_MAX, JQ_ITEMS_MAX,
+        JQ_OUTPUTS_MAX, JQ_TIME_DEFAULT_MS, REGEX_BACKTRACKS_MAX, REGEX_BYTES_MAX, REGEX_TIME_MAX_MS,
     };
-    pub use crate::program::context::{KV_ENTRIES_MAX, PREPARED_MAX};
-    pub use crate::program::eval::RANGE_ITEMS_MAX;
-    pub use crate::program::json::{JSON_BYTES_MAX, JSON_DEPTH_MAX, JSON_NUMBER_BYTES_MAX};
+    pub use crate::program::context::{KV_BYTES_MAX, KV_ENTRIES_MAX, PREPARED_MAX};
+    pub use crate::program::eval::{LIKE_STEPS_MAX, RANGE_ITEMS_MAX};
+    pub use crate::program::json::{JSON_BYTES_MAX, JSON_DEPTH_MAX, JSON_NUMBER_BYTES_MAX, JSON_VALUES_MAX};
     pub use crate::program::ops::INTEGER_BITS_MAX;
     pub use crate::program::run::ROWS_MAX;
+    pub use crate::program::size::{VALUE_BYTES_MAX, VALUE_DEPTH_MAX};
     pub use crate::program::text::STRING_BYTES_MAX;
     pub use crate::syntax::{
         INTEGER_DIGITS_MAX, NESTING_MAX, OPERATORS_MAX, STATEMENT_BYTES_MAX, STATEMENT_TOKENS_MAX,

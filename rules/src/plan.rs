@@ -15,7 +15,7 @@ use crate::program::context::EvalContext;
 use crate::program::env::{Base, Env};
 use crate::program::path::Way;
 use crate::program::source::{FOREIGN_EVENTS, Wants, is_connector};
-use crate::program::{Bound, Call, Each, Node, Program, Put, Slot, Step, Track, eval};
+use crate::program::{Bound, Call, Each, Node, Program, Put, Slot, Step, Track, eval, size};
 use crate::syntax::Mode;
 
 /// What planning found out.
@@ -94,6 +94,7 @@ struct Planner {
     in_condition: bool,
     remembers: bool,
     warned: HashSet<String>,
+    constant_bytes: usize,
 }
 
 impl Planner {
@@ -106,6 +107,7 @@ impl Planner {
             in_condition: false,
             remembers: false,
             warned: HashSet::new(),
+            constant_bytes: 0,
         }
     }
 
@@ -245,7 +247,7 @@ impl Planner {
             ExprKind::Path(path) => Node::Track(self.track(path, false)),
             ExprKind::Slice(path, from, to) => Node::Slice(self.track(path, false), *from, *to),
             ExprKind::Range(from, to) => match eval::range(*from, *to) {
-                Ok(list) => Node::Const(list),
+                Ok(list) => self.constant(list, expr),
                 Err(fault) => {
                     self.report(Problem::new(expr.span, fault.to_string()).help("write [1..5]"));
                     Node::Raise(fault.to_string().into())
@@ -407,16 +409,28 @@ impl Planner {
         }
     }
 
+    /// A constant that was computed; together they may take only so much.
+    fn constant(&mut self, value: Value, expr: &Expr) -> Node {
+        match size::add(&value, 0, &mut self.constant_bytes) {
+            Ok(()) => Node::Const(value),
+            Err(_) => {
+                self.report(Problem::new(expr.span, "the constants of this rule take too much memory"));
+                Node::Raise("the constants of this rule take too much memory".into())
+            }
+        }
+    }
+
     /// Computes now what no event can change. What fails now would fail on every event.
     fn fold(&mut self, node: Node, expr: &Expr) -> Node {
-        if !foldable(&node) {
+        // Constants that are too many are an error already; more of them are only work.
+        if !foldable(&node) || self.constant_bytes > size::VALUE_BYTES_MAX {
             return node;
         }
         let mut ctx = EvalContext::new(ManualClock::at(0), 0);
         let columns = muster_core::value::Map::new();
         let env = Env { base: Base::Map(&columns), over: None, out: None };
         match eval::eval(&node, &env, &mut ctx) {
-            Ok(value) => Node::Const(value),
+            Ok(value) => self.constant(value, expr),
             Err(fault) => {
                 self.report(Problem::new(expr.span, format!("this always fails: {fault}")));
                 Node::Raise(fault.to_string().into())

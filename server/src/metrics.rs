@@ -49,9 +49,15 @@ pub const LOG_DURABLE_OFFSET: Family =
 /// The log's oldest event.
 pub const LOG_FIRST_OFFSET: Family = gauge("muster_log_first_offset", "The oldest event that is kept.");
 /// The log's size.
-pub const LOG_BYTES: Family = gauge("muster_log_bytes", "Bytes in the segments of the event log.");
+pub const LOG_BYTES: Family = gauge("muster_log_bytes", "Bytes that the event log takes on the disk.");
+/// The log's size before compression.
+pub const LOG_RAW_BYTES: Family =
+    gauge("muster_log_raw_bytes", "Bytes of the event log as it was written, before compression.");
 /// The log's files.
 pub const LOG_SEGMENTS: Family = gauge("muster_log_segments", "Segments of the event log.");
+/// The log's compressed files.
+pub const LOG_SEGMENTS_COMPRESSED: Family =
+    gauge("muster_log_segments_compressed", "Segments of the event log that are compressed.");
 /// The log's limit.
 pub const LOG_CAP_BYTES: Family = gauge("muster_log_cap_bytes", "The size that the event log never exceeds.");
 /// Who holds it back.

@@ -133,6 +133,34 @@ impl Muster {
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
+
+    /// A request with a JSON body, or with none where it is `null`; status, and the body as JSON, `null` where there
+    /// is none.
+    ///
+    /// # Panics
+    /// When the answer is no JSON.
+    pub async fn send(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request = http_client().request(method, format!("http://{}{path}", self.http));
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        let response = soon(path, request.send()).await.expect("an answer");
+        let status = response.status().as_u16();
+        let text = response.text().await.expect("a body");
+        let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect("JSON") };
+        (status, body)
+    }
+
+    /// A request whose body is sent as it is, under a content type: status and body.
+    pub async fn send_raw(&self, method: &str, path: &str, content_type: &str, body: &str) -> (u16, String) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+        let request = http_client().request(method, format!("http://{}{path}", self.http));
+        let request = request.header("content-type", content_type).body(body.to_owned());
+        let response = soon(path, request.send()).await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.text().await.expect("a body"))
+    }
 }
 
 fn collect(stream: impl AsyncRead + Unpin + Send + 'static, output: &Arc<Mutex<Vec<String>>>) {

@@ -129,6 +129,17 @@ fn the_server_s_packets_have_their_bytes() {
     assert_eq!(write(&|out| encode::connack(out, Version::V5, &ack)), hex("20 03 01 8a 00"));
 }
 
+/// Every input that the fuzzer found worth keeping.
+#[test]
+fn the_corpus_of_the_fuzz_target_passes() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/packets");
+    let files: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 10, "the corpus is there");
+    for file in files {
+        crate::codec_check::check(&std::fs::read(file).unwrap());
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic_or_hang(bytes in any::<Vec<u8>>(), level in 0usize..3, max in 0usize..600) {
@@ -151,6 +162,21 @@ proptest! {
             bytes.extend(bytes.clone());
         }
         drop(decode_all(&bytes, [Version::V3, Version::V4, Version::V5][level], 1 << 20));
+    }
+
+    /// Packets behind a CONNECT, some of them changed: what the fuzz target asks.
+    #[test]
+    fn packets_of_a_connection_come_back(
+        choice in 0x80u8.., which in prop::collection::vec(0usize..16, 1..4),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+    ) {
+        let mut bytes = vec![choice];
+        bytes.extend(which.iter().flat_map(|which| valid()[*which].clone()));
+        for (at, byte) in changes {
+            let at = 1 + at.index(bytes.len() - 1);
+            bytes[at] = byte;
+        }
+        crate::codec_check::check(&bytes);
     }
 
     /// What a frame claims about its own length does not matter to what is inside.

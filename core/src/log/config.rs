@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::error::LogError;
 use super::format::{RECORD_BYTES_CEILING, RECORD_HEADER_BYTES};
+use super::packed::BLOCK_BYTES_MAX;
 
 /// When an append counts as durable, and with that, how much an outage of power can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,6 +19,31 @@ pub enum Durability {
     /// Once written; synced when the system pleases, and when a segment is full. Power or kernel failing takes what
     /// the system had not written yet, on Linux usually up to 30 seconds; the process failing takes nothing.
     Os,
+}
+
+/// How sealed segments are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compress {
+    /// How hard Zstandard tries, [`COMPRESS_LEVEL_MIN`] to [`COMPRESS_LEVEL_MAX`]. Reading does not depend on it.
+    pub level: i32,
+    /// A segment is compressed when it was sealed so long ago, so that who reads near the tail is left in peace.
+    pub after: Duration,
+    /// Uncompressed bytes of a block, [`COMPRESS_BLOCK_BYTES_MIN`] to 16 MiB: what is uncompressed at least to read one
+    /// record. Larger ones compress a little better.
+    pub block_bytes: usize,
+}
+
+/// The lowest level: fast.
+pub const COMPRESS_LEVEL_MIN: i32 = 1;
+/// The highest level: small. Beyond it Zstandard takes much memory.
+pub const COMPRESS_LEVEL_MAX: i32 = 19;
+/// The smallest block.
+pub const COMPRESS_BLOCK_BYTES_MIN: usize = 256;
+
+impl Default for Compress {
+    fn default() -> Self {
+        Self { level: 3, after: Duration::from_secs(60), block_bytes: 64 * 1024 }
+    }
 }
 
 /// Settings of a log. [`LogConfig::new`] has the defaults.
@@ -40,6 +66,8 @@ pub struct LogConfig {
     pub index_every_bytes: u64,
     /// The distance of two points of an index: what is read to find a place in a segment.
     pub index_point_bytes: u64,
+    /// Whether sealed segments are compressed, and how. Compressed ones are read in any case.
+    pub compress: Option<Compress>,
     /// The id of a log that is created; none for a random one.
     pub new_log_id: Option<u128>,
 }
@@ -56,6 +84,7 @@ impl LogConfig {
             tail_bytes_max: 8 * 1024 * 1024,
             index_every_bytes: 4 * 1024 * 1024,
             index_point_bytes: 64 * 1024,
+            compress: None,
             new_log_id: None,
         }
     }
@@ -76,6 +105,14 @@ impl LogConfig {
         }
         if self.segment_bytes_max < 4096 {
             return wrong("segment_bytes_max", "smaller than 4 KiB");
+        }
+        if let Some(Compress { level, block_bytes, .. }) = self.compress {
+            if !(COMPRESS_LEVEL_MIN..=COMPRESS_LEVEL_MAX).contains(&level) {
+                return wrong("compress.level", "not from 1 to 19");
+            }
+            if !(COMPRESS_BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&block_bytes) {
+                return wrong("compress.block_bytes", "not from 256 B to 16 MiB");
+            }
         }
         Ok(())
     }

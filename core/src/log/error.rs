@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::unpack::BlockDamage;
+
 /// An error of the log or the journal. Cheap to clone: one failed group answers to all who wait for it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LogError {
@@ -62,7 +64,10 @@ pub enum LogError {
         source: Option<Arc<io::Error>>,
     },
     /// A write or a sync failed in a way after which the disk cannot be trusted. Only a restart helps.
-    #[error("the log is read-only since it could not {action} {}; restart after the disk is well", path.display())]
+    #[error(
+        "the log takes nothing more until muster is started again on a sound disk, because it could not {action} {}",
+        path.display()
+    )]
     ReadOnly {
         /// What failed.
         action: &'static str,
@@ -164,6 +169,21 @@ impl LogError {
         move |source| Self::Io { action, path: path.to_owned(), source: Arc::new(source) }
     }
 
+    /// For `map_err` on reading records: a compressed segment says in this way that it is damaged.
+    pub(super) fn read<'a>(path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |error| match error.downcast::<BlockDamage>() {
+            Ok(BlockDamage { offset, byte, what }) => {
+                Self::Corrupt { segment: path.to_owned(), offset, byte, what }
+            }
+            Err(error) => Self::io("read", path)(error),
+        }
+    }
+
+    /// Whether it says that a file is not there.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// For `map_err` on a write within a commit: a full disk passes, anything else is final.
     pub(super) fn write<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| {
@@ -182,7 +202,7 @@ impl LogError {
 }
 
 /// Whether the system says that there is no room, by whatever limit.
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

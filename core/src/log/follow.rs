@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use bytes::BytesMut;
 
 use super::config::LogConfig;
-use super::disk::{Access, Disk};
+use super::disk::Disk;
 use super::error::LogError;
 use super::index::Index;
-use super::recover::{self, Found, Tail, segment_files};
-use super::segment::{Segment, open_segment, read_chunk, segment_name};
+use super::recover::{self, Found, Tail};
+use super::segment::{OpenSegment, Segment, SegmentFiles, read_chunk, segment_files_outside};
 use super::shared::{Health, Shared};
 use super::{Handle, Log, OpenReport, read_lock, write_lock};
 use crate::clock::SharedClock;
@@ -51,49 +51,56 @@ impl Follower {
     pub fn refresh(&self) -> Result<bool, LogError> {
         let shared = self.log.shared();
         let before = shared.durable_offset();
-        let files = segment_files(&*shared.disk, &shared.config.dir)?;
-        if let Some((first, _)) = files.first() {
-            write_lock(&shared.segments).retain(|segment| segment.base >= *first);
+        let files = segment_files_outside(&*shared.disk, &shared.config.dir)?;
+        if let Some(first) = files.first() {
+            write_lock(&shared.segments).retain(|segment| segment.base >= first.base);
         }
-        for (base, bytes) in files {
-            self.take_in(base, bytes)?;
+        for segment in files {
+            self.take_in(&segment)?;
         }
         let end = read_lock(&shared.segments).last().map_or(before, |segment| segment.end_offset());
-        shared.durable.send_replace(end);
+        shared.set_durable(end);
         Ok(end > before)
     }
 
-    fn take_in(&self, base: u64, bytes: u64) -> Result<(), LogError> {
+    fn take_in(&self, files: &SegmentFiles) -> Result<(), LogError> {
         let shared = self.log.shared();
-        let path = shared.config.dir.join(segment_name(base));
         let newest = read_lock(&shared.segments).last().cloned();
-        let segment = match newest {
-            Some(newest) if newest.base > base => return Ok(()),
-            Some(newest) if newest.base == base => newest,
+        let known = newest.as_ref().filter(|newest| newest.base >= files.base);
+        // One that was sealed meanwhile may be compressed already: how long it is, then, is for its file to say.
+        if known
+            .is_some_and(|known| known.base > files.base || files.raw.is_some_and(|raw| known.bytes() >= raw))
+        {
+            return Ok(());
+        }
+        let path = files.path(&shared.config.dir);
+        let open = OpenSegment::open(&*shared.disk, &path, files.base, files.raw.is_none())?;
+        let bytes = match (&open.packed, files.raw) {
+            (None, Some(raw)) => raw,
+            _ => open.file.len().map_err(open.unread())?,
+        };
+        let segment = match known {
+            Some(known) => known.clone(),
             // Retention has overtaken everything, or the segment before has ended.
-            _ => {
-                let segment = Arc::new(Segment::active(
-                    path.clone(),
-                    Index::new(base),
-                    shared.config.index_point_bytes,
-                ));
+            None => {
+                let header = &open.header;
+                let point_bytes = shared.config.index_point_bytes;
+                let segment = Segment::active(path, Index::new(files.base), header.created_ms, point_bytes);
+                let segment = Arc::new(segment);
                 write_lock(&shared.segments).push(segment.clone());
                 segment
             }
         };
-        if segment.bytes() >= bytes {
-            return Ok(());
-        }
-        let (file, _) = open_segment(&*shared.disk, &path, base, Access::Read)?;
         let mut buffer = BytesMut::new();
-        loop {
+        while segment.bytes() < bytes {
             let (at, offset) = (segment.bytes(), segment.end_offset());
-            let chunk = read_chunk(&*file, at, offset, bytes, &mut buffer, |_| ())
-                .map_err(LogError::io("read", &path))?;
+            let chunk = read_chunk(&*open.file, at, offset, bytes, &mut buffer, |_| ());
+            let chunk = chunk.map_err(open.unread())?;
             segment.grow(&buffer[..chunk.valid]);
-            if chunk.valid == 0 || segment.bytes() >= bytes {
-                return Ok(());
+            if chunk.valid == 0 {
+                break;
             }
         }
+        Ok(())
     }
 }

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 mod batch;
+mod compress;
 mod config;
 mod disk;
 mod error;
@@ -20,6 +21,7 @@ mod follow;
 mod format;
 mod index;
 mod marker;
+mod packed;
 mod reader;
 mod recover;
 mod repair;
@@ -27,10 +29,15 @@ mod retention;
 mod salvage;
 mod segment;
 mod shared;
+mod unpack;
+mod waiters;
 mod writer;
 
 pub use batch::{Record, RecordBatch, RecordRef};
-pub use config::{Durability, LogConfig};
+pub use compress::Packer;
+pub use config::{
+    COMPRESS_BLOCK_BYTES_MIN, COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN, Compress, Durability, LogConfig,
+};
 pub use disk::{Access, Disk, DiskFile, DiskLock, FileEntry, RealDisk};
 pub use error::{LogError, LogErrorKind};
 pub use follow::Follower;
@@ -72,8 +79,12 @@ pub struct LogStats {
     pub durable_offset: u64,
     /// How many segments there are.
     pub segments: usize,
-    /// Their bytes.
+    /// How many of them are compressed.
+    pub segments_compressed: usize,
+    /// Their bytes on the disk.
     pub bytes: u64,
+    /// Their bytes as they were written, before any was compressed.
+    pub raw_bytes: u64,
     /// Bytes that wait to be written.
     pub queued_bytes: usize,
     /// Groups committed since the log was opened.
@@ -108,14 +119,20 @@ impl Log {
         clock: SharedClock,
     ) -> Result<(Self, OpenReport), LogError> {
         let dir = config.dir.clone();
-        let (log, writer, report) = Self::open_stepwise(config, disk, clock)?;
+        let (log, mut writer, report) = Self::open_stepwise(config, disk, clock)?;
+        if let Some(packer) = log.packer() {
+            let thread =
+                std::thread::Builder::new().name("muster-log-pack".into()).spawn(move || packer.run());
+            writer.set_packer(thread.map_err(LogError::io("compress the segments in", &dir))?);
+        }
         let thread = std::thread::Builder::new().name("muster-log".into()).spawn(move || writer.run());
         let thread = thread.map_err(LogError::io("start the writer of", &dir))?;
         *lock(&log.handle.thread) = Some(thread);
         Ok((log, report))
     }
 
-    /// As [`Log::open`], for simulations: no thread is started, and nothing is committed but by [`Writer::step`].
+    /// As [`Log::open`], for simulations: no thread is started, nothing is committed but by [`Writer::step`], and
+    /// nothing compressed but by [`Packer::step`].
     ///
     /// # Errors
     /// As [`Log::open`].
@@ -127,7 +144,7 @@ impl Log {
         config.validate()?;
         let dir_lock = recover::lock_dir(&*disk, &config.dir)?;
         let found = recover::find(&*disk, &config, recover::Tail::Mend)?;
-        recover::tidy(&*disk, &config.dir, found.stale_index.as_deref())?;
+        recover::tidy(&*disk, &config.dir, &found.needless)?;
         let recover::Found { log_id, segments, last, rebuilt, indexed_bytes, mut report, .. } = found;
         let shared = Shared::new(config, disk, clock, log_id, segments);
         for (segment, index) in rebuilt {
@@ -209,16 +226,7 @@ impl Log {
     /// [`LogError::DiskFull`] it may still become durable, as after a crash: it keeps its offset, and the call can be
     /// repeated.
     pub async fn durable(&self, offset: u64) -> Result<(), LogError> {
-        let mut changes = self.shared().durable.subscribe();
-        loop {
-            if *changes.borrow_and_update() > offset {
-                return Ok(());
-            }
-            self.shared().check_open()?;
-            if changes.changed().await.is_err() {
-                return Err(LogError::Closed);
-            }
-        }
+        waiters::Durable::new(self.shared(), offset).await
     }
 
     /// Follows the exclusive end of what is durable. It also wakes, unchanged, when the log fails, fills up or is
@@ -266,6 +274,12 @@ impl Log {
         reader::offset_at_time(self.shared(), ms)
     }
 
+    /// What compresses sealed segments, for simulations; none if that is not wanted.
+    pub fn packer(&self) -> Option<Packer> {
+        let shared = self.handle.shared.clone();
+        self.shared().config.compress.map(|compress| Packer::new(shared, compress))
+    }
+
     /// From now on removes old segments as `retention` says. Until it is called nothing is removed: whoever needs the
     /// log must have said so first, by [`Log::hold`].
     ///
@@ -286,14 +300,17 @@ impl Log {
     pub fn stats(&self) -> LogStats {
         let shared = self.shared();
         let bytes = shared.bytes();
+        let segments = read_lock(&shared.segments).clone();
         let cap_bytes = shared.retention().and_then(|retention| retention.cap_bytes);
         LogStats {
             log_id: shared.log_id,
             first_offset: shared.first_offset(),
             next_offset: shared.next_offset(),
             durable_offset: shared.durable_offset(),
-            segments: read_lock(&shared.segments).len(),
+            segments: segments.len(),
+            segments_compressed: segments.iter().filter(|segment| segment.is_packed()).count(),
             bytes,
+            raw_bytes: segments.iter().map(|segment| segment.bytes()).sum(),
             queued_bytes: shared.queued_bytes(),
             groups_total: shared.counters.groups.load(Ordering::Relaxed),
             syncs_total: shared.counters.syncs.load(Ordering::Relaxed),

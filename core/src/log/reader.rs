@@ -1,18 +1,16 @@
 //! Readers: from an offset on, durable records only, newest from memory and older from the files. A reader holds a
 //! place and at most one buffer; it costs nobody anything to be slow.
 
-use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use super::batch::RecordBatch;
-use super::disk::{Access, DiskFile};
 use super::error::LogError;
 use super::format::SEGMENT_HEADER_BYTES;
 use super::read_lock;
-use super::segment::{Segment, open_segment, read_chunk};
+use super::segment::{OpenSegment, Segment, read_chunk};
 use super::shared::Shared;
 
 /// Reads the log in order.
@@ -33,7 +31,7 @@ struct Cursor {
 
 struct Place {
     segment: Arc<Segment>,
-    file: Arc<dyn DiskFile>,
+    open: OpenSegment,
     byte: u64,
     offset: u64,
 }
@@ -167,12 +165,12 @@ impl Cursor {
     fn read_at(&mut self, place: &mut Place) -> Result<RecordBatch, LogError> {
         let spare = self.spare.take().and_then(|spare| spare.try_into_mut().ok());
         let mut buffer = spare.unwrap_or_default();
-        let Place { segment, file, byte, offset } = place;
-        let chunk = read_chunk(&**file, *byte, *offset, segment.bytes(), &mut buffer, |_| ())
-            .map_err(LogError::io("read", &segment.path))?;
+        let Place { segment, open, byte, offset } = place;
+        let chunk = read_chunk(&*open.file, *byte, *offset, segment.bytes(), &mut buffer, |_| ())
+            .map_err(open.unread())?;
         if chunk.valid == 0 {
             let what = chunk.bad.unwrap_or("the segment ends before its last record");
-            return Err(segment.corrupt(*offset, *byte, what));
+            return Err(open.corrupt(*offset, *byte, what));
         }
         let buffer = buffer.freeze();
         let batch = RecordBatch::new(buffer.slice(..chunk.valid), *offset, chunk.next_offset);
@@ -193,38 +191,34 @@ impl Place {
         if segment.base > offset {
             return Err(trimmed());
         }
-        let (file, _) = match open_segment(&*shared.disk, &segment.path, segment.base, Access::Read) {
-            Err(LogError::Io { source, .. })
-                if source.kind() == io::ErrorKind::NotFound && offset < shared.first_offset() =>
-            {
-                return Err(trimmed());
-            }
+        let open = match segment.open(&*shared.disk) {
+            Err(missing) if missing.is_missing() && offset < shared.first_offset() => return Err(trimmed()),
             other => other?,
         };
         let byte = if segment.base == offset {
             SEGMENT_HEADER_BYTES as u64
         } else {
-            byte_of(shared, &segment, &*file, offset)?
+            byte_of(shared, &segment, &open, offset)?
         };
-        Ok(Some(Self { segment, file, byte, offset }))
+        Ok(Some(Self { segment, open, byte, offset }))
     }
 }
 
 /// Where in `segment` the record at `offset` begins.
-fn byte_of(shared: &Shared, segment: &Segment, file: &dyn DiskFile, offset: u64) -> Result<u64, LogError> {
-    let start = segment.point(&*shared.disk, shared.log_id, |index| index.point_before(offset));
+fn byte_of(shared: &Shared, segment: &Segment, open: &OpenSegment, offset: u64) -> Result<u64, LogError> {
+    let start = segment.point(&*shared.disk, shared.log_id, open, |index| index.point_before(offset));
     let (mut byte, mut at) = (start.byte, start.offset);
     let mut buffer = BytesMut::new();
     while at < offset {
         let mut skipped = 0;
-        let chunk = read_chunk(file, byte, at, segment.bytes(), &mut buffer, |header| {
+        let chunk = read_chunk(&*open.file, byte, at, segment.bytes(), &mut buffer, |header| {
             if header.offset < offset {
                 skipped += header.length as u64;
             }
         })
-        .map_err(LogError::io("read", &segment.path))?;
+        .map_err(open.unread())?;
         if chunk.valid == 0 {
-            return Err(segment.corrupt(
+            return Err(open.corrupt(
                 at,
                 byte,
                 chunk.bad.unwrap_or("the segment ends before its last record"),
@@ -245,23 +239,23 @@ pub(super) fn offset_at_time(shared: &Shared, ms: i64) -> Result<u64, LogError> 
         return Ok(end);
     };
     drop(segments);
-    let (file, _) = open_segment(&*shared.disk, &segment.path, segment.base, Access::Read)?;
-    let start = segment.point(&*shared.disk, shared.log_id, |index| index.point_before_ms(ms));
+    let open = segment.open(&*shared.disk)?;
+    let start = segment.point(&*shared.disk, shared.log_id, &open, |index| index.point_before_ms(ms));
     let (mut byte, mut at) = (start.byte, start.offset);
     let mut buffer = BytesMut::new();
     while byte < segment.bytes() {
         let mut found = None;
-        let chunk = read_chunk(&*file, byte, at, segment.bytes(), &mut buffer, |header| {
+        let chunk = read_chunk(&*open.file, byte, at, segment.bytes(), &mut buffer, |header| {
             if header.timestamp_ms >= ms {
                 found.get_or_insert(header.offset);
             }
         })
-        .map_err(LogError::io("read", &segment.path))?;
+        .map_err(open.unread())?;
         if let Some(offset) = found {
             return Ok(offset.min(end));
         }
         if chunk.valid == 0 {
-            return Err(segment.corrupt(
+            return Err(open.corrupt(
                 at,
                 byte,
                 chunk.bad.unwrap_or("the segment ends before its last record"),

@@ -11,11 +11,15 @@ use rand::rngs::OsRng;
 use super::config::LogConfig;
 use super::disk::{Access, Disk, DiskFile, DiskLock, read_up_to};
 use super::error::LogError;
-use super::format::RECORD_HEADER_BYTES;
+use super::format::{RECORD_HEADER_BYTES, SegmentHeader};
 use super::index::Index;
 use super::marker::{MARKER_NAME, Marker};
 use super::salvage::Search;
-use super::segment::{Scanned, Segment, index_path, open_segment, parse_segment_name, scan_segment};
+use super::segment::{
+    OpenSegment, Scanned, Segment, SegmentFiles, index_path, open_segment, scan_segment, segment_files,
+    segment_files_outside,
+};
+use super::unpack;
 
 /// The lock file in a log's directory.
 const LOCK_NAME: &str = "LOCK";
@@ -35,8 +39,10 @@ pub struct OpenReport {
     pub records: u64,
     /// How many segments.
     pub segments: usize,
-    /// How many bytes, without what was cut.
+    /// How many bytes they take on the disk, without what was cut.
     pub bytes: u64,
+    /// How many segments are compressed.
+    pub segments_compressed: usize,
     /// How many indexes of sealed segments were missing or not to be trusted, and are new.
     pub indexes_rebuilt: usize,
     /// How many bytes of segments were read to check their records.
@@ -68,9 +74,9 @@ pub(super) struct Found {
     pub(super) rebuilt: Vec<(Arc<Segment>, Index)>,
     /// Up to where the index of the last segment goes, once `rebuilt` is written.
     pub(super) indexed_bytes: u64,
-    /// The index of the last segment, if it is there and not to be trusted. It must be gone before the segment grows
-    /// again, or it might fit one day.
-    pub(super) stale_index: Option<PathBuf>,
+    /// Files that must go before anything is written: of segments that a crash left in both forms, the one or the
+    /// other; the index of the last segment, if it is not to be trusted, or it might fit one day.
+    pub(super) needless: Vec<PathBuf>,
     pub(super) report: OpenReport,
 }
 
@@ -94,49 +100,55 @@ pub(super) enum Tail {
 /// Looks at everything, and changes nothing but the tail.
 pub(super) fn find(disk: &dyn Disk, config: &LogConfig, tail: Tail) -> Result<Found, LogError> {
     let dir = &config.dir;
-    let names = segment_files(disk, dir)?;
-    let Some((&(last_base, last_bytes), sealed)) = names.split_last() else {
+    let files = match tail {
+        Tail::Mend => segment_files(disk, dir)?,
+        Tail::Leave => segment_files_outside(disk, dir)?,
+    };
+    let (Some((last, sealed)), Some(first)) = (files.split_last(), files.first()) else {
         return Ok(Found {
             log_id: config.new_log_id.map_or_else(|| random_id(dir), Ok)?,
             segments: Vec::new(),
             last: None,
             rebuilt: Vec::new(),
             indexed_bytes: 0,
-            stale_index: None,
+            needless: Vec::new(),
             report: OpenReport { created: true, ..OpenReport::default() },
         });
     };
-    let log_id = first_id(disk, dir, names[0].0)?;
+    let first = OpenSegment::open(disk, &first.path(dir), first.base, first.raw.is_none())?;
     let mut found = Found {
-        log_id,
+        log_id: first.header.log_id,
         segments: Vec::new(),
         last: None,
         rebuilt: Vec::new(),
         indexed_bytes: 0,
-        stale_index: None,
+        needless: Vec::new(),
         report: OpenReport::default(),
     };
-    for (at, &(base, bytes)) in sealed.iter().enumerate() {
-        found.add_sealed(disk, config, base, bytes, names[at + 1].0)?;
+    for (at, segment) in sealed.iter().enumerate() {
+        let next = files.get(at + 1).unwrap_or(last).base;
+        found.add_sealed(disk, config, segment, next, tail)?;
     }
-    found.add_last(disk, config, last_base, last_bytes, tail)?;
-    found.report.segments = found.segments.len();
-    found.report.records = found.segments.iter().map(|segment| segment.end_offset() - segment.base).sum();
-    found.report.bytes = found.segments.iter().map(|segment| segment.bytes()).sum();
+    found.add_last(disk, config, last, tail)?;
+    let report = &mut found.report;
+    report.segments = found.segments.len();
+    report.segments_compressed = found.segments.iter().filter(|segment| segment.is_packed()).count();
+    report.records = found.segments.iter().map(|segment| segment.end_offset() - segment.base).sum();
+    report.bytes = found.segments.iter().map(|segment| segment.stored_bytes()).sum();
     Ok(found)
 }
 
-/// Removes the mark of the clean stop, what a crash left half made, and an index that is not to be trusted. Called once
-/// the log is known to be good.
-pub(super) fn tidy(disk: &dyn Disk, dir: &Path, stale_index: Option<&Path>) -> Result<(), LogError> {
+/// Removes the mark of the clean stop, what a crash left half made, and what must go. Called once the log is known to
+/// be good.
+pub(super) fn tidy(disk: &dyn Disk, dir: &Path, needless: &[PathBuf]) -> Result<(), LogError> {
     let files = disk.list(dir).map_err(LogError::io("list", dir))?;
     let is_segment = |base: &str| files.iter().any(|file| file.name.strip_suffix(".seg") == Some(base));
     let mut removed = false;
     for file in &files {
         let orphan = file.name.strip_suffix(".index").is_some_and(|base| !is_segment(base));
         let path = dir.join(&file.name);
-        let is_stale = orphan || stale_index == Some(&path);
-        if is_stale || file.name.ends_with(".tmp") || file.name == MARKER_NAME {
+        let is_needless = orphan || needless.contains(&path);
+        if is_needless || file.name.ends_with(".tmp") || file.name == MARKER_NAME {
             disk.remove(&path).map_err(LogError::io("remove", &path))?;
             removed = true;
         }
@@ -153,37 +165,90 @@ impl Found {
         &mut self,
         disk: &dyn Disk,
         config: &LogConfig,
-        base: u64,
-        bytes: u64,
+        files: &SegmentFiles,
         next: u64,
+        tail: Tail,
     ) -> Result<(), LogError> {
-        let path = config.dir.join(super::segment::segment_name(base));
-        let file = self.open_ours(disk, &path, base, Access::Read)?;
-        let saved = Index::load(disk, &index_path(&path), self.log_id, base, true);
-        let (index, is_new) = match saved.filter(|index| index.bytes == bytes) {
-            Some(index) => (index, false),
-            None => {
-                let scanned = scan_segment(&*file, Index::new(base), bytes, config.index_point_bytes)
-                    .map_err(LogError::io("read", &path))?;
-                self.report.scanned_bytes += bytes;
-                if let Some(what) = scanned.bad {
-                    let Index { end_offset: offset, bytes: byte, .. } = scanned.index;
-                    return Err(LogError::Corrupt { segment: path, offset, byte, what });
+        let dir = &config.dir;
+        let path = files.path(dir);
+        let (segment, rebuilt) = match files.raw {
+            // Another process may just be compressing it.
+            Some(bytes) if tail == Tail::Leave => {
+                match self.read_raw(disk, config, (&path, files.base, bytes), false) {
+                    Err(missing) if missing.is_missing() => {
+                        (self.read_packed(disk, &path, files.base)?, None)
+                    }
+                    other => other?,
                 }
-                (scanned.index, true)
             }
+            Some(_) if files.packed.is_some() && self.is_whole(disk, dir, files, next) => {
+                self.needless.extend([path.clone(), index_path(&path)]);
+                (self.read_packed(disk, &path, files.base)?, None)
+            }
+            Some(bytes) => {
+                let read = self.read_raw(disk, config, (&path, files.base, bytes), files.packed.is_some())?;
+                self.needless.extend(files.packed.map(|_| files.packed_path(dir)));
+                read
+            }
+            None => (self.read_packed(disk, &path, files.base)?, None),
         };
-        if index.end_offset != next {
+        if segment.end_offset() != next {
             let what = "the segment that follows does not begin where this one ends; is a file missing?";
-            return Err(LogError::Corrupt { segment: path, offset: index.end_offset, byte: bytes, what });
+            let (offset, byte) = (segment.end_offset(), segment.stored_bytes());
+            let segment = if segment.is_packed() { files.packed_path(dir) } else { path };
+            return Err(LogError::Corrupt { segment, offset, byte, what });
         }
-        let segment = Arc::new(Segment::sealed(path, &index));
-        if is_new {
+        let segment = Arc::new(segment);
+        if let Some(index) = rebuilt {
             self.report.indexes_rebuilt += 1;
             self.rebuilt.push((segment.clone(), index));
         }
         self.segments.push(segment);
         Ok(())
+    }
+
+    /// A sealed segment as it was written, and its index if that is new. It is read if it has no good index, or if
+    /// `in_doubt`.
+    fn read_raw(
+        &mut self,
+        disk: &dyn Disk,
+        config: &LogConfig,
+        (path, base, bytes): (&Path, u64, u64),
+        in_doubt: bool,
+    ) -> Result<(Segment, Option<Index>), LogError> {
+        let (file, header) = self.open_ours(disk, path, base, Access::Read)?;
+        let saved = Index::load(disk, &index_path(path), self.log_id, base, true);
+        if let Some(index) = saved.filter(|index| index.bytes == bytes && !in_doubt) {
+            return Ok((Segment::sealed(path.to_owned(), &index, header.created_ms), None));
+        }
+        let scanned = scan_segment(&*file, Index::new(base), bytes, config.index_point_bytes)
+            .map_err(LogError::io("read", path))?;
+        self.report.scanned_bytes += bytes;
+        if let Some(what) = scanned.bad {
+            let Index { end_offset: offset, bytes: byte, .. } = scanned.index;
+            return Err(LogError::Corrupt { segment: path.to_owned(), offset, byte, what });
+        }
+        let segment = Segment::sealed(path.to_owned(), &scanned.index, header.created_ms);
+        Ok((segment, Some(scanned.index)))
+    }
+
+    /// A compressed segment. Its header tells all; it is not read.
+    fn read_packed(&self, disk: &dyn Disk, path: &Path, base: u64) -> Result<Segment, LogError> {
+        let packed_path = unpack::packed_path(path);
+        let (file, header) = unpack::open_header(disk, &packed_path, base)?;
+        if header.segment.log_id != self.log_id {
+            return Err(foreign(&packed_path, base));
+        }
+        let bytes = file.len().map_err(LogError::io("read", &packed_path))?;
+        let segment = Segment::sealed(path.to_owned(), &header.index(), header.segment.created_ms);
+        segment.set_packed(bytes);
+        Ok(segment)
+    }
+
+    /// Whether the compressed form of a segment that is there in both is as good as the other, so that one can go.
+    fn is_whole(&self, disk: &dyn Disk, dir: &Path, files: &SegmentFiles, next: u64) -> bool {
+        unpack::whole(disk, &files.packed_path(dir), files.base)
+            .is_some_and(|header| header.segment.log_id == self.log_id && header.end_offset == next)
     }
 
     /// Adds the last segment: as the mark of the clean stop says, or read from where its index is sure of it, or from
@@ -192,14 +257,19 @@ impl Found {
         &mut self,
         disk: &dyn Disk,
         config: &LogConfig,
-        base: u64,
-        bytes: u64,
+        files: &SegmentFiles,
         tail: Tail,
     ) -> Result<(), LogError> {
         let (dir, point_bytes) = (&config.dir, config.index_point_bytes);
-        let path = dir.join(super::segment::segment_name(base));
+        let (path, base) = (files.path(dir), files.base);
+        let Some(bytes) = files.raw else {
+            let what =
+                "the last segment is compressed, which only one with a successor can be; is a file missing?";
+            return Err(LogError::Corrupt { segment: files.packed_path(dir), offset: base, byte: 0, what });
+        };
+        self.needless.extend(files.packed.map(|_| files.packed_path(dir)));
         let access = if tail == Tail::Mend { Access::ReadWrite } else { Access::Read };
-        let file = self.open_ours(disk, &path, base, access)?;
+        let (file, header) = self.open_ours(disk, &path, base, access)?;
         let marker = Marker::load(disk, dir).filter(|marker| marker.log_id == self.log_id);
         let saved = Index::load(disk, &index_path(&path), self.log_id, base, false);
         if let Some(marker) = marker {
@@ -209,14 +279,15 @@ impl Found {
                 self.report.clean = true;
                 self.last = Some(file);
                 self.indexed_bytes = index.bytes;
-                self.segments.push(Arc::new(Segment::active(path, index.clone(), point_bytes)));
+                let segment = Segment::active(path, index.clone(), header.created_ms, point_bytes);
+                self.segments.push(Arc::new(segment));
                 return Ok(());
             }
         }
         let scanned = self.scan_last(&*file, saved, base, bytes, point_bytes);
         let scanned = scanned.map_err(LogError::io("read", &path))?;
         if self.indexed_bytes == 0 {
-            self.stale_index = Some(index_path(&path));
+            self.needless.push(index_path(&path));
         }
         if tail == Tail::Mend {
             if let Some(what) = scanned.bad {
@@ -226,7 +297,8 @@ impl Found {
         }
         self.report.clean = marker.is_some();
         self.last = Some(file);
-        let segment = Arc::new(Segment::active(path, scanned.index.clone(), point_bytes));
+        let segment = Segment::active(path, scanned.index.clone(), header.created_ms, point_bytes);
+        let segment = Arc::new(segment);
         if scanned.index.bytes.saturating_sub(self.indexed_bytes) >= config.index_every_bytes {
             self.indexed_bytes = scanned.index.bytes;
             self.rebuilt.push((segment.clone(), scanned.index));
@@ -284,28 +356,18 @@ impl Found {
         path: &Path,
         base: u64,
         access: Access,
-    ) -> Result<Arc<dyn DiskFile>, LogError> {
+    ) -> Result<(Arc<dyn DiskFile>, SegmentHeader), LogError> {
         let (file, header) = open_segment(disk, path, base, access)?;
         if header.log_id != self.log_id {
-            let what = "the segment belongs to another log";
-            return Err(LogError::Corrupt { segment: path.to_owned(), offset: base, byte: 16, what });
+            return Err(foreign(path, base));
         }
-        Ok(file)
+        Ok((file, header))
     }
 }
 
-/// Base offset and length of each segment, in order.
-pub(super) fn segment_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, u64)>, LogError> {
-    let files = disk.list(dir).map_err(LogError::io("list", dir))?;
-    let mut segments: Vec<_> =
-        files.iter().filter_map(|file| Some((parse_segment_name(&file.name)?, file.bytes))).collect();
-    segments.sort_unstable();
-    Ok(segments)
-}
-
-fn first_id(disk: &dyn Disk, dir: &Path, base: u64) -> Result<u128, LogError> {
-    let path = dir.join(super::segment::segment_name(base));
-    Ok(open_segment(disk, &path, base, Access::Read)?.1.log_id)
+fn foreign(path: &Path, base: u64) -> LogError {
+    let what = "the segment belongs to another log";
+    LogError::Corrupt { segment: path.to_owned(), offset: base, byte: 16, what }
 }
 
 fn random_id(dir: &Path) -> Result<u128, LogError> {

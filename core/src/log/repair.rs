@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::format::{NewRecord, SegmentHeader};
-use super::recover::{lock_dir, segment_files};
+use super::recover::lock_dir;
 use super::salvage::{Progress, VerifyReport, salvage};
-use super::segment::segment_name;
+use super::segment::{segment_files, segment_name};
 use crate::clock::Clock;
 
 /// The kind of a record that stands for one that was lost, so that offsets stay dense. No event has it.

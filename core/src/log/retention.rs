@@ -11,6 +11,7 @@ use super::error::LogError;
 use super::lock;
 use super::segment::{Segment, index_path};
 use super::shared::Shared;
+use super::unpack::packed_path;
 use super::{read_lock, write_lock};
 
 /// What may be removed. Without any limit nothing ever is.
@@ -153,13 +154,16 @@ fn oldest_sealed(shared: &Shared) -> Option<Arc<Segment>> {
 
 /// Says whether it could be removed. Readers that have it open read on to its end.
 fn remove_oldest(shared: &Shared, oldest: &Arc<Segment>) -> Result<bool, LogError> {
+    let _files = lock(&shared.files);
     // Readers first: who finds the file missing must find the segment gone too.
     write_lock(&shared.segments).remove(0);
-    let removed = shared.disk.remove(&index_path(&oldest.path)).or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
+    // In whichever form it is, or in both if something had failed.
+    let files = [index_path(&oldest.path), oldest.path.clone(), packed_path(&oldest.path)];
+    let removed = files.iter().try_for_each(|path| match shared.disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     });
-    if let Err(error) = removed.and_then(|()| shared.disk.remove(&oldest.path)) {
+    if let Err(error) = removed {
         tracing::warn!(%error, path = %oldest.path.display(), "an old segment could not be removed");
         write_lock(&shared.segments).insert(0, oldest.clone());
         return Ok(false);

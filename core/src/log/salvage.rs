@@ -13,8 +13,9 @@ use super::format::{
     SegmentHeader, u32_at, u64_at,
 };
 use super::marker::Marker;
-use super::recover::segment_files;
-use super::segment::{read_chunk, segment_name};
+use super::packed::{PACKED_HEADER_BYTES, PackedHeader};
+use super::segment::{SegmentFiles, read_chunk, segment_files_outside, segment_name};
+use super::unpack::{self, PackedFile};
 
 /// How much of a damaged file is searched at once.
 const WINDOW_BYTES: usize = 4 * 1024 * 1024;
@@ -35,7 +36,7 @@ pub struct Progress {
 pub struct Damage {
     /// The segment.
     pub segment: PathBuf,
-    /// Where it begins in the file.
+    /// Where it begins in the file; in a compressed segment, the block in which it begins.
     pub byte: u64,
     /// How many bytes are of no use; 0 where a file is missing.
     pub bytes: u64,
@@ -60,7 +61,7 @@ pub struct VerifyReport {
     pub records: u64,
     /// How many segments there are.
     pub segments: usize,
-    /// Their bytes.
+    /// Their bytes, as they were written before any was compressed.
     pub bytes: u64,
     /// What is not good. At the very end of a log that was not closed in order it may be a torn tail, which the next
     /// start cuts by itself, or a group that a running process is about to write.
@@ -79,13 +80,16 @@ pub fn verify(
     salvage(disk, dir, progress, &mut |_, _| Ok(()))
 }
 
-/// A segment file that is to be read.
+/// A segment that is to be read.
 struct Source {
     path: PathBuf,
+    /// Every byte at its place, compressed or not.
     file: Arc<dyn DiskFile>,
+    packed: Option<Arc<PackedFile>>,
+    log_id: Option<u128>,
     base: u64,
     bytes: u64,
-    /// What is wrong with its header.
+    /// What is wrong with its header, or with the table of a compressed one.
     fault: Option<(u64, &'static str)>,
 }
 
@@ -121,6 +125,7 @@ pub(super) fn salvage(
         salvage.done += source.bytes;
     }
     salvage.end_missing(Marker::load(disk, dir), dir);
+    salvage.end_compressed(sources.last());
     (salvage.progress)(Progress { bytes: bytes_total, bytes_total });
     Ok(salvage.report)
 }
@@ -129,28 +134,89 @@ pub(super) fn salvage(
 fn sources(disk: &dyn Disk, dir: &Path) -> Result<(Option<u128>, Vec<Source>), LogError> {
     let mut log_id = None;
     let mut sources = Vec::new();
-    for (base, bytes) in segment_files(disk, dir)? {
-        let path = dir.join(segment_name(base));
-        let file = disk.open(&path, Access::Read).map_err(LogError::io("open", &path))?;
-        let mut header = [0; SEGMENT_HEADER_BYTES];
-        let read = read_up_to(&*file, &mut header, 0).map_err(LogError::io("read", &path))?;
-        let (base, fault) = match SegmentHeader::decode(&header[..read]) {
-            Ok(header) if *log_id.get_or_insert(header.log_id) != header.log_id => {
-                (base, Some((16, "the segment belongs to another log")))
-            }
-            Ok(header) if header.base_offset != base => {
-                (header.base_offset, Some((32, "the segment's name is not that of its first offset")))
-            }
-            Ok(_) => (base, None),
-            Err(BadHeader::Newer(found)) => {
-                return Err(LogError::NewerVersion { segment: path, found, newest: FORMAT_VERSION });
-            }
-            Err(BadHeader::Damaged(byte, what)) => (base, Some((byte, what))),
-        };
-        sources.push(Source { path, file, base, bytes, fault });
+    for files in segment_files_outside(disk, dir)? {
+        let mut source = Source::open(disk, dir, &files)?;
+        if let Some(id) = source.log_id
+            && *log_id.get_or_insert(id) != id
+        {
+            (source.base, source.fault) = (files.base, Some((16, "the segment belongs to another log")));
+        }
+        sources.push(source);
     }
     sources.sort_by_key(|source| source.base);
     Ok((log_id, sources))
+}
+
+impl Source {
+    /// Opens a segment in the form that the next start would take; another process may just be replacing it.
+    fn open(disk: &dyn Disk, dir: &Path, files: &SegmentFiles) -> Result<Self, LogError> {
+        let packed_path = files.packed_path(dir);
+        let Some(bytes) = files.raw else { return Self::open_packed(disk, packed_path, files.base) };
+        if files.packed.is_some() && unpack::whole(disk, &packed_path, files.base).is_some() {
+            return Self::open_packed(disk, packed_path, files.base);
+        }
+        match Self::open_raw(disk, files.path(dir), files.base, bytes) {
+            Err(missing) if missing.is_missing() => Self::open_packed(disk, packed_path, files.base),
+            other => other,
+        }
+    }
+
+    fn open_raw(disk: &dyn Disk, path: PathBuf, base: u64, bytes: u64) -> Result<Self, LogError> {
+        let file = disk.open(&path, Access::Read).map_err(LogError::io("open", &path))?;
+        let mut header = [0; SEGMENT_HEADER_BYTES];
+        let read = read_up_to(&*file, &mut header, 0).map_err(LogError::io("read", &path))?;
+        let (header, fault) = judge(SegmentHeader::decode(&header[..read]), &path, base)?;
+        let (log_id, base) =
+            (header.map(|header| header.log_id), header.map_or(base, |header| header.base_offset));
+        Ok(Self { path, file, packed: None, log_id, base, bytes, fault })
+    }
+
+    fn open_packed(disk: &dyn Disk, path: PathBuf, base: u64) -> Result<Self, LogError> {
+        let file = disk.open(&path, Access::Read).map_err(LogError::io("open", &path))?;
+        let unread = |error| LogError::io("read", &path)(error);
+        let mut bytes = [0; PACKED_HEADER_BYTES];
+        let read = read_up_to(&*file, &mut bytes, 0).map_err(unread)?;
+        let length = file.len().map_err(unread)?;
+        let header = PackedHeader::decode(&bytes[..read], length);
+        let (segment, fault) = judge(header.map(|header| header.segment), &path, base)?;
+        let base = segment.map_or(base, |segment| segment.base_offset);
+        let unknown = SegmentHeader { log_id: 0, base_offset: base, created_ms: 0 };
+        let found = PackedFile::find_blocks(file, segment.unwrap_or(unknown), header.ok().as_ref());
+        let (packed, blocks) = found.map_err(unread)?;
+        let table = match PackedFile::open(disk, &path, base) {
+            Err(error @ LogError::Io { .. }) => return Err(error),
+            Err(LogError::Corrupt { byte, what, .. }) => Some((byte, what)),
+            Ok(file) if !file.knows(&blocks) => {
+                Some((length, "the table of blocks is not that of the blocks"))
+            }
+            _ => None,
+        };
+        let (log_id, bytes) = (segment.map(|segment| segment.log_id), packed.len().map_err(unread)?);
+        let packed = Arc::new(packed);
+        let file = packed.clone();
+        Ok(Self { path, file, packed: Some(packed), log_id, base, bytes, fault: fault.or(table) })
+    }
+
+    /// Where in the file byte `at` of the segment is, and why it cannot be read if it cannot.
+    fn place(&self, at: u64) -> (u64, Option<&'static str>) {
+        self.packed.as_ref().map_or((at, None), |packed| packed.place_of(at))
+    }
+}
+
+/// A header that is good, and what is wrong with it otherwise, or with the name of its file.
+type Judged = (Option<SegmentHeader>, Option<(u64, &'static str)>);
+
+fn judge(header: Result<SegmentHeader, BadHeader>, path: &Path, base: u64) -> Result<Judged, LogError> {
+    match header {
+        Ok(header) if header.base_offset != base => {
+            Ok((Some(header), Some((32, "the segment's name is not that of its first offset"))))
+        }
+        Ok(header) => Ok((Some(header), None)),
+        Err(BadHeader::Newer(found)) => {
+            Err(LogError::NewerVersion { segment: path.to_owned(), found, newest: FORMAT_VERSION })
+        }
+        Err(BadHeader::Damaged(byte, what)) => Ok((None, Some((byte, what)))),
+    }
 }
 
 struct Salvage<'a, 'b> {
@@ -191,7 +257,9 @@ impl Salvage<'_, '_> {
             let found = search.run(&*source.file, at + 1, source.bytes);
             let found = found.map_err(LogError::io("read", &source.path))?;
             let end = found.map_or(source.bytes, |(byte, _)| byte);
-            self.damage(source, at, end - at, what, found.map(|(_, offset)| offset).or(next_base));
+            let ((from, fault), (to, _)) = (source.place(at), source.place(end));
+            let next = found.map(|(_, offset)| offset).or(next_base);
+            self.damage(source, from, to - from, fault.unwrap_or(what), next);
             let Some((byte, next)) = found else { break };
             (at, offset) = (byte, next);
         }
@@ -217,6 +285,16 @@ impl Salvage<'_, '_> {
             next_offset: Some(marker.end_offset),
             what: "the log was closed in order and had more at its end",
         });
+    }
+
+    /// Notes that there is no segment to go on with, if that is not said already.
+    fn end_compressed(&mut self, last: Option<&Source>) {
+        let end = self.report.next_offset;
+        let is_said = self.report.damages.last().is_some_and(|last| last.offset == end);
+        if let Some(last) = last.filter(|last| last.packed.is_some() && !is_said) {
+            let what = "the last segment is compressed, which only one with a successor can be";
+            self.damage(last, 0, 0, what, None);
+        }
     }
 
     /// Takes records up to one that is bad, and says what is bad with it; none at the end of the file.

@@ -15,6 +15,7 @@ use super::error::LogError;
 use super::format::NewRecord;
 use super::retention::{Holds, Retention};
 use super::segment::Segment;
+use super::waiters::Waiters;
 use super::{lock, read_lock, write_lock};
 use crate::clock::SharedClock;
 
@@ -31,11 +32,17 @@ pub(super) struct Shared {
     queue: Mutex<Queue>,
     /// Wakes the writer.
     work: Condvar,
+    /// Wakes who compresses, at the end.
+    idle: Condvar,
     /// Bytes that may still be queued.
     pub(super) room: Semaphore,
     /// The exclusive end of what is durable. Also touched, unchanged, whenever the health changes.
     pub(super) durable: watch::Sender<u64>,
+    /// Those who wait for one record to be durable.
+    pub(super) waiters: Waiters,
     pub(super) segments: RwLock<Vec<Arc<Segment>>>,
+    /// Held by whoever removes or replaces the files of sealed segments.
+    pub(super) files: Mutex<()>,
     tail: RwLock<Tail>,
     pub(super) holds: Mutex<Holds>,
     retention: Mutex<Option<Retention>>,
@@ -131,7 +138,10 @@ impl Shared {
             queue: Mutex::new(queue),
             work: Condvar::new(),
             durable: watch::Sender::new(next_offset),
+            waiters: Waiters::default(),
             segments: RwLock::new(segments),
+            files: Mutex::default(),
+            idle: Condvar::new(),
             tail: RwLock::default(),
             holds: Mutex::default(),
             retention: Mutex::default(),
@@ -149,9 +159,9 @@ impl Shared {
         self.nudge();
     }
 
-    /// Length of all segments.
+    /// What all segments take on the disk.
     pub(super) fn bytes(&self) -> u64 {
-        read_lock(&self.segments).iter().map(|segment| segment.bytes()).sum()
+        read_lock(&self.segments).iter().map(|segment| segment.stored_bytes()).sum()
     }
 
     pub(super) fn next_offset(&self) -> u64 {
@@ -269,6 +279,18 @@ impl Shared {
     pub(super) fn begin_close(&self) {
         lock(&self.queue).closing = true;
         self.work.notify_one();
+        self.idle.notify_all();
+    }
+
+    /// Lets who works in the background rest; says whether the log is still to be used then.
+    pub(super) fn rest(&self, at_most: Duration) -> bool {
+        let queue = lock(&self.queue);
+        if queue.closing {
+            return false;
+        }
+        let rested = self.idle.wait_timeout(queue, at_most);
+        let (queue, _) = rested.unwrap_or_else(PoisonError::into_inner);
+        !queue.closing
     }
 
     /// Says that the writer has ended and let go of the directory.
@@ -281,6 +303,11 @@ impl Shared {
         drop(queue);
         self.room.close();
         self.durable.send_modify(|_| ());
+        self.waiters.wake_all();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        lock(&self.queue).closing
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -295,6 +322,13 @@ impl Shared {
             self.room.close();
         }
         self.durable.send_modify(|_| ());
+        self.waiters.wake_all();
+    }
+
+    /// Says that everything before `end` is durable, and wakes who waits for that.
+    pub(super) fn set_durable(&self, end: u64) {
+        self.durable.send_replace(end);
+        self.waiters.wake(end);
     }
 
     /// Notes that everything before `end` is synced.

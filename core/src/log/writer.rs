@@ -1,9 +1,10 @@
-//! The writer: takes the whole queue as one group, writes it with one write, syncs once, and tells everybody. It is
-//! the only one that changes files while the log is open. In a program it runs on a thread of its own; a simulation
-//! drives it step by step.
+//! The writer: takes the whole queue as one group, writes it with one write, syncs once, and tells everybody. Nobody
+//! else changes files while the log is open, but for what compresses sealed segments. In a program it runs on a thread
+//! of its own; a simulation drives it step by step.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::batch::RecordBatch;
@@ -38,6 +39,8 @@ pub struct Writer {
     /// A group that found no room: kept, so that its offsets stay taken, and tried again.
     held: Option<Group>,
     lock: Option<Box<dyn DiskLock>>,
+    /// The thread that compresses; the directory is let go only after it.
+    packer: Option<JoinHandle<()>>,
     /// Since when something was written and not synced, by the monotonic clock.
     dirty_since: Option<Duration>,
     /// What retention was last applied, and when.
@@ -46,7 +49,12 @@ pub struct Writer {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, active: Active, lock: Box<dyn DiskLock>) -> Self {
-        Self { shared, active, held: None, lock: Some(lock), dirty_since: None, retained: None }
+        Self { shared, active, held: None, lock: Some(lock), packer: None, dirty_since: None, retained: None }
+    }
+
+    /// Has it wait for this thread too, which compresses, before it lets go of the directory.
+    pub(super) fn set_packer(&mut self, packer: JoinHandle<()>) {
+        self.packer = Some(packer);
     }
 
     /// Works until the log is closed.
@@ -103,6 +111,16 @@ impl Writer {
         if nothing_lost && let Err(error) = self.mark_clean() {
             tracing::warn!(%error, "the log could not be marked as cleanly closed; the next start checks its tail");
         }
+        self.let_go();
+    }
+
+    /// Gives the directory back and tells everybody, once nobody works in it any more.
+    fn let_go(&mut self) {
+        if let Some(packer) = self.packer.take() {
+            self.shared.begin_close();
+            // It looks for this after each few blocks.
+            let _ended = packer.join();
+        }
         self.lock = None;
         self.shared.finish();
     }
@@ -137,10 +155,10 @@ impl Writer {
     /// called again.
     fn commit(&mut self, group: &mut Group) -> Result<(), LogError> {
         while group.committed < group.bytes.len() {
-            let (mut bytes, mut records) = self.fitting(&group.bytes[group.committed..]);
+            let (mut bytes, mut records) = self.fitting(group);
             if bytes == 0 {
                 self.roll()?;
-                (bytes, records) = self.fitting(&group.bytes[group.committed..]);
+                (bytes, records) = self.fitting(group);
             }
             if let Some(retention) = self.shared.retention() {
                 make_room(&self.shared, &retention, bytes as u64)?;
@@ -157,10 +175,14 @@ impl Writer {
         Ok(())
     }
 
-    /// How many bytes and records of `group` go into the active segment: one at least if it is empty.
-    fn fitting(&self, group: &[u8]) -> (usize, u64) {
+    /// How many bytes and records of the rest of `group` go into the active segment: one at least if it is empty.
+    fn fitting(&self, group: &Group) -> (usize, u64) {
         let segment = &self.active.segment;
         let room = self.shared.config.segment_bytes_max.saturating_sub(segment.bytes());
+        let (records_left, group) = (group.end_offset - group.first_offset, &group.bytes[group.committed..]);
+        if group.len() as u64 <= room {
+            return (group.len(), records_left);
+        }
         let is_empty = segment.end_offset() == segment.base;
         let (mut bytes, mut records) = (0, 0);
         while bytes < group.len() {
@@ -195,7 +217,7 @@ impl Writer {
         self.active.segment.grow(batch.bytes());
         assert_eq!(self.active.segment.end_offset(), end, "a group was written at the wrong offset");
         self.shared.push_tail(batch);
-        self.shared.durable.send_replace(end);
+        self.shared.set_durable(end);
     }
 
     /// Seals the active segment and begins the next.
@@ -261,7 +283,8 @@ impl Writer {
     /// Nothing is acknowledged from now on. What was written since the last sync may look whole and yet never have
     /// reached the disk: the next start writes it again before anybody reads it.
     fn fail(&mut self, error: LogError) {
-        tracing::error!(%error, "nothing more is written or acknowledged");
+        let cause: &dyn std::error::Error = &error;
+        tracing::error!(error = cause, "nothing more is written or acknowledged");
         (self.held, self.dirty_since) = (None, None);
         self.shared.set_health(Health::Failed(error));
     }
@@ -303,8 +326,9 @@ pub(super) fn create_segment(shared: &Shared, base: u64) -> Result<Active, LogEr
     file.sync_data().map_err(LogError::sync("sync", &under_way))?;
     shared.disk.rename(&under_way, &path).map_err(LogError::write("rename", &under_way))?;
     shared.disk.sync_dir(dir).map_err(LogError::sync("sync", dir))?;
-    let segment = Arc::new(Segment::active(path, Index::new(base), shared.config.index_point_bytes));
-    Ok(Active { segment, file, indexed_bytes: 0 })
+    let point_bytes = shared.config.index_point_bytes;
+    let segment = Segment::active(path, Index::new(base), header.created_ms, point_bytes);
+    Ok(Active { segment: Arc::new(segment), file, indexed_bytes: 0 })
 }
 
 /// Puts the index beside its segment, in place of an older one. It can be rebuilt, so a failure is no more than a note,
@@ -325,8 +349,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         // A panic of the thread must not leave anybody waiting. After `finish` this changes nothing.
         if !self.shared.is_finished() {
-            self.lock = None;
-            self.shared.finish();
+            self.let_go();
         }
     }
 }

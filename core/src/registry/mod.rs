@@ -1,6 +1,7 @@
 //! The registry: what must be found again after a restart and is no history, in an embedded SQLite database
-//! (`registry.db`). Today: retained messages, and up to where the event log is in them. Writes are queued and committed
-//! in batches by one thread, so that no session waits for SQLite. It must never know what a message means.
+//! (`registry.db`). Today: retained messages, and up to where the event log is in them; rules made over REST. Writes
+//! are queued and committed in batches by one thread, so that no session waits for SQLite. It must never know what a
+//! message or a rule means.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,13 +10,17 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{mpsc, oneshot};
 
+mod rules;
 #[cfg(test)]
 mod tests;
+
+pub use rules::StoredRule;
 
 /// Each version's statements, in order. A version that has been released is never changed.
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/registry/0001_retained.sql"),
     include_str!("../../../migrations/sqlite/registry/0002_mark.sql"),
+    include_str!("../../../migrations/sqlite/registry/0003_rules.sql"),
 ];
 
 /// The name of the mark of retained messages.
@@ -53,6 +58,9 @@ pub enum RegistryError {
     /// The writer thread could not be started.
     #[error("cannot start the registry's thread")]
     Thread(#[source] std::io::Error),
+    /// The writer thread is gone.
+    #[error("the registry's thread has ended; nothing can be stored any more")]
+    Ended,
 }
 
 /// A change of a retained message.
@@ -86,6 +94,7 @@ pub struct Mark {
 enum Command {
     Retained(RetainedChange, Mark),
     Mark(Mark),
+    Rule(rules::RuleChange, oneshot::Sender<Result<(), rusqlite::Error>>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -125,16 +134,10 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Sqlite`].
     pub fn retained(&self) -> Result<Vec<(String, Vec<u8>)>, RegistryError> {
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = || -> Result<_, rusqlite::Error> {
+        self.read(|reader| {
             let mut statement = reader.prepare("SELECT topic, message FROM retained")?;
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.collect::<Result<Vec<(String, Vec<u8>)>, rusqlite::Error>>()
-        };
-        read().map_err(|source| RegistryError::Sqlite {
-            action: "read",
-            path: self.path.to_path_buf(),
-            source,
+            rows.collect()
         })
     }
 
@@ -143,21 +146,27 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Sqlite`].
     pub fn retained_mark(&self) -> Result<Option<Mark>, RegistryError> {
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = reader
-            .query_row("SELECT log_id, read_from FROM mark WHERE name = ?1", [RETAINED], |row| {
-                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?))
-            })
-            .optional();
-        let found = found.map_err(|source| RegistryError::Sqlite {
-            action: "read",
-            path: self.path.to_path_buf(),
-            source,
+        let found = self.read(|reader| {
+            let sql = "SELECT log_id, read_from FROM mark WHERE name = ?1";
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?));
+            reader.query_row(sql, [RETAINED], row).optional()
         })?;
         Ok(found.map(|(log_id, read_from)| Mark {
             log_id: u128::from_be_bytes(log_id),
             read_from: read_from.unsigned_abs(),
         }))
+    }
+
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, RegistryError> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        read(&reader).map_err(|source| self.sqlite("read", source))
+    }
+
+    fn sqlite(&self, action: &'static str, source: rusqlite::Error) -> RegistryError {
+        RegistryError::Sqlite { action, path: self.path.to_path_buf(), source }
     }
 
     /// Room for one change; waits only while the queue is full. Changes are committed in the order in which
@@ -246,6 +255,9 @@ fn write_all(mut connection: Connection, mut commands: mpsc::Receiver<Command>) 
                     newest_mark = Some(mark);
                 }
                 Command::Mark(mark) => newest_mark = Some(mark),
+                Command::Rule(change, done) => {
+                    let _ = done.send(rules::write(&mut connection, &change)); // who waits may have gone
+                }
                 Command::Flush(done) => flushed.push(done),
             }
         }

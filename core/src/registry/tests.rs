@@ -36,6 +36,30 @@ async fn retained_messages_are_found_again_in_their_last_state() {
 }
 
 #[tokio::test]
+async fn rules_are_found_again_in_their_last_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.db");
+    let rule = |id: &str, body: &str, modified_at_ms| StoredRule {
+        id: id.to_owned(),
+        body: body.to_owned(),
+        created_at_ms: 1,
+        modified_at_ms,
+    };
+    {
+        let registry = Registry::open(&path).unwrap();
+        assert_eq!(registry.rules().unwrap(), []);
+        for stored in [rule("b", "{}", 1), rule("a", "{}", 1), rule("c", "{}", 1), rule("b", "{\"x\":1}", 2)]
+        {
+            registry.put_rule(stored).await.unwrap();
+        }
+        registry.remove_rule("a").await.unwrap();
+        registry.remove_rule("never was").await.unwrap();
+    }
+    let registry = Registry::open(&path).unwrap();
+    assert_eq!(registry.rules().unwrap(), [rule("b", "{\"x\":1}", 2), rule("c", "{}", 1)]);
+}
+
+#[tokio::test]
 async fn a_database_of_a_newer_version_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("registry.db");

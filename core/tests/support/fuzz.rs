@@ -5,9 +5,10 @@ use std::path::Path;
 
 use muster_core::clock::ManualClock;
 use muster_core::log::{
-    Log, LogConfig, LogErrorKind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, repair, verify,
+    Log, LogConfig, LogErrorKind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, repair, verify,
 };
 
+use super::packed;
 use super::sim_disk::SimDisk;
 
 const SEGMENT: &str = "00000000000000000000.seg";
@@ -38,6 +39,43 @@ pub fn check(input: &[u8]) {
             assert!(matches!(error.kind(), LogErrorKind::Corrupt | LogErrorKind::NewerVersion), "{error}");
             let Ok(report) = report else { return };
             disk.kill();
+            let Ok(repaired) = repair_to(&disk) else { return };
+            assert_eq!(repaired, report.records);
+        }
+    }
+}
+
+/// The same for a compressed segment, followed by one without records. The first byte says what [`packed::fix`] puts
+/// right.
+pub fn check_packed(input: &[u8]) {
+    let Some((choice, segment)) = input.split_first() else { return };
+    let mut segment = segment.to_vec();
+    packed::fix(&mut segment, *choice);
+    let field = |at: usize| segment.get(at..at + 8).map_or([0; 8], |bytes| bytes.try_into().unwrap());
+    let log_id = u128::from(u64::from_be_bytes(field(16))) << 64 | u128::from(u64::from_be_bytes(field(24)));
+    let end_offset = u64::from_le_bytes(field(48)).max(1);
+    let disk = SimDisk::new(u64::from(*choice));
+    disk.put("00000000000000000000.zst", &segment);
+    let last = SegmentHeader { log_id, base_offset: end_offset, created_ms: 0 }.encode();
+    disk.put(&format!("{end_offset:020}.seg"), &last);
+    let report = verify(&disk, Path::new("/sim"), &mut |_| ());
+    let opened = Log::open_stepwise(LogConfig::new("/sim"), disk.shared(), ManualClock::at(0));
+    let read = opened.and_then(|(log, writer, opened)| {
+        assert_eq!(opened.records, end_offset);
+        drop(writer);
+        read_all(&log)
+    });
+    disk.kill();
+    match read {
+        Ok(read) => {
+            assert_eq!(read, end_offset);
+            let report = report.expect("what can be read can be verified");
+            assert!(report.records == read && report.damages.is_empty(), "{report:?}");
+        }
+        Err(error) => {
+            assert!(matches!(error.kind(), LogErrorKind::Corrupt | LogErrorKind::NewerVersion), "{error}");
+            let Ok(report) = report else { return };
+            assert!(!report.damages.is_empty(), "{error}");
             let Ok(repaired) = repair_to(&disk) else { return };
             assert_eq!(repaired, report.records);
         }

@@ -10,6 +10,9 @@
 #![allow(dead_code, reason = "not every test uses all of it")]
 
 pub mod fuzz;
+pub mod fuzz_beside;
+pub mod fuzz_event;
+pub mod packed;
 pub mod segment;
 pub mod sim_disk;
 

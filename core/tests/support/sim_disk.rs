@@ -39,6 +39,8 @@ struct State {
 pub struct Faults {
     pub write_in: Option<u32>,
     pub sync_in: Option<u32>,
+    /// Renames, removals and syncs of the directory.
+    pub names_in: Option<u32>,
     /// Everything fails from then on, as if the power had gone in the middle.
     pub all_in: Option<u32>,
 }
@@ -162,6 +164,19 @@ impl State {
     fn rename_now(&mut self, change: NameChange) {
         change.apply(&mut self.names);
         self.pending.push(change);
+    }
+
+    /// Counts a call that changes names; an error if its time has come.
+    fn tick_names(&mut self) -> io::Result<()> {
+        self.tick()?;
+        match &mut self.fail.names_in {
+            Some(0) => Err(io::Error::from_raw_os_error(5)),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Counts a call that changes something; an error if its time has come.
@@ -301,7 +316,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.lock();
-        state.tick()?;
+        state.tick_names()?;
         let (from, to) = (name_of(from), name_of(to));
         let file = *state.names.get(&from).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         state.rename_now(NameChange::Set(to, file));
@@ -311,14 +326,14 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
-        state.tick()?;
+        state.tick_names()?;
         state.rename_now(NameChange::Remove(name_of(path)));
         Ok(())
     }
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
         let mut state = self.lock();
-        state.tick()?;
+        state.tick_names()?;
         state.pending.clear();
         state.durable_names = state.names.clone();
         Ok(())

@@ -65,7 +65,7 @@ fn subbits(args: Args) -> Result<Value, Fault> {
     let option = |n: usize, default: &'static str| if args.len() > n { args.text(n) } else { Ok(default) };
     let (kind, sign, endian) = (option(3, "integer")?, option(4, "unsigned")?, option(5, "big")?);
     let total = bytes.len().saturating_mul(8);
-    let skip = usize::try_from(start - 1).map_err(|_| Fault::new("bits count from 1"))?;
+    let skip = usize::try_from(start.saturating_sub(1)).map_err(|_| Fault::new("bits count from 1"))?;
     let len = usize::try_from(len).map_err(|_| Fault::new("a length is not negative"))?;
     if !matches!(sign, "unsigned" | "signed") || !matches!(endian, "big" | "little") {
         return Err(Fault::new("a sign is 'signed' or 'unsigned', an endian 'big' or 'little'"));

@@ -4,7 +4,7 @@ use muster_core::event::Column;
 use muster_core::value::{Map, Value};
 
 use super::{Args, Function, of_event};
-use crate::program::path::Way;
+use crate::program::path::{self, Way};
 use crate::program::{Bound, Fault, Slot, Track};
 
 pub(super) const TABLE: &[Function] = &[
@@ -39,7 +39,7 @@ fn topic(args: Args) -> Result<Value, Fault> {
     let topic = args.env.get(&track(Column::Topic, Vec::new()), args.ctx)?;
     let Some(topic) = topic.as_str() else { return Ok(Value::Undefined) };
     let levels: Vec<_> = topic.split('/').collect();
-    let at = usize::try_from(level - 1).map_err(|_| Fault::new("topic levels count from 1"))?;
+    let at = usize::try_from(level.saturating_sub(1)).map_err(|_| Fault::new("topic levels count from 1"))?;
     levels.get(at).map(|level| (*level).into()).ok_or_else(|| Fault::new("the topic has fewer levels"))
 }
 
@@ -47,7 +47,7 @@ fn payload(args: Args) -> Result<Value, Fault> {
     if args.len() == 0 {
         return column(args, Column::Payload);
     }
-    let ways = args.text(0)?.split('.').map(|key| Way::Key(key.into())).collect();
+    let ways = path::dotted(args.text(0)?)?;
     args.env.get(&track(Column::Payload, ways), args.ctx)
 }
 

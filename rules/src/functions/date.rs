@@ -169,7 +169,7 @@ fn offset(value: &Value, ctx: &EvalContext) -> Result<i64, Fault> {
 /// A moment as the clocks at `offset` show it, with the rest in nanoseconds.
 fn civil(nanos: i128, offset: i64) -> Result<(jiff::civil::DateTime, u32), Fault> {
     let out = |_| Fault::new("the time is out of range");
-    let shifted = nanos + i128::from(offset) * 1_000_000_000;
+    let shifted = nanos.saturating_add(i128::from(offset) * 1_000_000_000);
     let moment = Timestamp::from_nanosecond(shifted).map_err(out)?;
     let rest = u32::try_from(shifted.rem_euclid(1_000_000_000)).unwrap_or(0);
     Ok((Offset::UTC.to_datetime(moment), rest))

@@ -34,6 +34,9 @@ pub const JQ_TIME_DEFAULT_MS: u64 = 10_000;
 /// Most elements of lists and ranges that one run may make.
 pub const JQ_ITEMS_MAX: u64 = 1_000_000;
 
+/// Most bytes of strings, lists and objects that the operators of one run may make together, in memory or not any more.
+pub const JQ_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
 /// Most definitions that one run may enter and lists that it may begin; bounds the depth of its recursion.
 pub const JQ_CALLS_MAX: u64 = 100_000;
 
@@ -65,6 +68,7 @@ impl fmt::Debug for Filter {
 struct Budget {
     items: u64,
     calls: u64,
+    bytes: u64,
     until: Duration,
     clock: SharedClock,
 }
@@ -93,6 +97,15 @@ fn spend(call: bool) -> Result<(), &'static str> {
     })
 }
 
+/// Takes the size of something made from the budget.
+fn make(bytes: usize) -> Result<(), &'static str> {
+    BUDGET.with_borrow_mut(|budget| {
+        let Some(budget) = budget else { return Ok(()) };
+        budget.bytes = budget.bytes.checked_sub(bytes as u64).ok_or("the jq program makes too much")?;
+        Ok(())
+    })
+}
+
 fn tick<'a>(call: bool) -> jaq_core::ValXs<'a, Val> {
     bome(spend(call).map(|()| Val::Bool(true)).map_err(jaq_core::Error::str))
 }
@@ -110,23 +123,20 @@ fn natives() -> impl Iterator<Item = Fun<JustLut<Val>>> {
         run(("muster_item", v(0), |_| tick(false))),
         run(("muster_call", v(0), |_| tick(true))),
         run(("muster_fits", v(0), |cv| {
-            let fits = fits(&cv.1);
-            bome(if fits {
-                Ok(Val::Bool(true))
-            } else {
-                Err(jaq_core::Error::str("the product is too large"))
-            })
+            let made = fits(&cv.1).ok_or("the product is too large").and_then(make);
+            bome(made.map(|()| Val::Bool(true)).map_err(jaq_core::Error::str))
         })),
         run(("muster_size", v(0), |cv| {
-            let small = size(&cv.1) <= STRING_BYTES_MAX;
-            bome(if small { Ok(cv.1) } else { Err(jaq_core::Error::str("the value is too large")) })
+            let size = size(&cv.1);
+            let small = if size <= STRING_BYTES_MAX { make(size) } else { Err("the value is too large") };
+            bome(small.map(|()| cv.1).map_err(jaq_core::Error::str))
         })),
     ])
 }
 
-/// Whether a product of the two stays small.
-fn fits(pair: &Val) -> bool {
-    let Val::Arr(pair) = pair else { return true };
+/// How many bytes a product of the two takes; none if that is too much.
+fn fits(pair: &Val) -> Option<usize> {
+    let Val::Arr(pair) = pair else { return Some(0) };
     match pair.as_slice() {
         [Val::Num(n), other] | [other, Val::Num(n)] if !matches!(other, Val::Num(_)) => {
             let times = match n {
@@ -136,10 +146,15 @@ fn fits(pair: &Val) -> bool {
             };
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
             let bytes = size(other) as f64;
-            times.max(0.0) * bytes <= STRING_BYTES_MAX as f64
+            let bytes = times.max(0.0) * bytes;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded")]
+            (bytes <= STRING_BYTES_MAX as f64).then_some(bytes as usize)
         }
-        [l, r] => size(l) + size(r) <= 8192 || !matches!((l, r), (Val::Num(_), Val::Num(_))),
-        _ => true,
+        [l @ Val::Num(_), r @ Val::Num(_)] => {
+            let bytes = size(l).saturating_add(size(r));
+            (bytes <= 8192).then_some(bytes)
+        }
+        _ => Some(0),
     }
 }
 
@@ -340,7 +355,13 @@ impl Filter {
 
     fn run_here(&self, input: &Value, limit: Duration, clock: &SharedClock) -> Result<Vec<Value>, Fault> {
         let until = clock.monotonic().saturating_add(limit);
-        let budget = Budget { items: JQ_ITEMS_MAX, calls: JQ_CALLS_MAX, until, clock: clock.clone() };
+        let budget = Budget {
+            items: JQ_ITEMS_MAX,
+            calls: JQ_CALLS_MAX,
+            bytes: JQ_BYTES_MAX,
+            until,
+            clock: clock.clone(),
+        };
         BUDGET.set(Some(budget));
         let result = self.outputs(input);
         BUDGET.set(None);

@@ -4,7 +4,7 @@ use muster_core::value::{Map, Value};
 
 use super::{Args, Function, convert, pure, wrong};
 use crate::program::path::{self, Way};
-use crate::program::{Fault, json, ops, text};
+use crate::program::{Fault, json, ops, size, text};
 
 pub(super) const TABLE: &[Function] = &[
     pure("map_new", 0, 0, "map_new()", |_| Ok(Map::new().into())),
@@ -52,7 +52,7 @@ fn length(items: &[Value]) -> i64 {
 fn dotted(path: &Value) -> Result<Vec<Way>, Fault> {
     let Value::Str(_) = path else { return literal(path) };
     let text = path.as_str().ok_or_else(|| wrong("a path", path))?;
-    Ok(text.split('.').map(|key| Way::Key(key.into())).collect())
+    path::dotted(text)
 }
 
 /// One key as it is; lists of keys are known only to each other.
@@ -77,6 +77,7 @@ fn put(args: &Args, ways: &[Way]) -> Result<Value, Fault> {
         Value::Undefined | Value::Null => Value::Map(Map::new()),
         other => convert::map(other)?,
     };
+    size::add(args.get(1), ways.len(), &mut 0)?;
     path::put(&mut map, ways, args.get(1).clone());
     Ok(map)
 }
@@ -117,7 +118,7 @@ fn redis(args: Args) -> Result<Value, Fault> {
 
 fn nth(args: Args) -> Result<Value, Fault> {
     let items = args.list(1)?;
-    let at = usize::try_from(args.int(0)? - 1).map_err(|_| Fault::new("lists count from 1"))?;
+    let at = usize::try_from(args.int(0)?.saturating_sub(1)).map_err(|_| Fault::new("lists count from 1"))?;
     items.get(at).cloned().ok_or_else(|| Fault::new("the list is shorter"))
 }
 
@@ -131,7 +132,7 @@ fn sublist(args: Args) -> Result<Value, Fault> {
     } else {
         (args.int(0)?, args.int(1)?, args.list(2)?)
     };
-    let skip = usize::try_from(start - 1).map_err(|_| Fault::new("lists count from 1"))?;
+    let skip = usize::try_from(start.saturating_sub(1)).map_err(|_| Fault::new("lists count from 1"))?;
     let take = usize::try_from(len).map_err(|_| Fault::new("a length is not negative"))?;
     Ok(list.iter().skip(skip).take(take).cloned().collect::<Vec<_>>().into())
 }

@@ -4,7 +4,6 @@ use muster_core::value::Value;
 
 use super::{Args, Effect, Function, Run, volatile};
 use crate::program::Fault;
-use crate::program::context::KV_ENTRIES_MAX;
 
 pub(super) const TABLE: &[Function] = &[
     volatile("uuid_v4", 0, 0, "uuid_v4()", |args| Ok(uuid(args, true).into())),
@@ -42,11 +41,6 @@ fn uuid(args: Args, hyphens: bool) -> String {
 }
 
 fn put(args: Args) -> Result<Value, Fault> {
-    let key = args.bytes(0)?;
-    if args.ctx.kv.len() >= KV_ENTRIES_MAX && !args.ctx.kv.contains_key(&key) {
-        return Err(Fault::new("the store is full"));
-    }
-    // The key must not keep a payload alive that it was cut from.
-    args.ctx.kv.insert(bytes::Bytes::copy_from_slice(&key), args.get(1).clone());
+    args.ctx.kv.put(&args.bytes(0)?, args.get(1))?;
     Ok(true.into())
 }

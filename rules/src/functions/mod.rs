@@ -27,8 +27,8 @@ use crate::program::text;
 pub use convert::DECIMALS_MAX;
 pub use date::FORMAT_BYTES_MAX;
 pub use encode::INFLATED_BYTES_MAX;
-pub use jq::{JQ_CALLS_MAX, JQ_ITEMS_MAX, JQ_OUTPUTS_MAX, JQ_TIME_DEFAULT_MS};
-pub use strings::{REGEX_BACKTRACKS_MAX, REGEX_BYTES_MAX};
+pub use jq::{JQ_BYTES_MAX, JQ_CALLS_MAX, JQ_ITEMS_MAX, JQ_OUTPUTS_MAX, JQ_TIME_DEFAULT_MS};
+pub use strings::{REGEX_BACKTRACKS_MAX, REGEX_BYTES_MAX, REGEX_TIME_MAX_MS};
 
 /// What a value follows from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,12 @@
 //! Functions on strings. Characters are grapheme clusters, as the reference counts them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fancy_regex::{Regex, RegexBuilder};
+use memchr::memmem;
 use muster_core::value::Value;
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -12,6 +15,9 @@ use crate::program::{Fault, text};
 
 /// Most steps back that a regular expression may take on one text.
 pub const REGEX_BACKTRACKS_MAX: usize = 100_000;
+
+/// How long `regex_replace()` may look for further matches in one text, in milliseconds.
+pub const REGEX_TIME_MAX_MS: u64 = 2_000;
 
 /// Largest compiled regular expression, in bytes.
 pub const REGEX_BYTES_MAX: usize = 1024 * 1024;
@@ -76,7 +82,8 @@ fn is_blank(c: char) -> bool {
 fn trim(args: Args, left: bool, right: bool) -> Result<Value, Fault> {
     let text = args.text(0)?;
     let chars = if args.len() == 2 { Some(args.text(1)?) } else { None };
-    let cut = |c: char| chars.map_or_else(|| is_blank(c), |chars| chars.contains(c));
+    let chars: Option<HashSet<char>> = chars.map(|chars| chars.chars().collect());
+    let cut = |c: char| chars.as_ref().map_or_else(|| is_blank(c), |chars| chars.contains(&c));
     let mut rest = text;
     if left {
         rest = rest.trim_start_matches(cut);
@@ -113,7 +120,7 @@ fn split(args: Args) -> Result<Value, Fault> {
         other => return Err(Fault(format!("split has no option '{other}'").into())),
     };
     let parts = match way {
-        "leading" => at(&text, position(&text, &separator, 0), separator.len()),
+        "leading" => at(&text, position(&text, &separator), separator.len()),
         "trailing" => at(&text, last_position(&text, &separator), separator.len()),
         _ => pieces(&text, &separator),
     };
@@ -134,7 +141,8 @@ fn at(text: &Bytes, place: Option<usize>, len: usize) -> Vec<Bytes> {
 
 fn pieces(text: &Bytes, separator: &[u8]) -> Vec<Bytes> {
     let (mut parts, mut from) = (Vec::new(), 0);
-    while let Some(place) = position(text, separator, from) {
+    let places = if separator.is_empty() { None } else { Some(memmem::find_iter(text, separator)) };
+    for place in places.into_iter().flatten() {
         parts.push(text.slice(from..place));
         from = place + separator.len();
     }
@@ -143,18 +151,12 @@ fn pieces(text: &Bytes, separator: &[u8]) -> Vec<Bytes> {
 }
 
 /// Where `needle` begins; nowhere if it is empty.
-fn position(text: &[u8], needle: &[u8], from: usize) -> Option<usize> {
-    if needle.is_empty() {
-        return None;
-    }
-    text.get(from..)?.windows(needle.len()).position(|window| window == needle).map(|place| from + place)
+fn position(text: &[u8], needle: &[u8]) -> Option<usize> {
+    if needle.is_empty() { None } else { memmem::find(text, needle) }
 }
 
 fn last_position(text: &[u8], needle: &[u8]) -> Option<usize> {
-    if needle.is_empty() {
-        return None;
-    }
-    text.windows(needle.len()).rposition(|window| window == needle)
+    if needle.is_empty() { None } else { memmem::rfind(text, needle) }
 }
 
 fn tokens(args: Args) -> Result<Value, Fault> {
@@ -163,7 +165,14 @@ fn tokens(args: Args) -> Result<Value, Fault> {
     if no_crlf && args.text(2)? != "nocrlf" {
         return Err(Fault::new("tokens has one option only: 'nocrlf'"));
     }
-    let is_separator = |b: &u8| separators.contains(b) || (no_crlf && matches!(b, b'\r' | b'\n'));
+    let mut cuts = [false; 256];
+    let crlf: &[u8] = if no_crlf { b"\r\n" } else { b"" };
+    for byte in separators.iter().chain(crlf) {
+        if let Some(cut) = cuts.get_mut(usize::from(*byte)) {
+            *cut = true;
+        }
+    }
+    let is_separator = |b: &u8| cuts.get(usize::from(*b)).copied().unwrap_or_default();
     let parts = text.split(is_separator).filter(|part| !part.is_empty());
     Ok(parts.map(|part| Value::Str(text.slice_ref(part))).collect::<Vec<_>>().into())
 }
@@ -201,7 +210,7 @@ fn replace(args: Args) -> Result<Value, Fault> {
     let option = if args.len() == 4 { args.text(3)? } else { "all" };
     let parts = match option {
         "all" => pieces(&text, &pattern),
-        "leading" => at(&text, position(&text, &pattern, 0), pattern.len()),
+        "leading" => at(&text, position(&text, &pattern), pattern.len()),
         "trailing" => at(&text, last_position(&text, &pattern), pattern.len()),
         other => return Err(Fault(format!("replace has no option '{other}'").into())),
     };
@@ -214,7 +223,7 @@ fn find(args: Args) -> Result<Value, Fault> {
     let option = if args.len() == 3 { args.text(2)? } else { "leading" };
     let place = match option {
         _ if pattern.is_empty() => Some(0),
-        "leading" => position(&text, &pattern, 0),
+        "leading" => position(&text, &pattern),
         "trailing" => last_position(&text, &pattern),
         other => return Err(Fault(format!("find has no option '{other}'").into())),
     };
@@ -282,7 +291,13 @@ fn regex_replace(mut args: Args) -> Result<Value, Fault> {
     let regex = regex_of(&mut args)?;
     let (text, by) = (args.text(0)?, args.text(2)?);
     let (mut out, mut from) = (String::new(), 0);
+    // The limit on steps is one on each match, and there may be as many matches as characters.
+    let clock = args.ctx.clock().clone();
+    let until = clock.monotonic().saturating_add(Duration::from_millis(REGEX_TIME_MAX_MS));
     for found in regex.captures_iter(text) {
+        if clock.monotonic() > until {
+            return Err(Fault::new("the regular expression takes too long on this text"));
+        }
         let found = found.map_err(gave_up)?;
         let Some(whole) = found.get(0) else { continue };
         out.push_str(text.get(from..whole.start()).unwrap_or_default());

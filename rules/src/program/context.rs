@@ -12,10 +12,14 @@ use rand::{RngCore, SeedableRng};
 
 use super::Fault;
 use super::json::Tape;
+use super::size;
 use crate::functions::Prepared;
 
 /// Most entries of the key-value store of `kv_store_put`.
 pub const KV_ENTRIES_MAX: usize = 10_000;
+
+/// Most bytes that keys and values of that store may take.
+pub const KV_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Most regular expressions and jq programs kept that were not known at plan time.
 pub const PREPARED_MAX: usize = 64;
@@ -32,7 +36,7 @@ pub struct EvalContext {
     pub(crate) local_offset_seconds: i64,
     tape: Tape,
     parsed: Option<(Bytes, Result<(), Fault>)>,
-    pub(crate) kv: HashMap<Bytes, Value>,
+    pub(crate) kv: Store,
     prepared: HashMap<(&'static str, Bytes), Prepared>,
     /// How many payloads were parsed; for tests and benchmarks.
     pub(crate) parses: u64,
@@ -48,7 +52,7 @@ impl EvalContext {
             local_offset_seconds: 0,
             tape: Tape::default(),
             parsed: None,
-            kv: HashMap::new(),
+            kv: Store::default(),
             prepared: HashMap::new(),
             parses: 0,
         }
@@ -121,6 +125,41 @@ impl EvalContext {
         // The key must not keep a payload alive that the text was cut from.
         self.prepared.insert((kind, Bytes::copy_from_slice(text)), made.clone());
         Ok(made)
+    }
+}
+
+/// The key-value store.
+#[derive(Default)]
+pub(crate) struct Store {
+    entries: HashMap<Bytes, Value>,
+    bytes: usize,
+}
+
+impl Store {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Value> {
+        self.entries.get(key)
+    }
+
+    /// Keeps copies: neither key nor value may keep a payload alive that it was cut from.
+    pub(crate) fn put(&mut self, key: &[u8], value: &Value) -> Result<(), Fault> {
+        let before = match self.entries.get(key) {
+            Some(value) => key.len() + size::of(value),
+            None if self.entries.len() >= KV_ENTRIES_MAX => return Err(Fault::new("the store is full")),
+            None => 0,
+        };
+        let bytes = self.bytes - before + key.len() + size::of(value);
+        if bytes > KV_BYTES_MAX {
+            return Err(Fault::new("the store is full"));
+        }
+        self.bytes = bytes;
+        self.entries.insert(Bytes::copy_from_slice(key), size::own(value));
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, key: &[u8]) {
+        if let Some(value) = self.entries.remove(key) {
+            self.bytes -= key.len() + size::of(&value);
+        }
     }
 }
 

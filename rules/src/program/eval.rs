@@ -4,7 +4,7 @@ use muster_core::value::Value;
 
 use super::context::EvalContext;
 use super::env::Env;
-use super::{Call, Fault, Node, ops};
+use super::{Call, Fault, Node, ops, size, text};
 use crate::ast::BinaryOp;
 use crate::functions::Args;
 
@@ -13,6 +13,9 @@ type Done<T> = Result<T, Fault>;
 /// Longest list that a range may make.
 pub const RANGE_ITEMS_MAX: i64 = 100_000;
 
+/// Most characters that one LIKE may look at; without a limit it is the product of the lengths of text and pattern.
+pub const LIKE_STEPS_MAX: usize = 20_000_000;
+
 pub(crate) fn eval(node: &Node, env: &Env, ctx: &mut EvalContext) -> Done<Value> {
     match node {
         Node::Const(value) => Ok(value.clone()),
@@ -20,8 +23,14 @@ pub(crate) fn eval(node: &Node, env: &Env, ctx: &mut EvalContext) -> Done<Value>
         Node::Track(track) => env.get(track, ctx),
         Node::Slice(track, from, to) => slice(&env.get(track, ctx)?, *from, *to),
         Node::List(items) => {
-            let items = items.iter().map(|item| eval(item, env, ctx));
-            Ok(items.collect::<Done<Vec<_>>>()?.into())
+            let mut list = Vec::with_capacity(items.len());
+            let mut bytes = 0;
+            for item in items {
+                let value = eval(item, env, ctx)?;
+                size::add(&value, 1, &mut bytes)?;
+                list.push(value);
+            }
+            Ok(list.into())
         }
         Node::Call(call) => self::call(call, env, ctx),
         Node::Negate(inner) => ops::negate(&eval(inner, env, ctx)?),
@@ -96,8 +105,8 @@ pub(crate) fn condition(node: &Node, env: &Env, ctx: &mut EvalContext) -> Done<b
             if matches!(item, Value::Undefined | Value::Null) || matches!(pattern, Value::Undefined) {
                 return Ok(false);
             }
-            let (text, pattern) = (super::text::bytes_of(&item)?, super::text::bytes_of(&pattern)?);
-            Ok(like(&text, &pattern) != *negated)
+            let (text, pattern) = (text::bytes_of(&item)?, text::bytes_of(&pattern)?);
+            Ok(like(&text, &pattern)? != *negated)
         }
         Node::IsNull { item, negated } => {
             Ok(matches!(eval(item, env, ctx)?, Value::Undefined | Value::Null) != *negated)
@@ -114,6 +123,16 @@ pub(crate) fn condition(node: &Node, env: &Env, ctx: &mut EvalContext) -> Done<b
 }
 
 fn call(call: &Call, env: &Env, ctx: &mut EvalContext) -> Done<Value> {
+    let value = run(call, env, ctx)?;
+    match &value {
+        Value::Str(text) => text::bounded(text.len())?,
+        Value::Array(_) | Value::Map(_) => size::add(&value, 0, &mut 0)?,
+        _ => {}
+    }
+    Ok(value)
+}
+
+fn run(call: &Call, env: &Env, ctx: &mut EvalContext) -> Done<Value> {
     let mut values = [const { Value::Undefined }; 4];
     if let Some(values) = values.get_mut(..call.args.len()) {
         for (value, arg) in values.iter_mut().zip(&call.args) {
@@ -127,10 +146,10 @@ fn call(call: &Call, env: &Env, ctx: &mut EvalContext) -> Done<Value> {
 
 /// `[from..to]`.
 pub(crate) fn range(from: i64, to: i64) -> Done<Value> {
-    if to < from - 1 {
+    if to < from.saturating_sub(1) {
         return Err(Fault::new("the range ends before it begins"));
     }
-    if to - from >= RANGE_ITEMS_MAX {
+    if to.saturating_sub(from) >= RANGE_ITEMS_MAX {
         return Err(Fault::new("the range is too long"));
     }
     Ok((from..=to).map(Value::Int).collect::<Vec<_>>().into())
@@ -157,13 +176,18 @@ fn slice(value: &Value, from: i64, to: i64) -> Done<Value> {
 }
 
 /// `%` stands for anything, `_` for one character; works on characters where the text is UTF-8.
-fn like(text: &[u8], pattern: &[u8]) -> bool {
+fn like(text: &[u8], pattern: &[u8]) -> Done<bool> {
     let chars = |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().collect::<Vec<_>>();
     let (text, pattern) = (chars(text), chars(pattern));
     let (mut t, mut p) = (0, 0);
     // Where to go on after the last `%`: one character further each time.
     let mut retry = None;
+    let mut steps = 0;
     while t < text.len() {
+        steps += 1;
+        if steps > LIKE_STEPS_MAX {
+            return Err(Fault::new("LIKE takes too many steps on this text"));
+        }
         match pattern.get(p) {
             Some('%') => {
                 retry = Some((p + 1, t));
@@ -178,9 +202,9 @@ fn like(text: &[u8], pattern: &[u8]) -> bool {
                     retry = Some((after, from + 1));
                     (p, t) = (after, from + 1);
                 }
-                None => return false,
+                None => return Ok(false),
             },
         }
     }
-    pattern.get(p..).unwrap_or_default().iter().all(|c| *c == '%')
+    Ok(pattern.get(p..).unwrap_or_default().iter().all(|c| *c == '%'))
 }

@@ -1,6 +1,12 @@
 //! Our reader of JSON. It makes one pass, checks everything, and leaves a flat list of nodes (a tape) that refers into
 //! the text: nothing is copied or converted until somebody asks for a value. The tape's memory is used again for the
 //! next payload. Integers are exact at any size, of equal keys the last wins.
+//!
+//! Why no crate. Rules need all of: an error for whatever is no JSON, also behind the fields that are read; integers of
+//! any size; the last of equal keys; no copy of the payload; no `unsafe` of ours on bytes from the network. Of the fast
+//! readers, sonic-rs and simd-json take the first of equal keys, simd-json refuses integers beyond 64 bits and wants a
+//! copy that it can write to, sonic-rs makes a double of them, and its lazy `get` takes texts that are broken behind the
+//! field. Nor are they faster where rules are: see `bench/json` and ARCHITECTURE.md, "JSON payloads".
 
 use bytes::Bytes;
 use muster_core::value::{Map, Value};
@@ -16,6 +22,9 @@ pub const JSON_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Longest number in a JSON text; arithmetic on longer ones would cost more than it is worth.
 pub const JSON_NUMBER_BYTES_MAX: usize = 4_096;
+
+/// Most values and keys in a JSON text: in memory each is many times as large as the two bytes of `0,`.
+pub const JSON_VALUES_MAX: usize = 4_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -61,8 +70,10 @@ impl Tape {
             return Err(Fault::new("not JSON: not UTF-8"));
         }
         let mut reader = Reader { text, at: 0 };
-        let read = self.read(&mut reader);
-        read.ok_or_else(|| Fault(format!("not JSON, at byte {}", reader.at).into()))
+        self.read(&mut reader).ok_or_else(|| match self.nodes.len() {
+            ..JSON_VALUES_MAX => Fault(format!("not JSON, at byte {}", reader.at).into()),
+            _ => Fault::new("JSON text has too many values"),
+        })
     }
 
     fn read(&mut self, reader: &mut Reader) -> Option<()> {
@@ -75,7 +86,7 @@ impl Tape {
                     return None;
                 }
                 self.open.push(u32::try_from(self.nodes.len()).ok()?);
-                self.nodes.push(Node { start: reader.place(), end: 0, next: 0, kind });
+                self.push(reader.place(), 0, kind)?;
                 reader.at += 1;
                 let first = reader.peek_solid()?;
                 if first == byte + 2 {
@@ -144,6 +155,9 @@ impl Tape {
     }
 
     fn push(&mut self, start: u32, end: u32, kind: Kind) -> Option<()> {
+        if self.nodes.len() >= JSON_VALUES_MAX {
+            return None;
+        }
         let next = u32::try_from(self.nodes.len()).ok()? + 1;
         self.nodes.push(Node { start, end, next, kind });
         Some(())
@@ -221,6 +235,16 @@ impl Tape {
         self.node(id).is_some_and(|node| matches!(node.kind, Kind::Str | Kind::Escaped))
     }
 
+    /// The text of a string.
+    fn text(&self, text: &[u8], id: Id) -> Box<str> {
+        let Some(node) = self.node(id) else { return Box::default() };
+        let bytes = text.get(node.start as usize..node.end as usize).unwrap_or_default();
+        match node.kind {
+            Kind::Escaped => unescape(bytes).into(),
+            _ => std::str::from_utf8(bytes).unwrap_or_default().into(),
+        }
+    }
+
     /// The node as a value. Strings without escapes share the text's memory.
     pub(crate) fn value(&self, text: &Bytes, id: Id) -> Value {
         let Some(node) = self.node(id) else { return Value::Undefined };
@@ -235,15 +259,17 @@ impl Tape {
             Kind::Str if start <= end && end <= text.len() => text.slice(start..end).into(),
             Kind::Str => Value::Undefined,
             Kind::Escaped => unescape(bytes()).into(),
-            Kind::Array => self.items(id).map(|item| self.value(text, item)).collect::<Vec<_>>().into(),
+            Kind::Array => {
+                let mut items = Vec::with_capacity(self.items(id).count());
+                items.extend(self.items(id).map(|item| self.value(text, item)));
+                items.into()
+            }
             Kind::Object => {
-                let mut map = Map::new();
+                let mut map = Map::with_capacity(self.items(id).count() / 2);
                 let mut names = self.items(id);
                 while let Some(name) = names.next() {
                     let Some(value) = names.next() else { break };
-                    if let Value::Str(key) = self.value(text, name) {
-                        map.insert(String::from_utf8_lossy(&key).as_ref(), self.value(text, value));
-                    }
+                    map.insert(self.text(text, name), self.value(text, value));
                 }
                 map.into()
             }

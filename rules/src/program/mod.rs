@@ -8,6 +8,7 @@ pub(crate) mod json;
 pub(crate) mod ops;
 pub(crate) mod path;
 pub(crate) mod run;
+pub(crate) mod size;
 pub(crate) mod source;
 pub(crate) mod text;
 

@@ -3,7 +3,8 @@
 
 use muster_core::value::{Map, Value};
 
-use super::json;
+use super::size::VALUE_DEPTH_MAX;
+use super::{Fault, json};
 
 /// A step whose index is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +19,12 @@ pub(crate) enum Way {
     Tail,
     /// An index that is no integer: leads nowhere.
     Nowhere,
+}
+
+/// `'a.b'`: the keys between the dots.
+pub(crate) fn dotted(text: &str) -> Result<Vec<Way>, Fault> {
+    let ways: Vec<_> = text.split('.').take(VALUE_DEPTH_MAX + 1).map(|key| Way::Key(key.into())).collect();
+    if ways.len() > VALUE_DEPTH_MAX { Err(Fault::new("the path is too long")) } else { Ok(ways) }
 }
 
 /// What stands at the end of `way` in `value`; undefined where it leads nowhere.

@@ -8,7 +8,7 @@ use super::context::EvalContext;
 use super::env::{Base, Env, resolved};
 use super::eval::{condition, eval};
 use super::path::{self, Way};
-use super::{Fault, Node, Program, Put, Step, json};
+use super::{Fault, Node, Program, Put, Step, json, size};
 
 /// Most rows that one event may make.
 pub const ROWS_MAX: usize = 100_000;
@@ -69,13 +69,13 @@ struct Output {
     star_payload: bool,
 }
 
-/// Runs `program` on `base`; rows are added to `rows`, none when it fails.
+/// Runs `program` on `base`; whether WHERE held. Rows are added to `rows`, none when it fails.
 pub(crate) fn run(
     program: &Program,
     base: Base,
     ctx: &mut EvalContext,
     rows: &mut Vec<Row>,
-) -> Result<(), EvalError> {
+) -> Result<bool, EvalError> {
     let before = rows.len();
     let result = match &program.foreach {
         None => select(program, base, ctx, rows),
@@ -92,31 +92,34 @@ fn select(
     base: Base,
     ctx: &mut EvalContext,
     rows: &mut Vec<Row>,
-) -> Result<(), EvalError> {
+) -> Result<bool, EvalError> {
     let env = Env { base, over: None, out: None };
-    let row = transform(&program.items, &env, ctx).map_err(at(Stage::Select))?;
+    let row = transform(&program.items, &env, ctx, &mut 0).map_err(at(Stage::Select))?;
     if let Some(node) = &program.condition {
         let env = Env { base, over: Some(&row), out: None };
         if !condition(node, &env, ctx).map_err(at(Stage::Where))? {
-            return Ok(());
+            return Ok(false);
         }
     }
     rows.push(row);
-    Ok(())
+    Ok(true)
 }
 
-fn transform(items: &[Step], env: &Env, ctx: &mut EvalContext) -> Result<Map, Fault> {
+/// Adds what the row takes to `bytes`, which stays within the limit for all rows of an event.
+fn transform(items: &[Step], env: &Env, ctx: &mut EvalContext, bytes: &mut usize) -> Result<Map, Fault> {
     let mut output = Output { row: Map::with_capacity(items.len()), star_payload: false };
     for item in items {
         match item {
             Step::Star => {
                 for (key, value) in env.columns() {
+                    size::add(&value, 0, bytes)?;
                     output.row.insert(key, value);
                 }
                 output.star_payload = true;
             }
             Step::Put(node, put) => {
                 let value = eval(node, &Env { out: Some(&output.row), ..*env }, ctx)?;
+                size::add(&value, 0, bytes)?;
                 assign(&mut output, put, value)?;
             }
         }
@@ -138,6 +141,7 @@ fn assign(output: &mut Output, put: &Put, value: Value) -> Result<(), Fault> {
             resolved(&put.track.steps, &look)
         }
     };
+    size::add(&value, ways.len(), &mut 0)?;
     if slot.name.as_ref() == "payload" {
         let known = output.row.contains_key("payload");
         if !known && !put.explicit {
@@ -170,16 +174,17 @@ fn foreach(
     base: Base,
     ctx: &mut EvalContext,
     rows: &mut Vec<Row>,
-) -> Result<(), EvalError> {
-    let Some(each) = &program.foreach else { return Ok(()) };
+) -> Result<bool, EvalError> {
+    let Some(each) = &program.foreach else { return Ok(false) };
     let (selected, list) = collect(program, base, ctx).map_err(at(Stage::Foreach))?;
     if let Some(node) = &program.condition {
         let env = Env { base, over: Some(&selected), out: None };
         if !condition(node, &env, ctx).map_err(at(Stage::Where))? {
-            return Ok(());
+            return Ok(false);
         }
     }
     let mut over = selected;
+    let mut bytes = 0;
     for element in list {
         over.insert(each.item.clone(), element);
         let env = Env { base, over: Some(&over), out: None };
@@ -192,14 +197,11 @@ fn foreach(
             let message = format!("more than {ROWS_MAX} rows from one event");
             return Err(EvalError { stage: Stage::Do, message });
         }
-        let row = if each.items.is_empty() {
-            env.columns()
-        } else {
-            transform(&each.items, &env, ctx).map_err(at(Stage::Do))?
-        };
+        let items = if each.items.is_empty() { &[Step::Star][..] } else { &each.items };
+        let row = transform(items, &env, ctx, &mut bytes).map_err(at(Stage::Do))?;
         rows.push(row);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The items of FOREACH: what they select, and the list that the last of them is.
@@ -207,11 +209,12 @@ fn collect(program: &Program, base: Base, ctx: &mut EvalContext) -> Result<(Map,
     let mut output = Output::default();
     // Items before the last are columns to those after them.
     let mut columns = Output { row: Map::new(), star_payload: true };
-    let mut list = Vec::new();
+    let (mut list, mut bytes) = (Vec::new(), 0);
     for (n, item) in program.items.iter().enumerate() {
         let Step::Put(node, put) = item else { continue };
         let env = Env { base, over: Some(&columns.row), out: Some(&output.row) };
         let value = eval(node, &env, ctx)?;
+        size::add(&value, 0, &mut bytes)?;
         if n + 1 == program.items.len() {
             list = elements(node, &value);
         } else {

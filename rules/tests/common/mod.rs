@@ -1,5 +1,9 @@
 //! Fixtures as data: files of cases, each `input` line followed by what came of it.
 
+#![allow(dead_code, clippy::panic, clippy::expect_used, clippy::indexing_slicing, reason = "shared by tests")]
+
+pub(crate) mod fuzz;
+
 use std::fmt::Write as _;
 
 /// Holds `path` against what `answer` makes of its cases. Lines that begin with `> ` are answers; they are written

@@ -314,6 +314,11 @@ mod tests {
                 "when_full = 'panic'",
                 "muster.toml:2: `journal.when_full`: `panic` is none of refuse, drop_oldest",
             ),
+            ("compress = 'gzip'", "muster.toml:2: `journal.compress`: `gzip` is none of none, zstd"),
+            (
+                "compress_level = 20",
+                "muster.toml:2: `journal.compress_level`: `20` is no whole number from 1 to 19",
+            ),
         ] {
             assert_eq!(refused(&format!("[journal]\n{text}")), want, "{text}");
         }

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use muster_core::log::{COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN};
+
 mod layers;
 mod settings;
 mod show;
@@ -65,6 +67,8 @@ pub struct Journal {
     pub durability: Durability,
     /// Size at which a new segment is started.
     pub segment_bytes_max: u64,
+    /// Whether and how full segments are compressed.
+    pub compress: Option<Compress>,
     /// Bytes that may wait for the disk.
     pub queue_bytes_max: usize,
     /// Age at which what nobody needs is removed; none keeps it.
@@ -93,6 +97,43 @@ pub enum Durability {
     Interval(Duration),
     /// After the write; the operating system decides when it reaches the disk.
     Os,
+}
+
+/// How full segments of the log are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compress {
+    /// How hard Zstandard tries.
+    pub level: i32,
+    /// How long a full segment stays as it is.
+    pub after: Duration,
+}
+
+impl Compress {
+    /// Whether it is wanted.
+    fn parse(text: &str) -> Result<bool, String> {
+        match text {
+            "none" => Ok(false),
+            "zstd" => Ok(true),
+            _ => Err(format!("`{text}` is none of none, zstd")),
+        }
+    }
+
+    fn parse_level(text: &str) -> Result<i32, String> {
+        let levels = COMPRESS_LEVEL_MIN..=COMPRESS_LEVEL_MAX;
+        let level = text.parse().ok().filter(|level| levels.contains(level));
+        level
+            .ok_or_else(|| format!("`{text}` is no whole number from {} to {}", levels.start(), levels.end()))
+    }
+
+    fn from_layers(layers: &Layers) -> Result<Option<Self>, Error> {
+        let read = |key| layers.text(key);
+        let wrong = |key| move |why: String| layers.wrong(key, &why);
+        let is_wanted = Self::parse(read("journal.compress")?).map_err(wrong("journal.compress"))?;
+        let level = Self::parse_level(read("journal.compress_level")?);
+        let level = level.map_err(wrong("journal.compress_level"))?;
+        let after = layers.duration("journal.compress_after")?;
+        Ok(is_wanted.then_some(Self { level, after }))
+    }
 }
 
 /// What happens when the log has reached its cap.
@@ -180,6 +221,7 @@ impl Config {
                 durability: Durability::parse(layers.text("journal.durability")?)
                     .map_err(|why| layers.wrong("journal.durability", &why))?,
                 segment_bytes_max: layers.size("journal.segment_bytes_max")?,
+                compress: Compress::from_layers(layers)?,
                 queue_bytes_max: layers.bytes("journal.queue_bytes_max")?,
                 retention_age: layers.duration_or_never("journal.retention_age")?,
                 retention_bytes: layers.size_or_never("journal.retention_bytes")?,

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Durability, WhenFull, units};
+use super::{Compress, Durability, WhenFull, units};
 
 /// A setting that an operator can give.
 #[derive(Debug)]
@@ -35,6 +35,9 @@ pub(super) enum Kind {
     /// A size above 0, or `never`.
     SizeOrNever,
     WhenFull,
+    /// `none` or the name of a method.
+    Compress,
+    CompressLevel,
 }
 
 impl Kind {
@@ -56,6 +59,8 @@ impl Kind {
             Self::DurationOrNever => units::or_never(text, units::duration).map(drop),
             Self::SizeOrNever => units::or_never(text, units::size).map(drop),
             Self::WhenFull => WhenFull::parse(text).map(drop),
+            Self::Compress => Compress::parse(text).map(drop),
+            Self::CompressLevel => Compress::parse_level(text).map(drop),
         }
     }
 }
@@ -97,6 +102,25 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Size,
         "64MiB",
         "size at which the event log starts a new file",
+    ),
+    setting(
+        "journal.compress",
+        Kind::Compress,
+        "none",
+        "zstd: files of the event log that are full are compressed in the background; none: they stay as they are. Both \
+         are read in any case",
+    ),
+    setting(
+        "journal.compress_level",
+        Kind::CompressLevel,
+        "3",
+        "with journal.compress = zstd: how hard it tries, 1 (fast) to 19 (small)",
+    ),
+    setting(
+        "journal.compress_after",
+        Kind::Duration,
+        "1m",
+        "with journal.compress = zstd: how long a full file stays as it is, for those who read near the end",
     ),
     setting(
         "journal.queue_bytes_max",

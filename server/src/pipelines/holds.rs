@@ -48,8 +48,15 @@ impl Holds {
         }
     }
 
-    /// Lets go of all that is not `wanted`.
-    pub(super) fn retain(&mut self, wanted: &BTreeSet<PipelineId>) {
-        self.0.retain(|id, _| wanted.contains(id));
+    /// Lets go of all that is not `wanted` and not of one of these rules.
+    pub(super) fn retain(&mut self, wanted: &BTreeSet<PipelineId>, rules: &BTreeSet<String>) {
+        self.0.retain(|id, _| wanted.contains(id) || rules.contains(&id.rule));
+    }
+
+    /// Lets go of these.
+    pub(super) fn forget(&mut self, gone: &[PipelineId]) {
+        for id in gone {
+            self.0.remove(id);
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! From rule files to running pipelines: read, plan, and bring what runs in line with what is planned. Rules and sinks
-//! meet here and nowhere else. It must never know what a rule computes or how a sink delivers.
+//! From rules to running pipelines: read the files and what was made over REST, plan, and bring what runs in line with
+//! what is planned. Rules and sinks meet here and nowhere else. It must never know what a rule computes or how a sink
+//! delivers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use muster_broker::Wanted;
 use muster_core::clock::SharedClock;
 use muster_core::journal::Journal;
+use muster_core::registry::Registry;
 use muster_rules::{Diagnostic, RuleProgram};
 use muster_sinks::delivery::{
     DeliveryStore, Orders, Pipeline, PipelineConfig, PipelineHandle, PipelineState, PipelineStatus, Start,
@@ -24,9 +26,13 @@ use tracing::{info, warn};
 
 use crate::republish::{RepublishSink, Republisher};
 
+mod actions;
+mod beside;
+mod change;
 mod evaluation;
 mod files;
 mod holds;
+mod managed;
 mod operate;
 mod plan;
 mod republish;
@@ -35,11 +41,15 @@ mod start;
 mod transform;
 mod watch;
 
-pub use plan::{Identity, Outlet, Plan, Planned, RuleFile, plan, plan_what_can_run};
+pub use change::ChangeError;
+pub use managed::{MANAGED_RULES_MAX, ManagedRule, RulePatch};
+pub use plan::{Identity, Listed, ListedTarget, Outlet, Plan, Planned, RuleFile, plan};
 
+use beside::{Chosen, is_managed, plan_all_files, plan_what_can_run};
 pub use holds::Cursors;
 use holds::Holds;
 use transform::RuleTransform;
+pub use transform::eval_context;
 
 pub use operate::{LettersReplayed, Which};
 
@@ -58,6 +68,8 @@ pub struct Parts {
     pub journal: Journal,
     /// Where delivery keeps its books.
     pub store: DeliveryStore,
+    /// Where rules made over REST are kept.
+    pub registry: Registry,
     /// What sinks need.
     pub env: SinkEnv,
     /// Where republished messages go.
@@ -79,6 +91,10 @@ pub struct Pipelines {
     running: Mutex<BTreeMap<PipelineId, Running>>,
     /// What the pipelines of each rule share.
     evaluations: Mutex<BTreeMap<String, Arc<Evaluation>>>,
+    /// Rules made over REST, by id.
+    managed: Mutex<BTreeMap<String, ManagedRule>>,
+    /// Held by whoever changes what runs.
+    gate: tokio::sync::Mutex<Gate>,
     /// What keeps retention from what is not delivered yet.
     holds: Mutex<Holds>,
     /// The files that the last attempt to load looked at, and what was wrong with them.
@@ -92,10 +108,29 @@ struct Running {
 
 #[derive(Default)]
 struct Loaded {
+    /// The files of the last look.
     files: Vec<RuleFile>,
+    /// The files that run: those of the last look that had no errors.
+    running_files: Vec<RuleFile>,
     rules: usize,
     comments: BTreeMap<String, String>,
-    problems: Vec<String>,
+    listed: BTreeMap<String, Listed>,
+    /// What is wrong with the files of the last look.
+    file_problems: Vec<String>,
+    /// What is wrong with rules made over REST.
+    managed_problems: Vec<String>,
+}
+
+/// Whether what runs may still be changed.
+#[derive(Default)]
+struct Gate {
+    closed: bool,
+}
+
+impl Gate {
+    fn check(&self) -> Result<(), ChangeError> {
+        if self.closed { Err(ChangeError::Stopping) } else { Ok(()) }
+    }
 }
 
 /// What loading rules changed.
@@ -138,30 +173,36 @@ impl Pipelines {
             folder: folder.to_owned(),
             running: Mutex::default(),
             evaluations: Mutex::default(),
+            managed: Mutex::default(),
+            gate: tokio::sync::Mutex::default(),
             holds: Mutex::default(),
             loaded: Mutex::default(),
         }
     }
 
-    /// Starts everything that can run. A file with errors is reported and left out: devices must not stay outside
-    /// because of it, and what it would have delivered waits in the log.
+    /// Starts everything that can run. A file or rule with errors is reported and left out: devices must not stay
+    /// outside because of it, and what it would have delivered waits in the log.
     ///
     /// # Errors
-    /// The folder can be neither made nor read.
+    /// The folder can be neither made nor read, or the rules made over REST cannot be read.
     pub async fn start(&self) -> io::Result<Changes> {
+        let _gate = self.gate.lock().await;
         if files::make_folder(&self.folder)? {
             info!(folder = %self.folder.display(), "made a folder for rules with an example in it");
         }
         let files = files::read_folder(&self.folder)?;
-        let (plan, diagnostics) = plan_what_can_run(&files, &self.parts.env);
-        report(&diagnostics, "left out at the start");
-        self.note(files, &diagnostics, Some(&plan));
-        if diagnostics.iter().any(Diagnostic::is_error) {
+        let managed = stored_rules(&self.parts.registry)?;
+        let chosen = plan_what_can_run(&files, &managed.values().collect::<Vec<_>>(), &self.parts.env);
+        *lock(&self.managed) = managed;
+        report(&chosen.diagnostics, "left out at the start");
+        self.note_files(files, &chosen.diagnostics);
+        self.note(&chosen);
+        if chosen.diagnostics.iter().any(Diagnostic::is_error) {
             // Which pipelines the files with errors would have had, nobody can say: all that ever ran keep their place.
             let known = self.parts.store.pipelines().await.map_err(io::Error::other)?;
             lock(&self.holds).keep_known(&self.parts.journal, known);
         }
-        Ok(self.apply(plan).await)
+        Ok(self.apply(chosen.plan).await)
     }
 
     /// Everything before these is committed.
@@ -177,6 +218,8 @@ impl Pipelines {
     /// Looks at the files again; none where nothing changed or where they have errors, which are reported and leave
     /// everything as it was.
     pub async fn reload(&self) -> Option<Changes> {
+        let gate = self.gate.lock().await;
+        gate.check().ok()?;
         let files = match files::read_folder(&self.folder) {
             Ok(files) => files,
             Err(error) => {
@@ -187,18 +230,28 @@ impl Pipelines {
         if lock(&self.loaded).files == files {
             return None;
         }
-        let (plan, diagnostics) = plan(&files, &self.parts.env);
-        if diagnostics.iter().any(Diagnostic::is_error) {
-            report(&diagnostics, "the rules that run go on unchanged");
-            self.note(files, &diagnostics, None);
-            return None;
+        let managed = self.managed_rules();
+        let chosen = plan_all_files(&files, &managed.iter().collect::<Vec<_>>(), &self.parts.env);
+        let chosen = match chosen {
+            Ok(chosen) => chosen,
+            Err(diagnostics) => {
+                report(&diagnostics, "the rules that run go on unchanged");
+                self.note_files(files, &diagnostics);
+                return None;
+            }
+        };
+        for diagnostic in &chosen.diagnostics {
+            let run = if diagnostic.is_error() { "the rule does not run" } else { "used all the same" };
+            warn!("{diagnostic} ({run})");
         }
-        report(&diagnostics, "the rule is used all the same");
-        self.note(files, &diagnostics, Some(&plan));
-        let planned: BTreeSet<_> = plan.pipelines.keys().cloned().collect();
-        let changes = self.apply(plan).await;
+        self.note_files(files, &chosen.diagnostics);
+        self.note(&chosen);
+        let planned: BTreeSet<_> = chosen.plan.pipelines.keys().cloned().collect();
+        let left_out = |rule: &ManagedRule| rule.enable && !chosen.plan.listed.contains_key(&rule.id);
+        let waiting = managed.iter().filter(|rule| left_out(rule)).map(|rule| rule.id.clone()).collect();
+        let changes = self.apply(chosen.plan).await;
         // All files could be read: what no rule wants any more holds the log no longer.
-        lock(&self.holds).retain(&planned);
+        lock(&self.holds).retain(&planned, &waiting);
         let count = |ids: &Vec<PipelineId>| ids.len();
         let (started, changed, stopped) =
             (count(&changes.started), count(&changes.changed), count(&changes.stopped));
@@ -223,9 +276,15 @@ impl Pipelines {
         lock(&self.running).values().map(|running| running.handle.status()).collect()
     }
 
-    /// What is wrong with the rule files, as of the last look.
+    /// What is wrong with the rule files, as of the last look, and with rules made over REST.
     pub fn problems(&self) -> Vec<String> {
-        lock(&self.loaded).problems.clone()
+        let loaded = lock(&self.loaded);
+        loaded.file_problems.iter().chain(&loaded.managed_problems).cloned().collect()
+    }
+
+    /// The rules that run, by name.
+    pub fn listed(&self) -> BTreeMap<String, Listed> {
+        lock(&self.loaded).listed.clone()
     }
 
     /// How many rules run.
@@ -252,6 +311,11 @@ impl Pipelines {
     /// the next start.
     pub async fn stop(&self, limit: Duration) {
         let deadline = tokio::time::Instant::now() + limit;
+        // Who changes something just now is waited for, and nobody changes anything after.
+        match tokio::time::timeout(limit / 4, self.gate.lock()).await {
+            Ok(mut gate) => gate.closed = true,
+            Err(_) => warn!("a change of the rules is still under way"),
+        }
         let behind = |it: &PipelineStatus| {
             let works = matches!(it.state, PipelineState::Running | PipelineState::Starting);
             works && (it.lag_events > 0 || it.pending > 0)
@@ -320,7 +384,7 @@ impl Pipelines {
         };
         let evaluation = self.evaluation(&id.rule, program, &identity);
         let republishes = matches!(outlet, Outlet::Republish { .. });
-        let transform = RuleTransform::new(evaluation.join(), clock.clone(), seed, republishes);
+        let transform = Box::new(RuleTransform::new(evaluation.join(), clock.clone(), seed, republishes));
         let sink = match outlet {
             Outlet::Sink(sink) => sink,
             Outlet::Republish { message, number } => {
@@ -331,7 +395,7 @@ impl Pipelines {
         let handle = Pipeline::spawn(
             config,
             Arc::new(journal.clone()),
-            Box::new(transform),
+            transform,
             sink,
             store.clone(),
             clock.clone(),
@@ -351,16 +415,40 @@ impl Pipelines {
         evaluation
     }
 
-    /// Notes what was read; `plan` is what runs from now on, none where it is what ran before.
-    fn note(&self, files: Vec<RuleFile>, diagnostics: &[Diagnostic], plan: Option<&Plan>) {
+    /// Notes the files of a look, and what is wrong with them.
+    fn note_files(&self, files: Vec<RuleFile>, diagnostics: &[Diagnostic]) {
+        let wrong = diagnostics.iter().filter(|it| !is_managed(it)).map(ToString::to_string).collect();
         let mut loaded = lock(&self.loaded);
         loaded.files = files;
-        loaded.problems = diagnostics.iter().map(ToString::to_string).collect();
-        if let Some(plan) = plan {
-            loaded.rules = plan.rules;
-            loaded.comments.clone_from(&plan.comments);
+        loaded.file_problems = wrong;
+    }
+
+    /// Notes what runs from now on.
+    fn note(&self, chosen: &Chosen) {
+        let Chosen { plan, files, diagnostics } = chosen;
+        let wrong = diagnostics.iter().filter(|it| is_managed(it)).map(ToString::to_string).collect();
+        let mut loaded = lock(&self.loaded);
+        loaded.managed_problems = wrong;
+        loaded.running_files.clone_from(files);
+        loaded.rules = plan.rules;
+        loaded.comments.clone_from(&plan.comments);
+        loaded.listed.clone_from(&plan.listed);
+    }
+}
+
+/// The rules made over REST, by id.
+fn stored_rules(registry: &Registry) -> io::Result<BTreeMap<String, ManagedRule>> {
+    let mut rules = BTreeMap::new();
+    for stored in registry.rules().map_err(io::Error::other)? {
+        let id = stored.id.clone();
+        match ManagedRule::from_stored(stored) {
+            Ok(rule) => drop(rules.insert(id, rule)),
+            Err(error) => {
+                return Err(io::Error::other(format!("the stored rule `{id}` cannot be read: {error}")));
+            }
         }
     }
+    Ok(rules)
 }
 
 /// Checks files and folders offline; what is wrong with them, and how many rules and pipelines they hold.

@@ -11,10 +11,12 @@ use muster_rules::{Diagnostic, Republish, RuleProgram, Severity};
 use muster_sinks::delivery::Limits;
 use muster_sinks::{Built, COMMON, PipelineId, Sink, SinkEnv, SinkSpec, build, kinds};
 
+use super::beside;
+use super::managed::{ManagedRule, PLACE};
 use super::{republish, secrets, start};
 
 /// The sink that exists without being declared, and its kind.
-const EMBEDDED: &str = "sqlite";
+pub(super) const EMBEDDED: &str = "sqlite";
 /// Its table that the presence projection writes.
 const DEVICES: &str = "devices";
 
@@ -39,6 +41,47 @@ pub struct Plan {
     pub rules: usize,
     /// What `COMMENT ON RULE` says of them.
     pub comments: BTreeMap<String, String>,
+    /// The rules without errors, by name.
+    pub listed: BTreeMap<String, Listed>,
+}
+
+/// A rule without errors, as it is shown.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Where it stands: `file:line`, or `rest:ID:1`.
+    pub place: String,
+    /// Its SELECT or FOREACH as written.
+    pub sql: String,
+    /// Topic filters and event topics.
+    pub from: Vec<String>,
+    /// Where its rows go.
+    pub targets: Vec<ListedTarget>,
+}
+
+impl Listed {
+    /// Whether it was made over REST.
+    pub fn is_managed(&self) -> bool {
+        self.place.starts_with(PLACE)
+    }
+}
+
+/// A target, as it is shown.
+#[derive(Debug, Clone)]
+pub enum ListedTarget {
+    /// A sink.
+    Sink {
+        /// Its kind.
+        kind: String,
+        /// The pipeline to it.
+        id: PipelineId,
+    },
+    /// `REPUBLISH TO`.
+    Republish {
+        /// The topic's template.
+        topic: String,
+        /// Its options.
+        options: BTreeMap<String, String>,
+    },
 }
 
 impl Plan {
@@ -107,8 +150,18 @@ impl std::fmt::Debug for Identity {
 /// Plans `files` together. What is wrong is in the second part; the plan then lacks what is wrong, and should only be
 /// run if the caller knows why.
 pub fn plan(files: &[RuleFile], env: &SinkEnv) -> (Plan, Vec<Diagnostic>) {
+    plan_with(files, &[], env)
+}
+
+/// As [`plan`], with the rules made over REST that are enabled.
+pub(super) fn plan_with(
+    files: &[RuleFile],
+    managed: &[&ManagedRule],
+    env: &SinkEnv,
+) -> (Plan, Vec<Diagnostic>) {
     let texts = files.iter().map(|file| (file.name.as_str(), file.text.as_str()));
-    let (statements, diagnostics) = muster_rules::parse_files(texts);
+    let (statements, diagnostics) =
+        muster_rules::parse_files_and(texts, |statements| beside::rules(managed, statements));
     let mut planner = Planner { env, sinks: BTreeMap::new(), diagnostics, plan: Plan::default() };
     // Sinks first: a rule may name one that stands below it, or in another file.
     let (sinks, others): (Vec<_>, Vec<_>) =
@@ -123,22 +176,6 @@ pub fn plan(files: &[RuleFile], env: &SinkEnv) -> (Plan, Vec<Diagnostic>) {
     }
     let Planner { diagnostics, plan, .. } = planner;
     (plan, diagnostics)
-}
-
-/// As [`plan`], without the files that have errors, until the rest has none: what can run although somebody made a
-/// mistake. A file that needs one of those left out has an error then, too.
-pub fn plan_what_can_run(files: &[RuleFile], env: &SinkEnv) -> (Plan, Vec<Diagnostic>) {
-    let mut files = files.to_vec();
-    let mut errors = Vec::new();
-    loop {
-        let (plan, found) = plan(&files, env);
-        if !found.iter().any(Diagnostic::is_error) {
-            errors.extend(found);
-            return (plan, errors);
-        }
-        files.retain(|file| !found.iter().any(|it| it.is_error() && it.file() == file.name));
-        errors.extend(found);
-    }
 }
 
 /// A sink that rules can name.
@@ -240,20 +277,23 @@ impl Planner<'_> {
             });
         }
         let rule_version = version(rule);
+        let mut targets = Vec::with_capacity(rule.into.len());
         let mut republished = 0;
         for target in &rule.into {
             match target {
                 Target::Sink { sink, table } => {
                     let table = table.as_ref().map(|table| table.text.as_str());
                     let planned = self.target(rule, &sink.text, sink.span, table, &program, &rule_version);
-                    if let Some((id, planned)) = planned
-                        && self.plan.pipelines.insert(id, planned).is_some()
-                    {
+                    let Some((id, planned)) = planned else { continue };
+                    targets.push(ListedTarget::Sink { kind: planned.identity.kind.clone(), id: id.clone() });
+                    if self.plan.pipelines.insert(id, planned).is_some() {
                         let message = "the rule writes to this target twice";
                         self.error(&rule.source, sink.span, message, "remove one of the two");
                     }
                 }
                 Target::Republish { topic, options } => {
+                    let (text, listed) = (topic.text.clone(), options.to_map());
+                    targets.push(ListedTarget::Republish { topic: text, options: listed });
                     let number = republished;
                     republished += 1;
                     match republish::planned(rule, (topic, options), number, &program, &rule_version) {
@@ -263,6 +303,13 @@ impl Planner<'_> {
                 }
             }
         }
+        let listed = Listed {
+            place: beside::place_of(rule),
+            sql: select_text(rule).to_owned(),
+            from: rule.select.from.iter().map(|name| name.text.clone()).collect(),
+            targets,
+        };
+        self.plan.listed.insert(rule.name.text.clone(), listed);
     }
 
     /// Whether each option of the rule is one that rules have.
@@ -393,12 +440,16 @@ fn help(kind: &str, message: &str) -> Option<String> {
 
 /// A hash of what the rule selects (FNV-1a, equal in every build), for what is kept over a restart.
 fn version(rule: &Rule) -> String {
-    let span = rule.select.span;
-    let text = rule.source.text.get(span.start..span.end).unwrap_or(&rule.source.text);
+    let text = select_text(rule);
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("{hash:016x}")
+}
+
+fn select_text(rule: &Rule) -> &str {
+    let span = rule.select.span;
+    rule.source.text.get(span.start..span.end).unwrap_or(&rule.source.text)
 }
 
 #[cfg(test)]
@@ -407,6 +458,7 @@ mod tests {
     use muster_core::clock::ManualClock;
     use muster_sinks::database::Databases;
 
+    use super::super::beside::{Chosen, plan_what_can_run};
     use super::*;
 
     fn env() -> SinkEnv {
@@ -485,7 +537,7 @@ mod tests {
             "CREATE SINK s TYPE nonsense;",
             "CREATE RULE c INTO s AS SELECT topic FROM \"a\";",
         ];
-        let (plan, diagnostics) = plan_what_can_run(&files(&texts), &env());
+        let Chosen { plan, diagnostics, .. } = plan_what_can_run(&files(&texts), &[], &env());
         let pipelines: Vec<_> = plan.pipelines.keys().map(ToString::to_string).collect();
         assert_eq!(pipelines, ["a > sqlite.a"]);
         let broken: Vec<_> = diagnostics.iter().map(Diagnostic::file).collect();

@@ -23,14 +23,7 @@ pub(super) struct RuleTransform {
 
 impl RuleTransform {
     pub(super) fn new(part: Part, clock: SharedClock, seed: u64, republishes: bool) -> Self {
-        let now = jiff::Timestamp::from_millisecond(clock.wall_ms()).unwrap_or_default();
-        let local = jiff::tz::TimeZone::system().to_offset(now).seconds();
-        // What functions of chance give must not come again after a restart.
-        let seed = seed ^ clock.wall_ms().unsigned_abs();
-        let context = EvalContext::new(clock, seed)
-            .with_local_offset(local.into())
-            .with_env(Arc::new(|name| std::env::var(format!("{ENV_PREFIX}{name}")).ok()));
-        Self { part, context, republishes }
+        Self { part, context: eval_context(clock, seed), republishes }
     }
 
     /// Whether the event is none of the rule's business although its FROM may name it: a message that is meant for
@@ -41,6 +34,17 @@ impl RuleTransform {
         event.kind == EventKind::MessagePublish && is_direct
             || self.republishes && message.republished_by == self.part.program().name()
     }
+}
+
+/// The surroundings in which rules are evaluated, also when they are only tried out.
+pub fn eval_context(clock: SharedClock, seed: u64) -> EvalContext {
+    let now = jiff::Timestamp::from_millisecond(clock.wall_ms()).unwrap_or_default();
+    let local = jiff::tz::TimeZone::system().to_offset(now).seconds();
+    // What functions of chance give must not come again after a restart.
+    let seed = seed ^ clock.wall_ms().unsigned_abs();
+    EvalContext::new(clock, seed)
+        .with_local_offset(local.into())
+        .with_env(Arc::new(|name| std::env::var(format!("{ENV_PREFIX}{name}")).ok()))
 }
 
 impl Transform for RuleTransform {

@@ -1,6 +1,6 @@
 //! Alarms about the event log: each is told once when it begins and once when it ends, as events that rules can carry
-//! and as lines on stderr. What a full log cannot take is written as soon as it takes something again. After a restart
-//! an alarm that still holds is told anew.
+//! and as lines on stderr. What a full log cannot take is written as soon as it takes something again. An alarm that
+//! the log says is on when the platform starts is not told again, and its end is told if it is over by then.
 
 use muster_core::clock::SharedClock;
 use muster_core::event::proto::event::Detail;
@@ -10,6 +10,10 @@ use muster_core::log::{LogErrorKind, LogStats};
 use tracing::{info, warn};
 
 use super::percent;
+use crate::presence::ActiveAlarm;
+
+const CAP: &str = "log_cap_80_percent";
+const FULL: &str = "log_full";
 
 /// What can be wrong with the log while the platform runs on.
 pub(super) struct Alarms {
@@ -43,9 +47,19 @@ enum State {
 }
 
 impl Alarms {
-    pub(super) fn new(journal: &Journal, clock: SharedClock, node: &str) -> Self {
+    /// `active` are the alarms that were told and whose end was not.
+    pub(super) fn new(journal: &Journal, clock: SharedClock, node: &str, active: &[ActiveAlarm]) -> Self {
+        let told = |name| {
+            let on = active.iter().find(|alarm| alarm.name == name);
+            on.map_or(State::Off, |ActiveAlarm { since_ms, message, .. }| State::On {
+                since_ms: *since_ms,
+                message: message.clone(),
+                told: true,
+            })
+        };
         let cap = Alarm {
-            name: "log_cap_80_percent",
+            name: CAP,
+            state: told(CAP),
             is_on: |stats| stats.cap_alarm,
             message: |stats| {
                 let used = percent(stats.bytes, stats.cap_bytes.unwrap_or_default());
@@ -55,13 +69,12 @@ impl Alarms {
                 });
                 format!("the event log uses {used} % of journal.cap_bytes{holder}")
             },
-            state: State::Off,
         };
         let full = Alarm {
-            name: "log_full",
+            name: FULL,
+            state: told(FULL),
             is_on: |stats| stats.refuses == Some(LogErrorKind::DiskFull),
             message: |_| "the event log has no room; publishes are not acknowledged until it has".to_owned(),
-            state: State::Off,
         };
         Self { journal: journal.clone(), clock, node: node.to_owned(), all: [cap, full] }
     }
@@ -131,6 +144,7 @@ mod tests {
     use muster_core::log::{LogConfig, RealDisk, Retention};
 
     use super::*;
+    use crate::presence::{Follower, Store};
 
     #[tokio::test]
     async fn a_log_near_its_cap_is_told_once_and_so_is_its_end() {
@@ -140,7 +154,7 @@ mod tests {
         let (journal, _) = Journal::open(config, RealDisk::shared(), clock.clone()).expect("a journal");
         let cap = |cap_bytes| Retention { cap_bytes: Some(cap_bytes), ..Retention::default() };
         let hold = journal.log().hold("slow", 0);
-        let mut alarms = Alarms::new(&journal, clock, "n");
+        let mut alarms = Alarms::new(&journal, clock, "n", &[]);
         journal.log().set_retention(cap(1 << 20)).expect("a cap");
         alarms.look();
         assert_eq!(journal.next_offset(), 0);
@@ -171,5 +185,50 @@ mod tests {
         assert_eq!((told[0].0, told[1].0), (EventKind::AlarmActivated, EventKind::AlarmDeactivated));
         assert!(told.iter().all(|it| it.1 == "\"log_cap_80_percent\"" && it.2.contains("slow")), "{told:?}");
         drop(hold);
+    }
+
+    #[tokio::test]
+    async fn over_a_restart_an_alarm_is_told_once_and_its_end_is_not_forgotten() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let clock = ManualClock::at(1_000);
+        let config = LogConfig { segment_bytes_max: 4096, ..LogConfig::new(dir.path().join("log")) };
+        let (journal, _) = Journal::open(config, RealDisk::shared(), clock.clone()).expect("a journal");
+        let cap = |cap_bytes| Retention { cap_bytes: Some(cap_bytes), ..Retention::default() };
+        let restart = || {
+            let store = Store::open(&dir.path().join("muster.db"), journal.log_id()).expect("a store");
+            let mut follower = Follower::new(store, &journal);
+            follower.catch_up().expect("the log is folded");
+            let active = follower.store().alarms().expect("alarms");
+            (Alarms::new(&journal, clock.clone(), "n", &active), active)
+        };
+        let _hold = journal.log().hold("slow", 0);
+        let filler = || super::super::sessions::lifecycle(EventKind::NodeStarted, "n", &"x".repeat(7_000), 1);
+        let offset = journal.append(filler()).await.expect("append").offset;
+        journal.durable(offset).await.expect("durable");
+        journal.log().set_retention(cap(8_192)).expect("a cap");
+        restart().0.look();
+        assert_eq!(journal.next_offset(), 2, "it is told");
+        journal.durable(1).await.expect("durable");
+
+        clock.advance(std::time::Duration::from_secs(1));
+        let (mut alarms, active) = restart();
+        assert_eq!((active.len(), active[0].name.as_str(), active[0].since_ms), (1, CAP, 1_000));
+        for _ in 0..3 {
+            alarms.look();
+        }
+        assert_eq!(journal.next_offset(), 2, "it still holds, and is not told again");
+
+        journal.log().set_retention(cap(1 << 30)).expect("a larger cap");
+        restart().0.look();
+        assert_eq!(journal.next_offset(), 3, "its end is told");
+        journal.durable(2).await.expect("durable");
+        let end = journal.reader(2).next_batch().await.expect("read").events()[0].clone();
+        let Some(Detail::Alarm(told)) = &end.body.detail else { panic!("{end:?}") };
+        assert_eq!((end.kind, told.name.as_str()), (EventKind::AlarmDeactivated, CAP));
+        assert_eq!((told.activated_at_ms, told.deactivated_at_ms), (1_000, 2_000));
+
+        let (mut alarms, active) = restart();
+        alarms.look();
+        assert!(active.is_empty() && journal.next_offset() == 3, "{active:?}");
     }
 }

@@ -1,8 +1,8 @@
 //! The platform: every part started in the one order that keeps the promises, and stopped in the reverse of it.
 //!
-//! Start: log, presence caught up, the end of every session that a crash left open, `node.started`, pipelines, broker,
-//! REST. Stop: REST, broker (whose clients get their goodbye, and whose last events are written), `node.stopped`,
-//! pipelines to the end of the log, presence, the log.
+//! Start: log, presence caught up, the end of every session that a crash left open, `node.started`, registry,
+//! pipelines, broker, REST. Stop: REST, broker (whose clients get their goodbye, and whose last events are written),
+//! `node.stopped`, pipelines to the end of the log, presence, the log.
 //! Retention begins after everything that reads the log holds its place, and ends before the first lets go.
 
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use muster_broker::{Broker, BrokerConfig, BrokerError, Environment, Wanted};
 use muster_core::clock::SharedClock;
 use muster_core::event::EventKind;
 use muster_core::journal::Journal;
-use muster_core::log::{LogConfig, LogErrorKind, OpenReport, RealDisk, Retention};
+use muster_core::log::{Compress, LogConfig, LogErrorKind, OpenReport, RealDisk, Retention};
 use muster_core::registry::Registry;
 use muster_sinks::SinkEnv;
 use muster_sinks::database::Databases;
@@ -71,10 +71,14 @@ impl Platform {
             .map_err(start(format!("cannot make the data directory {}", data.display())))?;
         let journal = open_journal(&config, clock.clone())?;
         let follower = settle_the_past(&config, &journal, &clock).await?;
+        let alarms =
+            follower.store().alarms().map_err(start("cannot read which alarms are on".to_owned()))?;
 
         let databases = Databases::default();
         let store = DeliveryStore::open(&data.join("delivery.db"))
             .map_err(start("cannot open the delivery store".to_owned()))?;
+        let registry = Registry::open(&data.join("registry.db"))
+            .map_err(start("cannot open the registry of retained messages and rules".to_owned()))?;
         let wanted = Wanted::none();
         let env = SinkEnv { data_dir: data.clone(), databases, clock: clock.clone() };
         let seed = seed(journal.log_id());
@@ -82,6 +86,7 @@ impl Platform {
         let parts = Parts {
             journal: journal.clone(),
             store,
+            registry: registry.clone(),
             env,
             republisher,
             wanted: wanted.clone(),
@@ -93,25 +98,25 @@ impl Platform {
         let rules = config.rules.display();
         pipelines.start().await.map_err(start(format!("cannot read the rules in {rules}")))?;
 
-        let (broker, rest, registry) =
-            match open_doors(&config, &journal, &pipelines, wanted, clock.clone()).await {
-                Ok(doors) => doors,
-                Err(error) => {
-                    // What waits for the broker ends.
-                    drop(broker_is_here);
-                    let stopped = sessions::lifecycle(
-                        EventKind::NodeStopped,
-                        &config.node,
-                        "failed to start",
-                        clock.wall_ms(),
-                    );
-                    let _written = journal.append(stopped).await;
-                    pipelines.stop(config.stop_timeout).await;
-                    drop((pipelines, follower));
-                    let _closed = journal.close().await;
-                    return Err(error);
-                }
-            };
+        let doors = open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone()).await;
+        let (broker, rest) = match doors {
+            Ok(doors) => doors,
+            Err(error) => {
+                // What waits for the broker ends.
+                drop(broker_is_here);
+                let stopped = sessions::lifecycle(
+                    EventKind::NodeStopped,
+                    &config.node,
+                    "failed to start",
+                    clock.wall_ms(),
+                );
+                let _written = journal.append(stopped).await;
+                pipelines.stop(config.stop_timeout).await;
+                drop((pipelines, follower));
+                let _closed = journal.close().await;
+                return Err(error);
+            }
+        };
         broker_is_here.send_replace(Some(broker.clone()));
         let following = CancellationToken::new();
         let keeper = Keeper::new(&journal, data, &pipelines, registry, follower.needed());
@@ -119,7 +124,7 @@ impl Platform {
         if let Err(error) = journal.log().set_retention(limits) {
             error!(%error, "nothing is removed from the event log");
         }
-        let alarms = Alarms::new(&journal, clock.clone(), &config.node);
+        let alarms = Alarms::new(&journal, clock.clone(), &config.node, &alarms);
         let keeper = tokio::spawn(keeper.run(alarms, following.clone()));
         let presence = tokio::spawn(follower.run(following.clone()));
         let (watched, stop) = (pipelines.clone(), following.clone());
@@ -224,6 +229,11 @@ fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
     let mut log = LogConfig::new(config.data.join("log"));
     log.segment_bytes_max = config.journal.segment_bytes_max;
     log.queue_bytes_max = config.journal.queue_bytes_max;
+    log.compress = config.journal.compress.map(|it| Compress {
+        level: it.level,
+        after: it.after,
+        ..Compress::default()
+    });
     log.durability = match config.journal.durability {
         Durability::Always => muster_core::log::Durability::Always,
         Durability::Interval(interval) => muster_core::log::Durability::Interval(interval),
@@ -300,15 +310,14 @@ async fn open_doors(
     config: &Config,
     journal: &Journal,
     pipelines: &Arc<Pipelines>,
+    registry: Registry,
     wanted: Wanted,
     clock: SharedClock,
-) -> Result<(Broker, RestServer, Registry), Error> {
-    let registry = Registry::open(&config.data.join("registry.db"))
-        .map_err(start("cannot open the registry of retained messages".to_owned()))?;
-    let broker = start_broker(config, journal, registry.clone(), wanted, clock.clone()).await?;
+) -> Result<(Broker, RestServer), Error> {
+    let broker = start_broker(config, journal, registry, wanted, clock.clone()).await?;
     let app = App::new(config, &clock, journal, &broker, pipelines);
     match RestServer::start(&config.http, app).await {
-        Ok(rest) => Ok((broker, rest, registry)),
+        Ok(rest) => Ok((broker, rest)),
         Err(error) => {
             broker.shutdown().await;
             Err(error)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_core::event::Event;
+use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::journal::{EventReader, Journal};
 use muster_core::log::{LogError, LogErrorKind};
 use tokio::task::{JoinError, spawn_blocking};
@@ -19,6 +19,9 @@ use super::store::{Store, StoreError};
 const EMPTY_COMMIT_EVENTS: u64 = 10_000;
 /// How long a write that failed waits for the next attempt.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
+
+/// Devices come and go, and alarms.
+const FOLLOWED: EventKinds = KINDS.with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
 
 /// Why the projection cannot follow.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +65,7 @@ impl Follower {
     pub fn new(store: Store, journal: &Journal) -> Self {
         let from = store.cursor().unwrap_or_default().max(journal.first_offset());
         let needed = Needed(Arc::new(AtomicU64::new(from)));
-        Self { store, reader: journal.reader(from).with_kinds(KINDS), needed }
+        Self { store, reader: journal.reader(from).with_kinds(FOLLOWED), needed }
     }
 
     /// Folds everything that is durable now, and commits.

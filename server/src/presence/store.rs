@@ -1,4 +1,5 @@
-//! Where devices are kept: the table `devices` of `DATA/muster.db`, with the fold's cursor in the same transaction.
+//! Where devices are kept: the table `devices` of `DATA/muster.db`, with the alarms that are on and the fold's cursor
+//! in the same transaction.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,13 +7,17 @@ use std::time::Duration;
 use muster_core::event::Event;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, named_params};
 
+use super::alarms::{self, ActiveAlarm};
 use super::fold::{Device, fold};
 
 /// What the fold is called in `_muster_projections`.
 const NAME: &str = "devices";
 
 /// The steps that bring any earlier database to this version's shape, in order.
-const MIGRATIONS: &[(u32, &str)] = &[(1, include_str!("../../../migrations/sqlite/0001_devices.sql"))];
+const MIGRATIONS: &[(u32, &str)] = &[
+    (1, include_str!("../../../migrations/sqlite/0001_devices.sql")),
+    (2, include_str!("../../../migrations/sqlite/0002_alarms.sql")),
+];
 
 /// How long a write waits for another writer of the same database (the embedded sink).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,6 +97,9 @@ impl Store {
         let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut changed = 0;
         for event in events {
+            if alarms::note(&tx, event)? {
+                continue;
+            }
             let known = device(&tx, event.clientid())?;
             if let Some(next) = fold(known.as_ref(), event) {
                 put(&tx, &next)?;
@@ -118,6 +126,14 @@ impl Store {
             devices.collect::<Result<Vec<_>, _>>()
         };
         read().map_err(|source| self.error(source))
+    }
+
+    /// The alarms that are on, by name.
+    ///
+    /// # Errors
+    /// SQLite refused.
+    pub fn alarms(&self) -> Result<Vec<ActiveAlarm>, StoreError> {
+        alarms::active(&self.db).map_err(|source| self.error(source))
     }
 
     /// How many devices are online, and how many are known at all.
@@ -232,7 +248,7 @@ fn cursor(db: &mut Connection, log_id: u128) -> Result<Option<u64>, rusqlite::Er
         .optional()?;
     let ours = found.filter(|(id, _)| *id == log_id_text(log_id)).map(|(_, cursor)| cursor);
     if ours.is_none() {
-        tx.execute("DELETE FROM devices", [])?;
+        tx.execute_batch("DELETE FROM devices; DELETE FROM _muster_alarms")?;
         tx.execute("DELETE FROM _muster_projections WHERE name = ?1", [NAME])?;
     }
     tx.commit()?;
@@ -384,6 +400,6 @@ mod tests {
         let db = Connection::open(&path).expect("open directly");
         db.execute("UPDATE _muster_migrations SET version = 99", []).expect("pretend");
         drop(db);
-        assert!(matches!(Store::open(&path, 7), Err(StoreError::Newer { found: 99, known: 1, .. })));
+        assert!(matches!(Store::open(&path, 7), Err(StoreError::Newer { found: 99, known: 2, .. })));
     }
 }

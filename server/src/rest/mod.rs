@@ -1,5 +1,6 @@
 //! REST: what operators ask. `/api/v5` in the shapes of EMQX v5, `/api/v1` for what that does not have, `/metrics` for
-//! Prometheus. It reads the other parts and changes nothing; it must never know how they do their work.
+//! Prometheus. It reads the other parts and has rules changed by those whose business they are; it must never know how
+//! they do their work.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+mod audit;
 mod clients;
 mod devices;
 mod letters;
@@ -26,6 +28,7 @@ mod operate;
 mod pipelines;
 mod prometheus;
 mod reply;
+mod rules;
 mod stats;
 mod status;
 
@@ -49,6 +52,7 @@ pub struct App {
     pipelines: Arc<Pipelines>,
     durability: Durability,
     maxima: Arc<stats::Maxima>,
+    trials: rules::Trials,
 }
 
 impl App {
@@ -70,6 +74,7 @@ impl App {
             pipelines: pipelines.clone(),
             durability: config.journal.durability,
             maxima: Arc::default(),
+            trials: rules::Trials::default(),
         }
     }
 }
@@ -134,6 +139,7 @@ fn router(http: &Http, app: App) -> Router {
         .route("/api/v5/clients/{clientid}", get(clients::one))
         .route("/api/v5/stats", get(stats::stats))
         .route("/api/v5/metrics", get(stats::metrics))
+        .nest("/api/v5", rules::router())
         .route("/api/v1/pipelines", get(pipelines::list))
         .route("/api/v1/pipelines/pause", post(operate::pause))
         .route("/api/v1/pipelines/resume", post(operate::resume))

@@ -56,7 +56,9 @@ fn log(app: &App, page: &mut Page) {
     page.one(m::LOG_FIRST_OFFSET, stats.first_offset);
     page.one(m::LOG_DURABLE_OFFSET, stats.durable_offset);
     page.one(m::LOG_BYTES, stats.bytes);
+    page.one(m::LOG_RAW_BYTES, stats.raw_bytes);
     page.one(m::LOG_SEGMENTS, stats.segments);
+    page.one(m::LOG_SEGMENTS_COMPRESSED, stats.segments_compressed);
     page.one(m::LOG_QUEUED_BYTES, stats.queued_bytes);
     page.one(m::LOG_SYNCS, stats.syncs_total);
     page.one(m::LOG_RECORDS, stats.records_total);

@@ -1,9 +1,11 @@
 //! What every endpoint shares: error bodies, parameters, pages and times, in the shapes that EMQX v5 clients expect.
 
 use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Most entries on one page.
 const LIMIT_MAX: u64 = 10_000;
@@ -27,8 +29,17 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "INVALID_PARAMETER", message)
     }
 
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
+    }
+
     pub(super) fn clientid_not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "CLIENTID_NOT_FOUND", "Client ID not found")
+    }
+
+    #[cfg(test)]
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 
     pub(super) fn internal(message: impl Into<String>) -> Self {
@@ -54,6 +65,33 @@ pub(super) async fn path_not_found(headers: HeaderMap) -> Response {
         let page =
             format!("<!DOCTYPE html><html><head><title>404</title></head><body>{MESSAGE}</body></html>");
         (StatusCode::NOT_FOUND, Html(page)).into_response()
+    }
+}
+
+/// A request's body: a JSON object.
+#[derive(Debug)]
+pub(super) struct Body(pub(super) Map<String, Value>);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
+        let media_type = content_type.and_then(|it| it.split(';').next()).unwrap_or_default().trim();
+        if !media_type.eq_ignore_ascii_case("application/json") {
+            let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE");
+            return Err(ApiError::new(status, code, "content-type:application/json Required"));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            let status = rejection.status();
+            let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "EXCEED_LIMIT" } else { "BAD_REQUEST" };
+            ApiError::new(status, code, rejection.body_text())
+        })?;
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(_) => Err(ApiError::bad_request("the body is no JSON object")),
+            Err(error) => Err(ApiError::bad_request(format!("the body is no JSON: {error}"))),
+        }
     }
 }
 

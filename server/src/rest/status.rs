@@ -8,11 +8,14 @@ use serde_json::json;
 
 use super::App;
 use super::reply::Params;
+use crate::error::chain;
 
-/// Two lines of text, or JSON on request. Whoever asks should come again after so many seconds.
+/// Two lines of text, and a third that says why if nothing is acknowledged; or JSON on request. Whoever asks should
+/// come again after so many seconds.
 pub(super) async fn status(State(app): State<App>, Query(query): Query<Vec<(String, String)>>) -> Response {
     // While the log takes nothing, publishes are not acknowledged: devices are better off with another node.
-    let runs = app.journal.log().check().is_ok();
+    let why = app.journal.log().check().err().map(|error| chain(&error));
+    let runs = why.is_none();
     let code = if runs { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let retry = [(header::RETRY_AFTER, "15")];
     if Params::new(query).one("format") == Some("json") {
@@ -22,10 +25,12 @@ pub(super) async fn status(State(app): State<App>, Query(query): Query<Vec<(Stri
             "broker_status": if runs { "started" } else { "stopped" },
             "app_status": if runs { "running" } else { "not_running" },
             "version": env!("CARGO_PKG_VERSION"),
+            "why": why,
             "log": super::log::numbers(&app),
         });
         return (code, retry, Json(body)).into_response();
     }
     let (broker, platform) = if runs { ("started", "running") } else { ("stopped", "not running") };
-    (code, retry, format!("Node {} is {broker}\nmuster is {platform}\n", app.node)).into_response()
+    let why = why.map_or_else(String::new, |why| format!("{why}\n"));
+    (code, retry, format!("Node {} is {broker}\nmuster is {platform}\n{why}", app.node)).into_response()
 }

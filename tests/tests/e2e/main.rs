@@ -8,6 +8,7 @@
 )]
 
 mod common;
+mod compress;
 mod config;
 mod crash;
 mod demo;
@@ -17,6 +18,7 @@ mod load;
 mod republish;
 mod rest;
 mod rules;
+mod rules_rest;
 mod sessions;
 mod stop;
 mod webhook;

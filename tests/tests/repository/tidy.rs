@@ -204,7 +204,9 @@ fn every_source_file_is_used_and_says_what_it_is_for() {
         let folder = path.parent().expect("a folder");
         let module = if stem == "mod" { folder.file_name().expect("a name").to_string_lossy() } else { stem };
         let is_root = ["main", "lib", "build"].contains(&&*module)
-            || ["tests", "benches", "examples", "bin"].iter().any(|kind| folder.ends_with(kind));
+            || ["tests", "benches", "examples", "bin", "fuzz_targets"]
+                .iter()
+                .any(|kind| folder.ends_with(kind));
         let declared = |text: &str| {
             text.lines().any(|line| {
                 let line = line.trim_start();

@@ -1,0 +1,44 @@
+//! The alarms that are on: the table `_muster_alarms` of `DATA/muster.db`, folded from the log, so that a restart knows
+//! what was told. It must never know what an alarm is about.
+
+use muster_core::event::proto::event::Detail;
+use muster_core::event::{Event, EventKind};
+use rusqlite::{Connection, Transaction};
+
+/// An alarm whose end the log does not tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveAlarm {
+    /// Its name.
+    pub name: String,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: i64,
+    /// What was told when it began.
+    pub message: String,
+}
+
+/// Folds an event; says whether it was about an alarm.
+pub(super) fn note(tx: &Transaction<'_>, event: &Event) -> Result<bool, rusqlite::Error> {
+    let Some(Detail::Alarm(alarm)) = &event.body.detail else { return Ok(false) };
+    match event.kind {
+        EventKind::AlarmActivated => {
+            tx.prepare_cached(
+                "INSERT OR REPLACE INTO _muster_alarms (name, since, message) VALUES (?1, ?2, ?3)",
+            )?
+            .execute((&alarm.name, alarm.activated_at_ms, &alarm.message))?;
+        }
+        EventKind::AlarmDeactivated => {
+            tx.prepare_cached("DELETE FROM _muster_alarms WHERE name = ?1")?.execute([&alarm.name])?;
+        }
+        _ => {}
+    }
+    Ok(true)
+}
+
+/// All of them, by name.
+pub(super) fn active(db: &Connection) -> Result<Vec<ActiveAlarm>, rusqlite::Error> {
+    let mut statement = db.prepare_cached("SELECT name, since, message FROM _muster_alarms ORDER BY name")?;
+    let alarms = statement.query_map([], |row| {
+        Ok(ActiveAlarm { name: row.get(0)?, since_ms: row.get(1)?, message: row.get(2)? })
+    })?;
+    alarms.collect()
+}

@@ -1,0 +1,137 @@
+//! `/api/v5/rules`: rules in the shapes of EMQX v5. Those that stand in a file are shown beside those made here, and
+//! only the latter can be changed here. A change answers when it is stored and runs.
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Json, Router, routing};
+use muster_rules::Diagnostic;
+use serde_json::Value;
+
+mod body;
+mod engine;
+mod events;
+mod filter;
+mod shown;
+mod trial;
+
+use super::App;
+use super::audit;
+use super::reply::{ApiError, Body, Page, Params};
+use crate::pipelines::{ChangeError, MANAGED_RULES_MAX};
+use body::bad;
+use filter::Filter;
+pub(super) use trial::Trials;
+
+/// The paths about rules.
+pub(super) fn router() -> Router<App> {
+    Router::new()
+        .route("/rules", routing::get(list).post(create))
+        .route("/rules/{id}", routing::get(one).put(update).delete(remove))
+        .route("/rules/{id}/test", routing::post(trial::of_rule))
+        .route("/rule_test", routing::post(trial::of_sql))
+        .route("/rule_events", routing::get(events::list))
+        .route("/rule_engine", routing::get(engine::show).put(engine::put))
+}
+
+async fn list(
+    State(app): State<App>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Json<Value>, ApiError> {
+    let params = Params::new(query);
+    let page = Page::from_params(&params)?;
+    let filter = Filter::from_params(&params)?;
+    let statuses = app.pipelines.status();
+    let found: Vec<_> = shown::all(&app).into_iter().filter(|rule| filter.admits(rule)).collect();
+    let skip = usize::try_from(page.skip()).unwrap_or(usize::MAX);
+    let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
+    let data = found.iter().skip(skip).take(limit).map(|rule| rule.to_json(&statuses)).collect();
+    Ok(page.envelope(data, found.len() as u64, filter.is_fuzzy()))
+}
+
+async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    shown(&app, &id).map(Json)
+}
+
+async fn create(State(app): State<App>, Body(fields): Body) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let rule = body::new_rule(fields)?;
+    let pipelines = app.pipelines.clone();
+    let made = settled(async move { pipelines.create_rule(rule).await }).await?;
+    audit::write(&app, "rules.create", &made.id).await;
+    Ok((StatusCode::CREATED, Json(shown(&app, &made.id)?)))
+}
+
+async fn update(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Body(fields): Body,
+) -> Result<Json<Value>, ApiError> {
+    let patch = body::patch(&id, fields)?;
+    let (pipelines, of) = (app.pipelines.clone(), id.clone());
+    settled(async move { pipelines.update_rule(&of, patch).await }).await?;
+    audit::write(&app, "rules.update", &id).await;
+    shown(&app, &id).map(Json)
+}
+
+async fn remove(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+    let (pipelines, of) = (app.pipelines.clone(), id.clone());
+    settled(async move { pipelines.remove_rule(&of).await }).await?;
+    audit::write(&app, "rules.delete", &id).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn shown(app: &App, id: &str) -> Result<Value, ApiError> {
+    let rule = shown::one(app, id).ok_or_else(not_found)?;
+    Ok(rule.to_json(&app.pipelines.status()))
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "Rule Id Not Found")
+}
+
+/// The outcome of a change that goes on to its end, also when the client hangs up or the time for a request is over:
+/// half of a change would be worse than none.
+async fn settled<T: Send + 'static>(
+    change: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::spawn(change).await {
+        Ok(outcome) => outcome.map_err(refusal),
+        Err(_) => Err(ApiError::internal("the change was interrupted; look at the rule before trying again")),
+    }
+}
+
+fn refusal(error: ChangeError) -> ApiError {
+    let unavailable =
+        |message| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", message);
+    match error {
+        ChangeError::NotFound => not_found(),
+        ChangeError::Exists(None) => ApiError::bad_request("rule id already exists"),
+        ChangeError::Exists(Some(place)) => {
+            ApiError::bad_request(format!("rule id already exists: it is defined in {place}"))
+        }
+        ChangeError::InFile(place) => ApiError::bad_request(format!(
+            "the rule is defined in {place}; it can be changed there, and only there"
+        )),
+        ChangeError::Id(why) => bad(why),
+        ChangeError::Rule(wrong) => bad(told(&wrong)),
+        ChangeError::Files(wrong) => {
+            let message =
+                format!("the rule files have errors, so that nothing can be changed: {}", told(&wrong));
+            ApiError::internal(message)
+        }
+        ChangeError::Full => {
+            let message =
+                format!("there are {MANAGED_RULES_MAX} rules made over REST, and there can be no more");
+            ApiError::new(StatusCode::BAD_REQUEST, "EXCEED_LIMIT", message)
+        }
+        ChangeError::Registry(error) => {
+            let error = crate::error::chain(&error);
+            tracing::error!(%error, "a rule made over REST could not be stored");
+            ApiError::internal("the rule could not be stored; see the log")
+        }
+        ChangeError::Stopping => unavailable("the node is stopping"),
+    }
+}
+
+fn told(wrong: &[Diagnostic]) -> String {
+    wrong.iter().filter(|it| it.is_error()).map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,300 @@
+//! Rules over REST, as clients of EMQX make, change and remove them.
+
+use muster_tests::mqtt::{Client, Version};
+use muster_tests::webhook::Webhook;
+use muster_tests::{Home, Muster, PATIENCE, until};
+use serde_json::{Value, json};
+
+use crate::common::until_delivered;
+
+const RULES: &str = "/api/v5/rules";
+
+async fn device(muster: &Muster) -> Client {
+    Client::connect(muster.mqtt, Version::V5, "device").await
+}
+
+async fn publish(device: &mut Client, topic: &str, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        device.publish(topic, format!("{{\"n\":{n}}}").as_bytes(), 1, false).await;
+    }
+}
+
+async fn create(muster: &Muster, rule: Value) -> Value {
+    let (status, made) = muster.send("POST", RULES, rule).await;
+    assert_eq!(status, 201, "{made}");
+    made
+}
+
+/// What is refused, and that nothing has changed by it.
+async fn refused(muster: &Muster, method: &str, path: &str, body: Value) -> (u16, String) {
+    let before = muster.json(RULES).await;
+    let (status, answer) = muster.send(method, path, body).await;
+    assert!(status >= 400 && answer["code"].is_string(), "{status}: {answer}");
+    assert_eq!(muster.json(RULES).await, before);
+    (status, answer["message"].as_str().expect("a message").to_owned())
+}
+
+async fn problems(muster: &Muster) -> Vec<String> {
+    let problems = muster.json("/api/v1/pipelines").await["problems"].clone();
+    problems.as_array().expect("a list").iter().map(|it| it.as_str().expect("a text").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_is_made_changed_and_removed() {
+    let hook = Webhook::start().await;
+    let sink = format!("CREATE SINK hook TYPE webhook WITH (url = '{}', batch_wait_ms = 1);", hook.url());
+    let home = Home::with_rules(&sink);
+    let muster = home.start().await;
+    let mut device = device(&muster).await;
+
+    let sql = "SELECT payload.n AS n, topic FROM \"t/#\"";
+    let actions = json!(["sqlite:made", "http:hook"]);
+    let made = create(&muster, json!({"id": "r-1", "name": "One", "sql": sql, "actions": actions})).await;
+    for (field, value) in [
+        ("id", json!("r-1")),
+        ("name", json!("One")),
+        ("sql", json!(sql)),
+        ("from", json!(["t/#"])),
+        ("actions", actions),
+        ("enable", json!(true)),
+        ("description", json!("")),
+        ("metadata", json!({})),
+    ] {
+        assert_eq!(made[field], value, "{field}: {made}");
+    }
+    assert_eq!(made["created_at"], made["last_modified_at"]);
+    let details = made["action_details"].as_array().expect("a list");
+    assert_eq!((&details[0]["type"], &details[0]["name"]), (&json!("sqlite"), &json!("made")));
+    assert_eq!((&details[1]["type"], &details[1]["name"]), (&json!("webhook"), &json!("hook")));
+
+    // It runs as soon as it is answered.
+    publish(&mut device, "t/1", 0..3).await;
+    assert_eq!(home.until_lines("SELECT n FROM made ORDER BY n", 3).await, ["0", "1", "2"]);
+    until_delivered(&muster, "r-1", "hook", 3).await;
+    assert_eq!(hook.rows().len(), 3);
+
+    // A part of it is changed, the rest stays.
+    let patch = json!({"sql": "SELECT payload.n * 10 AS n FROM \"t/#\"", "description": "ten times"});
+    let (status, changed) = muster.send("PUT", &format!("{RULES}/r-1"), patch).await;
+    assert_eq!(
+        (status, &changed["name"], &changed["description"]),
+        (200, &json!("One"), &json!("ten times"))
+    );
+    assert_eq!(changed["created_at"], made["created_at"]);
+    publish(&mut device, "t/1", 3..4).await;
+    assert_eq!(home.until_lines("SELECT n FROM made ORDER BY n", 4).await, ["0", "1", "2", "30"]);
+
+    // What was shown can be sent back.
+    let shown = muster.json(&format!("{RULES}/r-1")).await;
+    let (status, back) = muster.send("PUT", &format!("{RULES}/r-1"), shown).await;
+    assert_eq!(status, 200, "{back}");
+
+    // Disabled, it stays, and what comes meanwhile waits in the log.
+    let (status, off) = muster.send("PUT", &format!("{RULES}/r-1"), json!({"enable": false})).await;
+    assert_eq!((status, &off["enable"], &off["from"]), (200, &json!(false), &json!(["t/#"])));
+    publish(&mut device, "t/1", 4..5).await;
+    assert!(muster.json("/api/v1/pipelines").await["data"].as_array().is_some_and(Vec::is_empty));
+    let (status, _) = muster.send("PUT", &format!("{RULES}/r-1"), json!({"enable": true})).await;
+    assert_eq!(status, 200);
+    assert_eq!(home.until_lines("SELECT n FROM made ORDER BY n", 5).await.last().expect("a row"), "40");
+
+    let (status, body) = muster.send("DELETE", &format!("{RULES}/r-1"), Value::Null).await;
+    assert_eq!((status, body), (204, Value::Null));
+    for (method, body) in [("GET", Value::Null), ("PUT", json!({})), ("DELETE", Value::Null)] {
+        let (status, answer) = muster.send(method, &format!("{RULES}/r-1"), body).await;
+        assert_eq!((status, answer), (404, json!({"code": "NOT_FOUND", "message": "Rule Id Not Found"})));
+    }
+    assert_eq!(muster.json(RULES).await["meta"]["count"], 0);
+    muster.stop().await;
+    let log = home.command(&["log", "cat", "--event", "admin", "--json"]).output().await.expect("its output");
+    let log = String::from_utf8(log.stdout).expect("text");
+    for (action, times) in [("rules.create", 1), ("rules.update", 4), ("rules.delete", 1)] {
+        assert_eq!(log.matches(&format!("\"action\":\"{action}\"")).count(), times, "{action}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_survives_a_kill() {
+    let home = Home::new();
+    let muster = home.start().await;
+    let rule = |id: &str| json!({"id": id, "sql": "SELECT payload.n AS n FROM \"t\"", "actions": ["sqlite"]});
+    create(&muster, rule("gone")).await;
+    create(&muster, rule("off")).await;
+    create(&muster, rule("kept")).await;
+    assert_eq!(muster.send("PUT", &format!("{RULES}/off"), json!({"enable": false})).await.0, 200);
+    assert_eq!(muster.send("DELETE", &format!("{RULES}/gone"), Value::Null).await.0, 204);
+    let before = muster.json(RULES).await;
+    muster.kill().await;
+
+    let muster = home.start().await;
+    let after = muster.json(RULES).await;
+    let fields = |list: &Value| {
+        let rules = list["data"].as_array().expect("a list").clone();
+        rules
+            .into_iter()
+            .map(|mut rule| {
+                rule["action_details"].take();
+                rule
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(fields(&after), fields(&before));
+    assert_eq!(after["meta"]["count"], 2);
+    publish(&mut device(&muster).await, "t", 0..2).await;
+    home.until_lines("SELECT n FROM kept", 2).await;
+    assert_eq!(home.lines("SELECT n FROM off"), Vec::<String>::new());
+    muster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_wins_and_its_rules_are_read_only() {
+    let home = Home::with_rules("\n  CREATE RULE filed INTO sqlite.t AS SELECT 1 AS x FROM \"a\";");
+    home.write_rules("words.sql", "COMMENT ON RULE filed IS 'of a file';");
+    let muster = home.start().await;
+    let filed = muster.json(&format!("{RULES}/filed")).await;
+    assert_eq!(filed["sql"], "SELECT 1 AS x FROM \"a\"");
+    assert_eq!((&filed["actions"], &filed["description"]), (&json!(["sqlite:t"]), &json!("of a file")));
+    let metadata = &filed["metadata"];
+    assert_eq!(
+        (&metadata["source"], &metadata["line"], &metadata["read_only"]),
+        (&json!("file"), &json!(2), &json!(true))
+    );
+    for (method, path, body) in [
+        ("PUT", format!("{RULES}/filed"), json!({"enable": false})),
+        ("DELETE", format!("{RULES}/filed"), Value::Null),
+        ("POST", RULES.to_owned(), json!({"id": "filed", "sql": "SELECT 1 FROM \"a\""})),
+    ] {
+        let (status, message) = refused(&muster, method, &path, body).await;
+        assert!(status == 400 && message.contains("rules.sql:2"), "{status}: {message}");
+    }
+
+    create(&muster, json!({"id": "both", "sql": "SELECT 1 AS rest FROM \"a\"", "actions": ["sqlite:u"]}))
+        .await;
+    home.write_rules("both.sql", "CREATE RULE both INTO sqlite.u AS SELECT 1 AS file FROM \"a\";");
+    let hidden = until("the file takes over", PATIENCE, async || {
+        problems(&muster).await.into_iter().find(|it| it.starts_with("rest:both:"))
+    })
+    .await;
+    assert!(hidden.contains("both.sql:1 has a rule of this name"), "{hidden}");
+    assert_eq!(muster.json(&format!("{RULES}/both")).await["metadata"]["source"], "file");
+    publish(&mut device(&muster).await, "a", 0..1).await;
+    assert_eq!(home.until_lines("SELECT file FROM u", 1).await, ["1"]);
+    let (status, _) = muster.send("DELETE", &format!("{RULES}/both"), Value::Null).await;
+    assert_eq!(status, 204, "the one made over REST can still be removed");
+    assert_eq!(problems(&muster).await, Vec::<String>::new());
+    assert_eq!(refused(&muster, "DELETE", &format!("{RULES}/both"), Value::Null).await.0, 400);
+    muster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_waits_for_a_sink_that_its_file_takes_away() {
+    let hook = Webhook::start().await;
+    let sink = format!("CREATE SINK hook TYPE webhook WITH (url = '{}', batch_wait_ms = 1);", hook.url());
+    let home = Home::with_rules("CREATE RULE other INTO sqlite.t AS SELECT 1 AS x FROM \"a\";");
+    home.write_rules("sink.sql", &sink);
+    let muster = home.start().await;
+    create(&muster, json!({"id": "r", "sql": "SELECT payload.n AS n FROM \"a\"", "actions": ["hook"]})).await;
+    let mut device = device(&muster).await;
+    publish(&mut device, "a", 0..1).await;
+    until_delivered(&muster, "r", "hook", 1).await;
+
+    home.write_rules("sink.sql", "-- no sink any more");
+    let told = async || problems(&muster).await.into_iter().find(|it| it.starts_with("rest:r:1:1: error"));
+    let problem = until("the rule cannot run", PATIENCE, told).await;
+    assert!(problem.contains("there is no sink for \"hook\""), "{problem}");
+    let rule = muster.json(&format!("{RULES}/r")).await;
+    assert_eq!((&rule["enable"], &rule["problems"]), (&json!(true), &json!([problem])));
+    publish(&mut device, "a", 1..2).await;
+    // Others can be made meanwhile.
+    create(&muster, json!({"name": "more", "sql": "SELECT 1 FROM \"b\"", "actions": ["sqlite:u"]})).await;
+
+    home.write_rules("sink.sql", &sink);
+    until("what waited arrives", PATIENCE, async || (hook.rows().len() == 2).then_some(())).await;
+    until_delivered(&muster, "r", "hook", 2).await;
+    assert_eq!(problems(&muster).await, Vec::<String>::new());
+
+    // Files with errors change nothing, and do not keep rules from being changed.
+    home.write_rules("broken.sql", "CREATE RULE broken AS SELEC");
+    until("the file is looked at", PATIENCE, async || {
+        problems(&muster).await.iter().any(|it| it.contains("broken.sql")).then_some(())
+    })
+    .await;
+    assert_eq!(muster.send("DELETE", &format!("{RULES}/more"), Value::Null).await.0, 204);
+    assert!(problems(&muster).await.iter().any(|it| it.contains("broken.sql")), "still told");
+    publish(&mut device, "a", 2..3).await;
+    until_delivered(&muster, "r", "hook", 3).await;
+    muster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_and_nothing_changes() {
+    let home = Home::new();
+    let muster = home.start().await;
+    let select = "SELECT 1 AS x FROM \"a\"";
+    create(&muster, json!({"id": "r", "sql": select, "actions": ["sqlite:t"]})).await;
+    for (body, want) in [
+        (json!({"id": "r", "sql": select}), "rule id already exists"),
+        (json!({"id": "", "sql": select}), "empty rule id is not allowed"),
+        (json!({"id": "a b", "sql": select}), "begins with a letter or digit"),
+        (json!({"name": "x"}), "`sql` is missing"),
+        (json!({"id": "s", "sql": select, "enabled": true}), "did you mean `enable`?"),
+        (json!({"id": "s", "sql": select, "enable": 1}), "`enable` is true or false"),
+        (json!({"id": "s", "sql": ""}), "rest:s:1:1: error: "),
+        (json!({"id": "s", "sql": "SELECT x\nFRM \"a\""}), "rest:s:2:5: error: expected FROM, found `\"a\"`"),
+        (json!({"id": "s", "sql": "SELECT uper(x) FROM \"a\""}), "did you mean upper()?"),
+        (json!({"id": "s", "sql": "SELECT 1 FROM \"$events/client/conected\""}), "$events/client/connected"),
+        (json!({"id": "s", "sql": "CREATE SINK x TYPE webhook"}), "rest:s:1:1: error: "),
+        (json!({"id": "s", "sql": select, "actions": ["webhook:none"]}), "actions[0]: there is no sink"),
+        (json!({"id": "s", "sql": select, "actions": ["sqlite:t", "sqlite:t"]}), "twice"),
+        (json!({"id": "s", "sql": select, "actions": ["sqlite:devices"]}), "is kept by Muster itself"),
+        (
+            json!({"id": "s", "sql": select, "actions": [{"function": "console"}]}),
+            "there is no console action",
+        ),
+        // Wrong is wrong, also where it does not run.
+        (json!({"id": "s", "sql": "SELECT", "enable": false}), "rest:s:1:"),
+    ] {
+        let (status, message) = refused(&muster, "POST", RULES, body).await;
+        assert!(status == 400 && message.contains(want), "{status}: {message}\nwanted: {want}");
+    }
+    for (body, want) in [
+        (json!({"sql": "SELECT"}), "rest:r:1:"),
+        (json!({"id": "other"}), "cannot be changed"),
+        (json!({"actions": {}}), "`actions` is a list"),
+    ] {
+        let (status, message) = refused(&muster, "PUT", &format!("{RULES}/r"), body).await;
+        assert!(status == 400 && message.contains(want), "{status}: {message}\nwanted: {want}");
+    }
+    for (content_type, body, status, want) in [
+        ("text/plain", "{}", 415, "content-type:application/json Required"),
+        ("application/json; charset=utf-8", "{", 400, "no JSON"),
+        ("application/json", "[]", 400, "no JSON object"),
+        ("application/json", &format!("{{\"sql\":\"{}\"}}", "x".repeat(2 << 20)), 413, "EXCEED_LIMIT"),
+    ] {
+        let (found, answer) = muster.send_raw("POST", RULES, content_type, body).await;
+        assert!(found == status && answer.contains(want), "{found}: {answer}");
+    }
+    for query in ["enable=maybe", "page=0", "limit=10001", "match_from=a%23"] {
+        let (status, answer) = muster.send("GET", &format!("{RULES}?{query}"), Value::Null).await;
+        assert_eq!((status, &answer["code"]), (400, &json!("INVALID_PARAMETER")), "{query}");
+    }
+    assert_eq!(muster.send("PATCH", RULES, json!({})).await.0, 405);
+    // An id that nobody chose.
+    let named = create(&muster, json!({"name": "my-rule", "sql": select})).await;
+    let other = create(&muster, json!({"name": "my rule", "sql": select})).await;
+    assert_eq!(named["id"], "my-rule");
+    assert!(other["id"].as_str().is_some_and(|id| id.starts_with("rule_")), "{other}");
+    for (query, ids) in [
+        ("like_id=r", &["my-rule", "r", "rule_"][..]),
+        ("action=sqlite:t", &["r"]),
+        ("limit=1&page=2", &["r"]),
+        ("enable=false", &[]),
+    ] {
+        let found = muster.json(&format!("{RULES}?{query}")).await;
+        let found = found["data"].as_array().expect("a list").clone();
+        let id = |rule: &Value| rule["id"].as_str().expect("an id").to_owned();
+        assert_eq!(found.len(), ids.len(), "{query}");
+        assert!(found.iter().map(id).zip(ids).all(|(id, want)| id.starts_with(want)), "{query}: {found:?}");
+    }
+    muster.stop().await;
+}
