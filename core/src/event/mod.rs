@@ -7,6 +7,7 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message as _;
 
+mod build;
 mod column;
 mod kind;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/muster.event.v1.rs"));
 }
 
+pub use build::{ColumnError, example, filled};
 pub use column::{Column, ColumnType};
 pub use kind::{EventKind, EventKinds};
 
