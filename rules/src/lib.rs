@@ -19,6 +19,7 @@ pub mod ast;
 mod check;
 pub mod conformance;
 mod diagnostic;
+pub mod explain;
 mod functions;
 mod plan;
 mod print;

@@ -25,11 +25,14 @@ pub struct Wants {
 impl Wants {
     /// Whether the event is among them. Costs no memory.
     pub fn matches(&self, event: &Event) -> bool {
-        if !self.kinds.contains(event.kind) {
-            return false;
-        }
-        event.kind != EventKind::MessagePublish
-            || self.filters.iter().any(|filter| topic::matches(filter, &event.topic))
+        self.includes(event.kind, &event.topic)
+    }
+
+    /// Whether events of this kind and topic are among them: what the header of a record tells. Costs no memory.
+    pub fn includes(&self, kind: EventKind, topic: &str) -> bool {
+        self.kinds.contains(kind)
+            && (kind != EventKind::MessagePublish
+                || self.filters.iter().any(|filter| topic::matches(filter, topic)))
     }
 
     /// Takes in one name of FROM; whether it can ever match.
