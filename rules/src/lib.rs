@@ -16,6 +16,7 @@
 
 mod alarm;
 pub mod ast;
+pub mod cases;
 mod check;
 pub mod conformance;
 mod diagnostic;
