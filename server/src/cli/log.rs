@@ -65,7 +65,8 @@ pub(super) enum From {
 }
 
 impl From {
-    fn offset(self, journal: &Journal) -> Result<u64, Error> {
+    /// The first offset that is meant, if it is not past already.
+    pub(super) fn offset(self, journal: &Journal) -> Result<u64, Error> {
         let offset = match self {
             Self::Offset(offset) => offset,
             Self::Time(ms) => journal.offset_at_time(ms).map_err(broken)?,
@@ -186,7 +187,7 @@ fn print(reader: &mut EventReader, left: &mut u64, select: &Select) -> Result<bo
     out.flush().map(|()| more).or_else(|error| failed_output(error).map(|()| false))
 }
 
-fn broken(error: LogError) -> Error {
+pub(super) fn broken(error: LogError) -> Error {
     Error::because(ErrorKind::Start, "cannot read the event log", error)
 }
 

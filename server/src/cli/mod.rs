@@ -29,8 +29,8 @@ then from flags; the later wins. `muster config show` lists every setting, its v
 
 Exit codes:
   0    done, or stopped in order
-  1    the answer is no: a rule file has errors, a check failed
-  2    the configuration or the command line is wrong; nothing was touched
+  1    the answer is no: a rule file has errors, a check or a case of a rule failed
+  2    the configuration, the command line or a file that it names is wrong; nothing was touched
   3    cannot start: the data directory, an address or the event log cannot be had
   4    a part that everything depends on died; the cause is the last line on stderr
   130  stopped at once by a second signal";
@@ -55,9 +55,9 @@ enum Command {
     Run(ConfigArgs),
     /// See it at work: the whole platform in a fresh directory, with simulated devices and a live view.
     Demo(DemoArgs),
-    /// Work on rule files without running them.
-    #[command(subcommand)]
-    Rules(RulesCommand),
+    /// Check, explain, test and try rule files, without a platform and without a sink.
+    #[command(subcommand, after_help = rules::EXAMPLES)]
+    Rules(rules::RulesCommand),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -111,18 +111,6 @@ pub(crate) struct DemoArgs {
     /// Start of the random behaviour; the same number makes the same devices do the same things.
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub(crate) seed: u64,
-}
-
-#[derive(Debug, Subcommand)]
-enum RulesCommand {
-    /// Check rule files, or folders of them, together; exit code 1 when one has errors.
-    Check {
-        /// Files and folders.
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<PathBuf>,
-    },
-    /// Evaluate rule cases: one JSON object a line on stdin, one answer a line on stdout.
-    Eval,
 }
 
 #[derive(Debug, Subcommand)]
@@ -257,8 +245,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         }
         Command::Run(config) => run::run(config.load()?),
         Command::Demo(args) => demo::demo(args),
-        Command::Rules(RulesCommand::Check { paths }) => rules::check(&paths),
-        Command::Rules(RulesCommand::Eval) => rules::eval(),
+        Command::Rules(command) => rules::dispatch(command),
         Command::Log(LogCommand::Stats(config)) => log::stats(&config.load()?),
         Command::Log(LogCommand::Tail { from, last, select, config }) => {
             log::tail(&config.load()?, from, last, &select)

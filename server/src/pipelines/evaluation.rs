@@ -39,7 +39,8 @@ type Made = Result<Arc<[SharedRow]>, String>;
 /// A rule, evaluated for all its pipelines.
 pub(super) struct Evaluation {
     program: Arc<RuleProgram>,
-    select: Select,
+    /// What it was made of; none where no pipeline of it runs.
+    select: Option<Select>,
     /// How many pipelines take part.
     pipelines: AtomicUsize,
     recent: Mutex<Recent>,
@@ -73,12 +74,21 @@ struct Turn {
 impl Evaluation {
     /// `select` is what `program` was made of: rules are the same if it is.
     pub(super) fn new(program: Arc<RuleProgram>, select: Select) -> Arc<Self> {
+        Self::of(program, Some(select))
+    }
+
+    /// Of a rule that is only tried.
+    pub(super) fn alone(program: Arc<RuleProgram>) -> Arc<Self> {
+        Self::of(program, None)
+    }
+
+    fn of(program: Arc<RuleProgram>, select: Option<Select>) -> Arc<Self> {
         Arc::new(Self { program, select, pipelines: AtomicUsize::new(0), recent: Mutex::default() })
     }
 
     /// Whether it is of this very rule.
     pub(super) fn is_of(&self, select: &Select) -> bool {
-        self.select == *select
+        self.select.as_ref() == Some(select)
     }
 
     pub(super) fn program(&self) -> &RuleProgram {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::plan::RuleFile;
 
 /// What a rule file is called.
-const EXTENSION: &str = "sql";
+pub(crate) const EXTENSION: &str = "sql";
 
 /// Written where there is no folder yet: valid, and every line of it a comment, so that it does nothing.
 const EXAMPLE: &str = include_str!("example.sql");
@@ -27,7 +27,7 @@ pub(super) fn read_folder(folder: &Path) -> io::Result<Vec<RuleFile>> {
 }
 
 /// The files named, and those of the folders named.
-pub(super) fn read_paths(paths: &[PathBuf]) -> io::Result<Vec<RuleFile>> {
+pub(crate) fn read_paths(paths: &[PathBuf]) -> io::Result<Vec<RuleFile>> {
     let mut files = Vec::new();
     for path in paths {
         let found = if path.is_dir() { read_folder(path) } else { read(path).map(|file| vec![file]) };

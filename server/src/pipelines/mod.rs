@@ -46,15 +46,14 @@ pub use managed::{MANAGED_RULES_MAX, ManagedRule, RulePatch};
 pub use plan::{Identity, Listed, ListedTarget, Outlet, Plan, Planned, RuleFile, plan};
 
 use beside::{Chosen, is_managed, plan_all_files, plan_what_can_run};
-pub use holds::Cursors;
-use holds::Holds;
-use transform::RuleTransform;
-pub use transform::eval_context;
-
-pub use operate::{LettersReplayed, Which};
-
 use evaluation::Evaluation;
 pub use evaluation::RuleCounts;
+pub(crate) use files::{EXTENSION, read_paths};
+pub use holds::Cursors;
+use holds::Holds;
+pub use operate::{LettersReplayed, Which};
+pub(crate) use transform::RuleTransform;
+pub use transform::eval_context;
 use watch::Watcher;
 
 /// How long a pipeline may take to finish what is under way when its rule has changed or is gone.

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use muster_core::clock::SharedClock;
 use muster_core::event::{Event, EventKind, EventKinds};
-use muster_rules::EvalContext;
+use muster_rules::{EvalContext, RuleProgram};
 use muster_sinks::SharedRow;
 use muster_sinks::delivery::Transform;
 
-use super::evaluation::Part;
+use super::evaluation::{Evaluation, Part};
 
 /// What `getenv('NAME')` puts before the name: rules see no other variable, so that none of our secrets gets out.
 const ENV_PREFIX: &str = "EMQXVAR_";
 
-/// A pipeline's part in the evaluation of its rule.
-pub(super) struct RuleTransform {
+/// A pipeline's part in the evaluation of its rule, and a rule evaluated wherever it is tried.
+pub(crate) struct RuleTransform {
     part: Part,
     context: EvalContext,
     /// Whether the rows are republished.
@@ -24,6 +24,11 @@ pub(super) struct RuleTransform {
 impl RuleTransform {
     pub(super) fn new(part: Part, clock: SharedClock, seed: u64, republishes: bool) -> Self {
         Self { part, context: eval_context(clock, seed), republishes }
+    }
+
+    /// A rule of which no pipeline runs.
+    pub(crate) fn alone(program: Arc<RuleProgram>, clock: SharedClock, seed: u64) -> Self {
+        Self::new(Evaluation::alone(program).join(), clock, seed, false)
     }
 
     /// Whether the event is none of the rule's business although its FROM may name it: a message that is meant for

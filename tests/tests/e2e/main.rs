@@ -18,6 +18,7 @@ mod load;
 mod republish;
 mod rest;
 mod rules;
+mod rules_offline;
 mod rules_rest;
 mod sessions;
 mod stop;
