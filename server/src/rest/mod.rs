@@ -53,6 +53,7 @@ pub struct App {
     durability: Durability,
     maxima: Arc<stats::Maxima>,
     trials: rules::Trials,
+    meters: rules::Meters,
 }
 
 impl App {
@@ -75,6 +76,7 @@ impl App {
             durability: config.journal.durability,
             maxima: Arc::default(),
             trials: rules::Trials::default(),
+            meters: rules::Meters::new(clock.clone(), pipelines.clone()),
         }
     }
 }
@@ -105,6 +107,7 @@ impl RestServer {
         let address = listener.local_addr().map_err(cannot)?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        tokio::spawn(app.meters.clone().run(stop.clone()));
         let router = router(http, app);
         let task = tokio::spawn(async move {
             let served =

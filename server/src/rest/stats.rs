@@ -49,8 +49,7 @@ pub(super) async fn metrics(
 ) -> Result<Json<Value>, ApiError> {
     let it = app.broker.stats().counters;
     let received = it.messages_received_qos0 + it.messages_received_qos1 + it.messages_received_qos2;
-    let pipelines = app.pipelines.status();
-    let sum = |of: fn(&muster_sinks::delivery::PipelineStatus) -> u64| pipelines.iter().map(of).sum::<u64>();
+    let (matched, success, failed) = app.meters.totals();
     let all = json!({
         "bytes.received": it.bytes_received,
         "bytes.sent": it.bytes_sent,
@@ -73,9 +72,10 @@ pub(super) async fn metrics(
         "delivery.dropped.queue_full": it.deliveries_dropped_queue_full,
         "delivery.dropped.expired": it.deliveries_dropped_expired,
         "authorization.deny": it.authorizations_denied,
-        "rules.matched": sum(|it| it.matched),
-        "actions.success": sum(|it| it.delivered),
-        "actions.failed": sum(|it| it.dead),
+        "rules.matched": matched,
+        "actions.executed": success + failed,
+        "actions.success": success,
+        "actions.failed": failed,
     });
     match all {
         Value::Object(all) => aggregate(&app, query, all),

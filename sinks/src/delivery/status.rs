@@ -41,6 +41,9 @@ pub struct PipelineStatus {
     pub delivered: u64,
     /// Rows and events that went to the dead letters.
     pub dead: u64,
+    /// What the books showed when they were opened the first time in this run.
+    #[serde(skip)]
+    pub opened: Totals,
     /// Rows made and not settled yet.
     pub pending: u64,
     /// Everything before this offset is committed, and none of it is wanted again.
@@ -78,6 +81,7 @@ pub(crate) struct Facts {
     /// Rows made since the checkpoint that is committed, counted when they were made.
     pub(crate) matched: u64,
     pub(crate) committed: Totals,
+    pub(crate) opened: Option<Totals>,
     pub(crate) cursor: u64,
     /// Where an operator wants it to go on, until it does.
     pub(crate) reset_to: Option<u64>,
@@ -105,6 +109,7 @@ impl Default for Facts {
             state: PipelineState::Starting,
             matched: 0,
             committed: Totals::default(),
+            opened: None,
             cursor: 0,
             reset_to: None,
             settled: 0,
@@ -143,6 +148,7 @@ impl Board {
             matched: facts.matched,
             delivered: facts.committed.delivered,
             dead: facts.committed.dead,
+            opened: facts.opened.unwrap_or_default(),
             pending: facts.matched.saturating_sub(facts.committed.matched),
             cursor: facts.cursor.min(facts.reset_to.unwrap_or(u64::MAX)),
             lag_events,

@@ -298,3 +298,187 @@ async fn what_is_wrong_is_said_and_nothing_changes() {
     }
     muster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_follow_what_is_published() {
+    let home = Home::with_rules("CREATE RULE filed INTO sqlite.f AS SELECT payload.n AS n FROM \"t\";");
+    let muster = home.start().await;
+    let sql = "SELECT payload.n AS n FROM \"t\" WHERE payload.n > 1";
+    let actions = json!(["sqlite:a", "sqlite:b"]);
+    create(&muster, json!({"id": "r", "sql": sql, "actions": actions})).await;
+    let mut device = device(&muster).await;
+    publish(&mut device, "t", 0..4).await;
+    device.publish("t", b"no JSON", 1, false).await;
+    publish(&mut device, "elsewhere", 0..4).await;
+    let metrics = async |rule: &str| {
+        let all = muster.json(&format!("{RULES}/{rule}/metrics")).await;
+        assert_eq!((&all["id"], &all["node_metrics"][0]["metrics"]), (&json!(rule), &all["metrics"]));
+        all["metrics"].clone()
+    };
+    let until_success = async |rule: &str, rows: u64| {
+        until("the rows are counted", PATIENCE, async || {
+            let now = metrics(rule).await;
+            (now["actions.success"] == rows && now["matched"].as_u64() > Some(0)).then_some(now)
+        })
+        .await
+    };
+    let now = until_success("r", 4).await;
+    for (name, value) in [
+        ("matched", 5),
+        ("passed", 2),
+        ("failed", 3),
+        ("failed.exception", 1),
+        ("failed.no_result", 2),
+        ("actions.total", 4),
+        ("actions.failed", 0),
+        ("actions.failed.out_of_service", 0),
+        ("actions.discarded", 0),
+    ] {
+        assert_eq!(now[name], value, "{name}: {now}");
+    }
+    assert!(now["matched.rate"].is_number() && now["matched.rate.last5m"].is_number(), "{now}");
+    let filed = until_success("filed", 4).await;
+    assert_eq!((&filed["matched"], &filed["passed"], &filed["failed"]), (&json!(5), &json!(4), &json!(1)));
+    let all = muster.json("/api/v5/metrics?aggregate=true").await;
+    assert_eq!((&all["rules.matched"], &all["actions.success"]), (&json!(10), &json!(8)));
+
+    let zero = |metrics: &Value| {
+        let fields = metrics.as_object().expect("an object");
+        fields.values().all(|it| it.as_f64() == Some(0.0))
+    };
+    let (status, _) = muster.send("PUT", &format!("{RULES}/r/metrics/reset"), json!({})).await;
+    assert_eq!(status, 204);
+    let now = metrics("r").await;
+    assert!(zero(&now), "{now}");
+    publish(&mut device, "t", 2..3).await;
+    assert_eq!(until_success("r", 2).await["matched"], 1);
+    muster.send("PUT", &format!("{RULES}/r"), json!({"enable": false})).await;
+    let now = metrics("r").await;
+    assert!(zero(&now), "a rule that is disabled begins anew: {now}");
+    for path in ["nobody/metrics", "nobody/metrics/reset"] {
+        let method = if path.ends_with("reset") { "PUT" } else { "GET" };
+        assert_eq!(muster.send(method, &format!("{RULES}/{path}"), Value::Null).await.0, 404, "{path}");
+    }
+    // A restart counts anew, too, although the books go on.
+    muster.kill().await;
+    let muster = home.start().await;
+    let now = muster.json(&format!("{RULES}/filed/metrics")).await["metrics"].clone();
+    assert!(zero(&now), "{now}");
+    muster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_republishes() {
+    let home = Home::new();
+    let muster = home.start().await;
+    let args = json!({"topic": "out/${clientid}", "qos": 1, "payload": "n is ${n}", "user_properties": ""});
+    let actions = json!([{"function": "republish", "args": args}, "sqlite:t"]);
+    let sql = "SELECT clientid, payload.n AS n FROM \"in\"";
+    let made = create(&muster, json!({"id": "r", "sql": sql, "actions": actions})).await;
+    assert_eq!(made["actions"], actions);
+    let mut watcher = Client::connect(muster.mqtt, Version::V5, "watcher").await;
+    watcher.subscribe("out/#", 1).await;
+    let mut device = device(&muster).await;
+    publish(&mut device, "in", 7..8).await;
+    let (topic, payload) = watcher.expect(3).await.message(Version::V5);
+    assert_eq!((topic.as_str(), &payload[..]), ("out/device", &b"n is 7"[..]));
+    let circle = json!({"id": "back", "sql": "SELECT * FROM \"out/+\"", "actions": [
+        {"function": "republish", "args": {"topic": "in"}}
+    ]});
+    let (status, message) = refused(&muster, "POST", RULES, circle).await;
+    assert!(status == 400 && message.contains("republish in a circle: back -> r -> back"), "{message}");
+    let bad = json!({"actions": [{"function": "republish", "args": {"topic": "a/#"}}]});
+    assert_eq!(refused(&muster, "PUT", &format!("{RULES}/r"), bad).await.0, 400);
+    muster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_are_tried_out() {
+    let home =
+        Home::with_rules("CREATE RULE filed INTO sqlite.f AS SELECT payload.n AS n, nothing FROM \"t\";");
+    let muster = home.start().await;
+    let message =
+        |payload: &str| json!({"event_type": "message_publish", "topic": "t/1", "payload": payload});
+    for (sql, payload, want) in [
+        (
+            "SELECT payload.cmd AS cmd FROM \"t/#\" WHERE cmd.info = 'tt'",
+            r#"{"cmd":{"info":"tt"}}"#,
+            json!({"cmd": {"info": "tt"}}),
+        ),
+        (
+            "SELECT 1-1 AS a, 7 div 2 AS b, -7 mod 2 AS c, 4/2 AS d FROM \"t/#\"",
+            "",
+            json!({"a": 0, "b": 3, "c": -1, "d": 2.0}),
+        ),
+        (
+            "SELECT payload.a[1] AS first, payload.a[-1] AS last, payload.a[9] AS none FROM \"t/#\"",
+            r#"{"a":[1,2]}"#,
+            json!({"first": 1, "last": 2, "none": "undefined"}),
+        ),
+        (
+            "SELECT payload.x, payload.y FROM \"t/#\"",
+            r#"{"x":1,"y":2,"z":3}"#,
+            json!({"payload": {"x": 1, "y": 2}}),
+        ),
+        (
+            "SELECT CASE WHEN payload.x > 1 THEN 'big' ELSE 'small' END AS size FROM \"t/#\"",
+            r#"{"x":2}"#,
+            json!({"size": "big"}),
+        ),
+        (
+            "SELECT topic(2) AS level, upper('a') || 'b' AS text, payload FROM \"t/+\"",
+            "raw",
+            json!({"level": "1", "text": "Ab", "payload": "raw"}),
+        ),
+        (
+            "SELECT metadata.rule_id AS id, qos, flags.retain AS retain FROM \"t/1\"",
+            "",
+            json!({"id": "sql_tester", "qos": 1, "retain": false}),
+        ),
+        (
+            "FOREACH payload.s AS s DO s.n AS n, clientid INCASE s.n > 1 FROM \"t/#\"",
+            r#"{"s":[{"n":1},{"n":2}]}"#,
+            json!([{"n": 2, "clientid": "sensor-1"}]),
+        ),
+        ("FOREACH payload.s AS s FROM \"t/#\"", r#"{"s":[]}"#, json!([])),
+    ] {
+        let body = json!({"sql": sql, "context": message(payload)});
+        assert_eq!(muster.send("POST", "/api/v5/rule_test", body).await, (200, want), "{sql}");
+    }
+    for (body, status, code) in [
+        (json!({"sql": "SELECT 1 FROM \"u\"", "context": message("")}), 412, "NOT_MATCH"),
+        (json!({"sql": "SELECT 1 FROM \"t/1\" WHERE 1 = 2", "context": message("")}), 412, "NOT_MATCH"),
+        (json!({"sql": "SELECT payload.x FROM \"t/1\"", "context": message("{")}), 400, "BAD_REQUEST"),
+        (json!({"sql": "SELEC", "context": message("")}), 400, "BAD_REQUEST"),
+        (json!({"context": message("")}), 400, "BAD_REQUEST"),
+        (json!({"sql": "SELECT 1 FROM \"t\"", "context": []}), 400, "BAD_REQUEST"),
+    ] {
+        let (found, answer) = muster.send("POST", "/api/v5/rule_test", body.clone()).await;
+        assert_eq!((found, &answer["code"]), (status, &json!(code)), "{body}: {answer}");
+    }
+
+    create(&muster, json!({"id": "r", "sql": "SELECT reason FROM \"$events/client/disconnected\""})).await;
+    let test =
+        async |rule: &str, body: Value| muster.send("POST", &format!("{RULES}/{rule}/test"), body).await;
+    let gone = json!({"context": {"event_type": "client_disconnected", "reason": "kicked"}});
+    assert_eq!(test("r", gone.clone()).await, (200, json!({"reason": "kicked"})));
+    assert_eq!(
+        test("filed", json!({"context": {"topic": "t", "payload": {"n": 1}}})).await,
+        (200, json!({"n": 1, "nothing": "undefined"}))
+    );
+    assert_eq!(test("filed", gone).await.0, 412);
+    assert_eq!(test("r", json!({"stop_action_after_template_rendering": false})).await.0, 400);
+    let (status, answer) = test("nobody", json!({})).await;
+    assert_eq!((status, &answer["code"]), (404, &json!("RULE_NOT_FOUND")));
+    assert_eq!(home.lines("SELECT n FROM f"), Vec::<String>::new(), "no sink is asked");
+
+    // Every example of the list of events can be tried as it stands.
+    for event in muster.json("/api/v5/rule_events").await.as_array().expect("a list") {
+        let (status, row) =
+            muster.send("POST", "/api/v5/rule_test", json!({"sql": event["sql_example"]})).await;
+        assert_eq!(status, 200, "{event}: {row}");
+    }
+    let engine = muster.json("/api/v5/rule_engine").await;
+    assert_eq!(muster.send("PUT", "/api/v5/rule_engine", engine.clone()).await, (200, engine));
+    muster.stop().await;
+}

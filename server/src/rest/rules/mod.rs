@@ -11,6 +11,8 @@ mod body;
 mod engine;
 mod events;
 mod filter;
+mod metrics;
+mod rates;
 mod shown;
 mod trial;
 
@@ -20,6 +22,7 @@ use super::reply::{ApiError, Body, Page, Params};
 use crate::pipelines::{ChangeError, MANAGED_RULES_MAX};
 use body::bad;
 use filter::Filter;
+pub(super) use metrics::Meters;
 pub(super) use trial::Trials;
 
 /// The paths about rules.
@@ -27,6 +30,8 @@ pub(super) fn router() -> Router<App> {
     Router::new()
         .route("/rules", routing::get(list).post(create))
         .route("/rules/{id}", routing::get(one).put(update).delete(remove))
+        .route("/rules/{id}/metrics", routing::get(metrics::show))
+        .route("/rules/{id}/metrics/reset", routing::put(metrics::reset))
         .route("/rules/{id}/test", routing::post(trial::of_rule))
         .route("/rule_test", routing::post(trial::of_sql))
         .route("/rule_events", routing::get(events::list))
@@ -67,7 +72,11 @@ async fn update(
 ) -> Result<Json<Value>, ApiError> {
     let patch = body::patch(&id, fields)?;
     let (pipelines, of) = (app.pipelines.clone(), id.clone());
-    settled(async move { pipelines.update_rule(&of, patch).await }).await?;
+    let before = app.pipelines.managed_rule(&id).map(|rule| rule.sql);
+    let rule = settled(async move { pipelines.update_rule(&of, patch).await }).await?;
+    if !rule.enable || before.is_some_and(|sql| sql != rule.sql) {
+        app.meters.forget(&id);
+    }
     audit::write(&app, "rules.update", &id).await;
     shown(&app, &id).map(Json)
 }
@@ -75,6 +84,7 @@ async fn update(
 async fn remove(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
     let (pipelines, of) = (app.pipelines.clone(), id.clone());
     settled(async move { pipelines.remove_rule(&of).await }).await?;
+    app.meters.forget(&id);
     audit::write(&app, "rules.delete", &id).await;
     Ok(StatusCode::NO_CONTENT)
 }

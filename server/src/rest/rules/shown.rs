@@ -38,10 +38,8 @@ pub(super) fn all(app: &App) -> Vec<Shown> {
         rules.insert(name.clone(), of_file(app, name, it));
     }
     for rule in app.pipelines.managed_rules() {
-        if !rules.contains_key(&rule.id) {
-            let shown = managed(&rule, listed.get(&rule.id), &problems);
-            rules.insert(rule.id, shown);
-        }
+        let shown = || managed(&rule, listed.get(&rule.id), &problems);
+        rules.entry(rule.id.clone()).or_insert_with(shown);
     }
     rules.into_values().collect()
 }

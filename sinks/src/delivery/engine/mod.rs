@@ -172,6 +172,7 @@ impl Outlet {
         self.board.update(|facts| {
             facts.matched = totals.matched;
             facts.committed = totals;
+            facts.opened.get_or_insert(totals);
             (facts.cursor, facts.settled) = (cursor, cursor);
             facts.pending_since_ms = None;
         });
