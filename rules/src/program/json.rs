@@ -5,8 +5,8 @@
 //! Why no crate. Rules need all of: an error for whatever is no JSON, also behind the fields that are read; integers of
 //! any size; the last of equal keys; no copy of the payload; no `unsafe` of ours on bytes from the network. Of the fast
 //! readers, sonic-rs and simd-json take the first of equal keys, simd-json refuses integers beyond 64 bits and wants a
-//! copy that it can write to, sonic-rs makes a double of them, and its lazy `get` takes texts that are broken behind the
-//! field. Nor are they faster where rules are: see `bench/json` and ARCHITECTURE.md, "JSON payloads".
+//! copy that it can write to, sonic-rs makes a double of them, and its lazy `get` takes texts that are broken behind
+//! the field. Nor are they faster where rules are: see `bench/json` and ARCHITECTURE.md, "JSON payloads".
 
 use bytes::Bytes;
 use muster_core::value::{Map, Value};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use muster_core::clock::{Clock, SharedClock, SystemClock};
+use muster_core::value::Row;
 use muster_rules::RuleProgram;
 use muster_rules::ast::Statement;
 use muster_rules::cases::{self, Case, CaseError, Difference};
@@ -291,7 +292,10 @@ fn run(case: &Case, program: &Arc<RuleProgram>) -> Vec<Difference> {
     let mut rows = Vec::new();
     let outcome = transform.apply(&case.event, &mut rows);
     match &outcome {
-        Ok(()) => cases::judge(case, Ok(&rows)),
+        Ok(()) => {
+            let rows: Vec<Row> = rows.iter().map(|row| Row::clone(row)).collect();
+            cases::judge(case, Ok(&rows))
+        }
         Err(message) => cases::judge(case, Err(message)),
     }
 }
