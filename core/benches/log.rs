@@ -336,13 +336,15 @@ fn packed(clock: &SharedClock) {
         });
         let compress = Compress { level, after: Duration::ZERO, block_bytes: block_bytes * 1024 };
         let config = LogConfig { compress: Some(compress), ..LogConfig::new(dir.path()) };
-        let (log, ..) = Log::open_stepwise(config, RealDisk::shared(), clock.clone()).unwrap();
+        // A log whose writer is gone is closed, and nothing of it is compressed.
+        let (log, _writer, _) = Log::open_stepwise(config, RealDisk::shared(), clock.clone()).unwrap();
         let raw = (0..3).map(|_| timed(clock, || assert!(read_records(&log) > 0))).fold(f64::MAX, f64::min);
         let mut packer = log.packer().unwrap();
         let seconds = timed(clock, || while packer.step() {});
         let packed =
             (0..3).map(|_| timed(clock, || assert!(read_records(&log) > 0))).fold(f64::MAX, f64::min);
         let stats = log.stats();
+        assert!(stats.segments_compressed > 0);
         let last = bytes_of(dir.path(), "seg");
         println!(
             "  level {level}, blocks of {block_bytes} KiB: ratio {:.1}; compressed at {:.0} MB/s; \
