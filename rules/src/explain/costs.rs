@@ -1,5 +1,7 @@
 //! What a rule costs, as facts under names that stay.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::several;
@@ -140,9 +142,16 @@ fn of_functions(seen: &Seen) -> Vec<Fact> {
     facts.extend(dynamic("regex_dynamic", "regular expression", seen.regexes_dynamic));
     facts.extend(ready("date_format_read_once", "date format", seen.dates));
     facts.extend(dynamic("date_format_dynamic", "date format", seen.dates_dynamic));
+    let named =
+        |names: &BTreeSet<&str>| names.iter().map(|name| format!("{name}()")).collect::<Vec<_>>().join(", ");
     if !seen.volatile.is_empty() {
-        let names = seen.volatile.iter().map(|name| format!("{name}()")).collect::<Vec<_>>().join(", ");
-        facts.push(fact("differs_on_replay", format!("another value each time it is computed: {names}")));
+        let text = format!("another value each time it is computed: {}", named(&seen.volatile));
+        facts.push(fact("differs_on_replay", text));
+    }
+    if !seen.remembers.is_empty() {
+        let text =
+            format!("rows follow from events before, each sink has a store: {}", named(&seen.remembers));
+        facts.push(fact("remembers", text));
     }
     for why in &seen.raises {
         facts.push(fact("always_fails", why.clone()));
@@ -155,10 +164,12 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 fn expressions(rule: &Rule) -> Vec<&Expr> {
-    let of_item = |item| match item {
-        &Item::Expr { ref expr, .. } => Some(expr),
-        Item::Star(_) => None,
-    };
+    fn of_item(item: &Item) -> Option<&Expr> {
+        match item {
+            Item::Expr { expr, .. } => Some(expr),
+            Item::Star(_) => None,
+        }
+    }
     let select = &rule.select;
     let mut found: Vec<_> = select.items.iter().filter_map(of_item).collect();
     if let Some(each) = &select.foreach {

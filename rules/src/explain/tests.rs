@@ -103,7 +103,7 @@ fn a_payload_is_parsed_only_where_a_path_leads_into_it() {
 fn functions_cost_what_they_cost() {
     check(
         r#"SELECT regex_match(clientid, '^a') AS a, regex_match(topic, payload.re) AS b,
-             jq('.x', payload) AS j, jq(payload.p, payload, 50) AS k, now_timestamp() AS now,
+             jq('.x', payload) AS j, jq(payload.p, payload, 50) AS k, now_timestamp() AS now, kv_store_get('a') AS kv,
              format_date('second', 'Z', '%Y', timestamp) AS d, 60 * 60 * 24 AS day, upper('x') || clientid AS u
            FROM "t/1""#,
         expect![[r#"
@@ -122,12 +122,14 @@ fn functions_cost_what_they_cost() {
               regex_dynamic: 1 regular expression that only the event knows: made ready then, the last 64 are kept
               date_format_read_once: 1 date format, made ready when the rule is read
               differs_on_replay: another value each time it is computed: now_timestamp()
+              remembers: rows follow from events before, each sink has a store: kv_store_get()
               computed_once: when the rule is read: 60 * 60 * 24 is 86400, upper('x') is "X"
               row a boolean
               row b boolean
               row j list
               row k list
               row now integer
+              row kv any absent null
               row d text
               row day integer = 86400
               row u text

@@ -31,8 +31,10 @@ pub(super) struct Seen {
     pub(super) regexes_dynamic: usize,
     pub(super) dates: usize,
     pub(super) dates_dynamic: usize,
-    /// Functions of the clock, of chance and of stores.
+    /// Functions of the clock and of chance.
     pub(super) volatile: BTreeSet<&'static str>,
+    /// Functions of a store.
+    pub(super) remembers: BTreeSet<&'static str>,
     /// What fails on every event.
     pub(super) raises: Vec<String>,
 }
@@ -330,6 +332,9 @@ impl Walk {
             if !of_event {
                 self.seen.volatile.insert(name);
             }
+        }
+        if call.function.effect == Effect::Remembers {
+            self.seen.remembers.insert(name);
         }
         let decoded = match name {
             "json_decode" | "map" | "is_empty" | "map_keys" | "map_values" | "map_size"
