@@ -197,7 +197,7 @@ mod tests {
         check(
             &text,
             expect![[r#"
-                rule hot_sensors  (rules/t.sql:3)
+                rule hot_sensors  (rules/t.sql:4)
                   reads      "sensors/+/up"  published messages, topics by wildcards
                   wakes on   message.publish  "sensors/+/up"
                   looks at   columns  timestamp, clientid
@@ -211,16 +211,19 @@ mod tests {
                              temp      any   may be null
                              kind      text  always "hot"
                              at        time
-                  goes to    sqlite.alerts  sink of type sqlite
+                  goes to    sqlite.alerts         sink of type sqlite
+                             'alerts/${clientid}'  a topic to republish to qos = 1, retain = true
                   starts     with what comes after it is first loaded (start = 'latest')
                   batches    as its sinks say
                   sql        CREATE RULE hot_sensors
                              INTO sqlite.alerts
+                             REPUBLISH TO 'alerts/${clientid}'
+                             WITH (qos = 1, retain = true)
                              AS SELECT clientid, payload.temp AS temp, 'hot' AS kind, timestamp AS at
                              FROM "sensors/+/up"
                              WHERE payload.temp > 40
 
-                rule device_history  (rules/t.sql:10)
+                rule device_history  (rules/t.sql:11)
                   reads      "$events/client/connected"     events
                              "$events/client/disconnected"  events
                   wakes on   client.connected     "$events/client/connected" or "$events/client_connected"
@@ -245,7 +248,7 @@ mod tests {
                              AS SELECT clientid, event, reason, username, peername, session, seq, timestamp AS at
                              FROM "$events/client/connected", "$events/client/disconnected"
 
-                rule telemetry  (rules/t.sql:16)
+                rule telemetry  (rules/t.sql:17)
                   reads      "sensors/+/up"  published messages, topics by wildcards
                   wakes on   message.publish  "sensors/+/up"
                   looks at   columns  timestamp, clientid, topic
@@ -368,7 +371,8 @@ mod tests {
                              payload  as it came
                   costs      index all topics    woken by every published message: `#` leaves nothing out
                              payload not parsed  taken as it came, not parsed
-                             all columns         every column of the event is built: by `*`, or by FOREACH without DO
+                             all columns         every column of the event is built: by `*`, or by FOREACH without
+                                                 DO
                   makes      one row, or none
                   row        event                text     always "message.publish"
                              timestamp            time
