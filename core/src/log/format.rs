@@ -114,9 +114,17 @@ impl SegmentHeader {
         if u32_at(bytes, 12) != 0 || bytes[48..60].iter().any(|byte| *byte != 0) {
             return Err(BadHeader::Damaged(12, "a reserved field of the file's header is not zero"));
         }
-        Ok(Self { log_id: id_at(bytes, 16), base_offset: u64_at(bytes, 32), created_ms: i64_at(bytes, 40) })
+        let header =
+            Self { log_id: id_at(bytes, 16), base_offset: u64_at(bytes, 32), created_ms: i64_at(bytes, 40) };
+        if header.base_offset > OFFSET_MAX {
+            return Err(BadHeader::Damaged(32, "the offset of a segment is impossible"));
+        }
+        Ok(header)
     }
 }
+
+/// No log comes near it; a file that says so is damaged. What is counted on from it stays within 64 bits.
+pub(super) const OFFSET_MAX: u64 = i64::MAX as u64;
 
 /// A record to be written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -264,7 +272,7 @@ mod tests {
 
         #[test]
         fn a_segment_header_comes_back_and_any_flipped_bit_is_seen(
-            log_id: u128, base_offset: u64, created_ms: i64, bit in 0..SEGMENT_HEADER_BYTES * 8,
+            log_id: u128, base_offset in 0..=OFFSET_MAX, created_ms: i64, bit in 0..SEGMENT_HEADER_BYTES * 8,
         ) {
             let header = SegmentHeader { log_id, base_offset, created_ms };
             let mut bytes = header.encode();

@@ -5,8 +5,8 @@
 use crc32c::{crc32c, crc32c_append};
 
 use super::format::{
-    BadHeader, RECORD_BYTES_CEILING, SEGMENT_HEADER_BYTES, SegmentHeader, check_header, i64_at, id_at,
-    seal_header, u32_at, u64_at,
+    BadHeader, OFFSET_MAX, RECORD_BYTES_CEILING, SEGMENT_HEADER_BYTES, SegmentHeader, check_header, i64_at,
+    id_at, seal_header, u32_at, u64_at,
 };
 use super::index::{Index, Point};
 
@@ -84,6 +84,7 @@ impl PackedHeader {
             return Err(BadHeader::Damaged(84, "a reserved field of the file's header is not zero"));
         }
         let possible = (1..=BLOCKS_MAX).contains(&header.blocks)
+            && header.end_offset <= OFFSET_MAX
             && header.end_offset > header.segment.base_offset
             && header.raw_bytes > SEGMENT_HEADER_BYTES as u64
             && header.table_at > PACKED_HEADER_BYTES as u64;

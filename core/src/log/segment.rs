@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use super::disk::{Access, Disk, DiskFile, read_up_to};
 use super::error::LogError;
 use super::format::{
-    BadHeader, BadRecord, FORMAT_VERSION, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
+    BadHeader, BadRecord, FORMAT_VERSION, OFFSET_MAX, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use super::index::{Index, Point};
 use super::lock;
@@ -35,7 +35,9 @@ fn packed_name(base: u64) -> String {
 /// The offset in the name of a file that ends so; none if it has another name.
 fn parse_name(name: &str, ending: &str) -> Option<u64> {
     let digits = name.strip_suffix(ending)?;
-    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
+    let is_name = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let base = is_name.then(|| digits.parse().ok())?;
+    base.filter(|base| *base <= OFFSET_MAX)
 }
 
 /// The files of one segment: as it was written, compressed, or for a moment both.
