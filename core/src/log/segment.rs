@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn names_come_back_and_others_are_not_taken() {
         assert_eq!(segment_name(42), "00000000000000000042.seg");
-        for base in [0, 1, u64::MAX] {
+        for base in [0, 1, OFFSET_MAX] {
             assert_eq!(parse_name(&segment_name(base), ".seg"), Some(base));
             assert_eq!(parse_name(&packed_name(base), ".zst"), Some(base));
         }
