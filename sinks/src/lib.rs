@@ -4,13 +4,15 @@
 pub mod database;
 pub mod delivery;
 pub mod error;
+pub mod migrate;
 mod registry;
 mod row;
 mod sink;
 mod sqlite;
+mod upsert;
 mod webhook;
 
-pub use registry::{Built, COMMON, Kind, OptionSpec, SinkEnv, SinkSpec, build, kinds, limits};
+pub use registry::{Built, COMMON, Kind, OptionSpec, SinkEnv, SinkSpec, build, kinds, limits, migrator};
 pub use row::SharedRow;
 pub use sink::{
     Batch, BatchId, BatchRow, BoxFuture, Checkpoint, Cursor, Durable, Memory, Outcome, PipelineId,

@@ -11,6 +11,7 @@ use muster_core::clock::SharedClock;
 use crate::database::Databases;
 use crate::delivery::Limits;
 use crate::error::SinkError;
+use crate::migrate::Migrate;
 use crate::sink::Sink;
 use crate::{sqlite, webhook};
 
@@ -33,8 +34,18 @@ pub struct Kind {
     pub(crate) build: Build,
     /// Whether rows go into a table, topic or collection, named after the rule unless `INTO` names it.
     pub has_targets: bool,
+    /// Makes what prepares the target for rows (`muster migrate`); none where there is nothing to prepare.
+    pub(crate) migrate: Option<Migrator>,
 }
 
+impl Kind {
+    /// Whether `muster migrate` has something to do for it.
+    pub fn migrates(&self) -> bool {
+        self.migrate.is_some()
+    }
+}
+
+type Migrator = fn(&Options<'_>, &SinkEnv) -> Result<Box<dyn Migrate>, SinkError>;
 type Build = fn(&Options<'_>, &SinkEnv) -> Result<Box<dyn Sink>, SinkError>;
 
 /// An option of a sink.
@@ -156,6 +167,27 @@ impl std::fmt::Debug for Built {
 /// # Errors
 /// Says which kind, option or value is wrong, and what was probably meant.
 pub fn build(spec: &SinkSpec<'_>, env: &SinkEnv) -> Result<Built, SinkError> {
+    let options = checked(spec)?;
+    let kind = options.kind;
+    let limits = limits(spec.options, kind.limits)
+        .map_err(|name| options.wrong(name, "must be a whole number, and no smaller than makes sense"))?;
+    let sink = (kind.build)(&options, env)?;
+    let target = if kind.has_targets { options.target_or_rule() } else { "" };
+    Ok(Built { sink, limits, target: target.to_owned() })
+}
+
+/// Makes what prepares the target of the sink that `spec` declares; none where there is nothing to prepare. The rule
+/// and the table of `spec` do not matter.
+///
+/// # Errors
+/// As [`build`].
+pub fn migrator(spec: &SinkSpec<'_>, env: &SinkEnv) -> Result<Option<Box<dyn Migrate>>, SinkError> {
+    let options = checked(spec)?;
+    options.kind.migrate.map(|migrate| migrate(&options, env)).transpose()
+}
+
+/// The options of `spec`, all of them known to its kind.
+fn checked<'a>(spec: &SinkSpec<'a>) -> Result<Options<'a>, SinkError> {
     let kind = KINDS.iter().find(|kind| kind.name == spec.kind).ok_or_else(|| {
         let known = KINDS.iter().map(|kind| kind.name);
         SinkError::misconfigured(format!(
@@ -172,12 +204,7 @@ pub fn build(spec: &SinkSpec<'_>, env: &SinkEnv) -> Result<Built, SinkError> {
             return Err(SinkError::misconfigured(message));
         }
     }
-    let options = Options { spec: *spec, kind };
-    let limits = limits(spec.options, kind.limits)
-        .map_err(|name| options.wrong(name, "must be a whole number, and no smaller than makes sense"))?;
-    let sink = (kind.build)(&options, env)?;
-    let target = if kind.has_targets { options.target_or_rule() } else { "" };
-    Ok(Built { sink, limits, target: target.to_owned() })
+    Ok(Options { spec: *spec, kind })
 }
 
 /// What the [`COMMON`] ones among `options` make of the limits `otherwise`.

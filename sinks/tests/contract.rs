@@ -337,5 +337,7 @@ fn each_kind_has_its_place() {
             kind.name
         );
         assert!(kind.example.contains(&format!("TYPE {} ", kind.name)));
+        let steps = std::fs::read_dir(root.join("migrations").join(kind.name)).is_ok_and(|it| it.count() > 0);
+        assert!(steps || !kind.migrates(), "`{}` has no steps in migrations/{0}/", kind.name);
     }
 }

@@ -41,6 +41,7 @@ pub(crate) const KIND: Kind = Kind {
         dead_letters_per_minute_max: DEAD_LETTERS_PER_MINUTE,
     },
     has_targets: true,
+    migrate: None,
     build: |options, env| {
         let config = Config::parse(options, env)?;
         Ok(Box::new(Sqlite { config, env: env.clone(), open: None }))

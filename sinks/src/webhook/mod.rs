@@ -45,6 +45,7 @@ pub(crate) const KIND: Kind = Kind {
         dead_letters_per_minute_max: DEAD_LETTERS_PER_MINUTE,
     },
     has_targets: false,
+    migrate: None,
     build: |options, env| {
         let config = Config::parse(options)?;
         Ok(Box::new(Webhook { config, clock: env.clock.clone(), client: None }))
