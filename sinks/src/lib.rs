@@ -4,6 +4,7 @@
 pub mod database;
 pub mod delivery;
 pub mod error;
+mod influxdb;
 pub mod migrate;
 mod registry;
 mod row;

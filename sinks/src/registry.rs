@@ -13,7 +13,7 @@ use crate::delivery::Limits;
 use crate::error::SinkError;
 use crate::migrate::Migrate;
 use crate::sink::Sink;
-use crate::{sqlite, webhook};
+use crate::{influxdb, sqlite, webhook};
 
 /// A kind of sink.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub const COMMON: &[OptionSpec] = &[
 ];
 
 /// One row a kind.
-const KINDS: &[Kind] = &[sqlite::KIND, webhook::KIND];
+const KINDS: &[Kind] = &[sqlite::KIND, webhook::KIND, influxdb::KIND];
 
 /// Every kind.
 pub fn kinds() -> &'static [Kind] {

@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test")]
 #![allow(unreachable_pub, reason = "shared test code")]
 
+#[path = "support/influx.rs"]
+mod influx;
+#[path = "subjects/influxdb.rs"]
+mod influxdb;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -312,6 +316,14 @@ async fn webhook_rows() {
 async fn webhook_batches() {
     for seed in 0..4 {
         history(&WebhookSubject::new("true").await, seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn influxdb_points() {
+    for seed in 0..4 {
+        let Some(subject) = influxdb::InfluxSubject::new(seed % 2 == 1).await else { return };
+        history(&subject, seed).await;
     }
 }
 
