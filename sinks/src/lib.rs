@@ -13,7 +13,7 @@ mod sqlite;
 mod upsert;
 mod webhook;
 
-pub use registry::{Built, COMMON, Kind, OptionSpec, SinkEnv, SinkSpec, build, kinds, limits, migrator};
+pub use registry::{Built, COMMON, Kind, OptionSpec, SinkEnv, SinkSpec, build, kinds, limits, migrator, retry_wait_max};
 pub use row::SharedRow;
 pub use sink::{
     Batch, BatchId, BatchRow, BoxFuture, Checkpoint, Cursor, Durable, Memory, Outcome, PipelineId,

@@ -87,7 +87,16 @@ pub const COMMON: &[OptionSpec] = &[
         None,
         "more, and more than are delivered, halt delivery until somebody resumes it (1000)",
     ),
+    OptionSpec::new(
+        RETRY_WAIT_MAX,
+        None,
+        "the longest wait before a target that failed is tried again (delivery.retry_wait_max)",
+    ),
 ];
+
+const RETRY_WAIT_MAX: &str = "retry_wait_max_ms";
+/// The longest ceiling of waits that may be asked for.
+const RETRY_WAIT_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// One row a kind.
 const KINDS: &[Kind] = &[sqlite::KIND, webhook::KIND, influxdb::KIND];
@@ -151,6 +160,8 @@ pub struct Built {
     pub limits: Limits,
     /// The target with its default filled in, for the pipeline's identity.
     pub target: String,
+    /// The longest wait before a target that failed is tried again; none where the sink does not say.
+    pub retry_wait_max: Option<Duration>,
 }
 
 impl std::fmt::Debug for Built {
@@ -171,9 +182,11 @@ pub fn build(spec: &SinkSpec<'_>, env: &SinkEnv) -> Result<Built, SinkError> {
     let kind = options.kind;
     let limits = limits(spec.options, kind.limits)
         .map_err(|name| options.wrong(name, "must be a whole number, and no smaller than makes sense"))?;
+    let retry_wait_max = retry_wait_max(spec.options)
+        .map_err(|name| options.wrong(name, "must be a whole number between 100 and 86400000"))?;
     let sink = (kind.build)(&options, env)?;
     let target = if kind.has_targets { options.target_or_rule() } else { "" };
-    Ok(Built { sink, limits, target: target.to_owned() })
+    Ok(Built { sink, limits, target: target.to_owned(), retry_wait_max })
 }
 
 /// Makes what prepares the target of the sink that `spec` declares; none where there is nothing to prepare. The rule
@@ -233,6 +246,16 @@ pub fn limits(options: &BTreeMap<String, String>, otherwise: Limits) -> Result<L
             0,
         )?,
     })
+}
+
+/// The ceiling of waits that the [`COMMON`] ones among `options` ask for.
+///
+/// # Errors
+/// The name of the option, if its value cannot be.
+pub fn retry_wait_max(options: &BTreeMap<String, String>) -> Result<Option<Duration>, &'static str> {
+    let Some(value) = options.get(RETRY_WAIT_MAX) else { return Ok(None) };
+    let ms = value.parse().ok().filter(|ms| (100..=RETRY_WAIT_MAX_MS).contains(ms));
+    ms.map(|ms| Some(Duration::from_millis(ms))).ok_or(RETRY_WAIT_MAX)
 }
 
 /// `; did you mean ...` and what there is.

@@ -355,8 +355,9 @@ impl Pipelines {
     }
 
     async fn spawn(&self, id: &PipelineId, planned: Planned) -> Running {
-        let Planned { program, outlet, limits, identity, start, rule_version } = planned;
-        let Parts { journal, store, clock, seed, retry_wait_max, republisher, .. } = &self.parts;
+        let Planned { program, outlet, limits, retry_wait_max, identity, start, rule_version } = planned;
+        let Parts { journal, store, clock, seed, republisher, .. } = &self.parts;
+        let retry_wait_max = retry_wait_max.unwrap_or(self.parts.retry_wait_max);
         // A chance of its own for each pipeline, the same at each start.
         let seed = id.to_string().bytes().fold(*seed, |seed, byte| seed.rotate_left(5) ^ u64::from(byte));
         // Nothing may be removed between finding the place and holding it.
@@ -379,7 +380,7 @@ impl Pipelines {
             start,
             paused: orders.paused,
             limits,
-            retry_wait_max: *retry_wait_max,
+            retry_wait_max,
         };
         let evaluation = self.evaluation(&id.rule, program, &identity);
         let republishes = matches!(outlet, Outlet::Republish { .. });

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_core::event::EventKinds;
 use muster_rules::ast::{OptionEntry, Options, Rule, Select, SinkDef, Source, Span, Statement, Target};
@@ -101,6 +102,8 @@ pub struct Planned {
     pub outlet: Outlet,
     /// When its batches are full.
     pub limits: Limits,
+    /// The longest wait between attempts, where options say it.
+    pub retry_wait_max: Option<Duration>,
     /// What it does, to be compared with what is running.
     pub identity: Identity,
     /// Where it begins if it never ran.
@@ -381,11 +384,13 @@ impl Planner<'_> {
         let kind = declared.kind.clone();
         let as_asked = Declared { def: None, kind: kind.clone(), options, broken: false };
         match self.build(&as_asked, sink, table, &rule.name.text) {
-            Ok(Built { sink: built, limits, target }) => {
+            Ok(Built { sink: built, limits, target, retry_wait_max }) => {
                 let id = PipelineId::new(&rule.name.text, sink, target);
                 let (program, rule_version) = (program.clone(), rule_version.to_owned());
                 let outlet = Outlet::Sink(built);
-                Some((id, Planned { program, outlet, limits, identity, start, rule_version }))
+                let planned =
+                    Planned { program, outlet, limits, retry_wait_max, identity, start, rule_version };
+                Some((id, planned))
             }
             Err(error) => {
                 let (source, message) = (rule.source.clone(), error.in_words());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use muster_rules::ast::{Name, Options, Rule};
 use muster_rules::{Diagnostic, Republish, RuleProgram, Severity};
 use muster_sinks::delivery::{DEAD_LETTERS_PER_MINUTE, Limits};
-use muster_sinks::{PipelineId, limits};
+use muster_sinks::{PipelineId, limits, retry_wait_max};
 
 use super::plan::{Identity, Outlet, Planned, START};
 
@@ -34,6 +34,7 @@ pub(super) fn planned(
     let mut rule_options = rule.options.to_map();
     let start = rule_options.remove(START);
     let limits = limits(&rule_options, LIMITS).map_err(|name| vec![wrong(rule, name)])?;
+    let retry_wait_max = retry_wait_max(&rule_options).map_err(|name| vec![wrong(rule, name)])?;
     let mut sink_options = options.to_map();
     // No option has this name.
     sink_options.insert("topic".to_owned(), topic.text.clone());
@@ -47,7 +48,7 @@ pub(super) fn planned(
     let id = PipelineId::new(&rule.name.text, SINK, target);
     let outlet = Outlet::Republish { message, number };
     let (program, rule_version) = (program.clone(), rule_version.to_owned());
-    Ok((id, Planned { program, outlet, limits, identity, start, rule_version }))
+    Ok((id, Planned { program, outlet, limits, retry_wait_max, identity, start, rule_version }))
 }
 
 fn wrong(rule: &Rule, name: &str) -> Diagnostic {

@@ -1,17 +1,25 @@
-//! One POST and what its answer means.
+//! One request and what its answer means.
 
 use std::sync::Once;
 use std::time::{Duration, UNIX_EPOCH};
 
 use muster_core::clock::SharedClock;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Method, Response, StatusCode, Url};
 use ring::hmac;
 
 use super::config::{Config, shown};
-use super::encode::{Message, signature};
+use super::encode::{Message, rejected, signatures};
+use super::guard::{PublicOnly, Refused};
+use super::tls;
 use crate::error::{ErrorKind, SinkError};
+
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+/// As the draft of the IETF's working group has it, and many receivers of payments and orders.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// How much of a refusal's answer is kept as the reason.
 const REASON_BYTES_MAX: usize = 300;
@@ -23,43 +31,66 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Client {
     http: reqwest::Client,
     url: Url,
-    key: Option<hmac::Key>,
+    /// Whether `url` is where requests go, not only how they begin.
+    whole: bool,
+    method: Method,
+    keys: Vec<hmac::Key>,
+    idempotency_key: bool,
     clock: SharedClock,
 }
 
 impl Client {
-    pub(super) fn new(config: &Config, clock: SharedClock) -> Result<Self, SinkError> {
+    pub(super) async fn new(config: &Config, clock: SharedClock) -> Result<Self, SinkError> {
         static PROVIDER: Once = Once::new();
         // Fails where somebody else installed one before, and then that one serves.
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder()
             .default_headers(config.headers.clone())
             .timeout(config.timeout)
             .connect_timeout(config.timeout)
             .pool_idle_timeout(IDLE_MAX)
             .redirect(Policy::none())
             .no_proxy()
-            .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| {
-                SinkError::misconfigured("cannot set up an HTTP client").caused_by(error.without_url())
-            })?;
-        Ok(Self { http, url: config.url.clone(), key: config.key.clone(), clock })
+            .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")));
+        if config.public_only {
+            builder = builder.dns_resolver(PublicOnly);
+        }
+        let http = tls::configured(builder, &config.tls).await?.build().map_err(|error| {
+            SinkError::misconfigured("cannot set up an HTTP client").caused_by(error.without_url())
+        })?;
+        let address = &config.shape.address;
+        Ok(Self {
+            http,
+            url: address.base().clone(),
+            whole: address.is_constant(),
+            method: config.method.clone(),
+            keys: config.keys.clone(),
+            idempotency_key: config.idempotency_key,
+            clock,
+        })
     }
 
-    /// Posts `message`; returns once the receiver has accepted it.
-    pub(super) async fn post(&self, message: Message) -> Result<(), SinkError> {
+    /// Sends `message`; returns once the receiver has accepted it.
+    pub(super) async fn send(&self, message: Message) -> Result<(), SinkError> {
         let timestamp_s = self.clock.wall_ms().div_euclid(1000);
-        let mut request = self
-            .http
-            .post(self.url.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .header("webhook-timestamp", timestamp_s)
-            .header("webhook-id", &message.id);
-        if let Some(key) = &self.key {
-            request = request.header("webhook-signature", signature(key, &message, timestamp_s));
+        let signature = (!self.keys.is_empty()).then(|| signatures(&self.keys, &message, timestamp_s));
+        let Message { id, body, content_type, mut headers, url } = message;
+        let text = |text: String| {
+            HeaderValue::try_from(text).map_err(|_| rejected("the id of the row is no header".to_owned()))
+        };
+        let id = text(id)?;
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(WEBHOOK_TIMESTAMP, timestamp_s.into());
+        if self.idempotency_key {
+            headers.insert(IDEMPOTENCY_KEY, id.clone());
         }
-        let answer = request.body(message.body).send().await.map_err(|error| self.unreachable(error))?;
+        headers.insert(WEBHOOK_ID, id);
+        if let Some(signature) = signature {
+            headers.insert(WEBHOOK_SIGNATURE, text(signature)?);
+        }
+        let url = url.unwrap_or_else(|| self.url.clone());
+        let request = self.http.request(self.method.clone(), url).headers(headers).body(body);
+        let answer = request.send().await.map_err(|error| self.unreachable(error))?;
         self.judge(answer).await
     }
 
@@ -69,6 +100,7 @@ impl Client {
         match status {
             // Whoever takes POST need not take HEAD; what counts is that somebody answers.
             status if status.is_success() || status == StatusCode::METHOD_NOT_ALLOWED => Ok(()),
+            StatusCode::NOT_FOUND if !self.whole => Ok(()),
             status => Err(self.refusal(kind(status, None), status, "")),
         }
     }
@@ -101,9 +133,23 @@ impl Client {
         }
     }
 
+    /// Why there is no answer. What only an operator can put right is said to be so.
     fn unreachable(&self, error: reqwest::Error) -> SinkError {
+        let shown = shown(&self.url);
+        if Refused::among_causes_of(&error) {
+            let error = SinkError::misconfigured(format!("{shown} is not connected to"))
+                .caused_by(error.without_url());
+            return error.with_hint(
+                "give the receiver a public address, or write `private_ranges = 'allow'` if it is one of yours",
+            );
+        }
+        if let Some(hint) = tls::hint(&error) {
+            let error =
+                SinkError::misconfigured(format!("{shown}: TLS fails")).caused_by(error.without_url());
+            return error.with_hint(hint);
+        }
         let what = if error.is_timeout() { "did not answer in time" } else { "cannot be reached" };
-        SinkError::unavailable(format!("{} {what}", shown(&self.url))).caused_by(error.without_url())
+        SinkError::unavailable(format!("{shown} {what}")).caused_by(error.without_url())
     }
 
     /// Seconds, or a date.
