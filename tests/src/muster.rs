@@ -119,6 +119,15 @@ impl Muster {
         self.child.try_wait().expect("its state").is_none()
     }
 
+    /// How much memory it has, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let id = self.child.id().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the system says so");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its size");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+
     /// GET a path: status and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let url = format!("http://{}{path}", self.http);

@@ -25,10 +25,20 @@ pub struct Request {
     pub status: StatusCode,
 }
 
-#[derive(Debug, Default)]
+/// What a receiver answers, from the headers and the body.
+type Judge = Box<dyn Fn(&HeaderMap, &Value) -> StatusCode + Send>;
+
+#[derive(Default)]
 struct Shared {
     requests: Vec<Request>,
     status: StatusCode,
+    judge: Option<Judge>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("requests", &self.requests.len()).finish_non_exhaustive()
+    }
 }
 
 /// The receiver, up or down.
@@ -43,10 +53,24 @@ pub struct Webhook {
 impl Webhook {
     /// A receiver on a free port that answers 200.
     pub async fn start() -> Self {
+        Self::start_as(Shared::default()).await
+    }
+
+    /// A receiver that answers as `judge` says, and leaves it to keep what came.
+    pub async fn start_with(judge: impl Fn(&HeaderMap, &Value) -> StatusCode + Send + 'static) -> Self {
+        Self::start_as(Shared { judge: Some(Box::new(judge)), ..Shared::default() }).await
+    }
+
+    async fn start_as(shared: Shared) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut webhook = Self { address, shared: Arc::default(), runtime: None };
+        let mut webhook = Self { address, shared: Arc::new(Mutex::new(shared)), runtime: None };
         webhook.up().await;
         webhook
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Where to send to.
@@ -109,6 +133,9 @@ impl Drop for Webhook {
 async fn receive(State(shared): State<Arc<Mutex<Shared>>>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let body = serde_json::from_slice(&body).expect("a webhook's body is JSON");
     let mut shared = shared.lock().expect("no test panics with it");
+    if let Some(judge) = &shared.judge {
+        return judge(&headers, &body);
+    }
     let status = shared.status;
     shared.requests.push(Request { headers, body, status });
     status

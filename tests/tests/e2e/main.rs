@@ -10,6 +10,7 @@
 mod common;
 mod compress;
 mod config;
+mod conservation;
 mod crash;
 mod demo;
 mod devices;

@@ -20,9 +20,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("broker", &["muster-core"]),
     ("rules", &["muster-core"]),
-    ("sinks", &["muster-core"]),
+    ("sinks", &["muster-core", "muster-test-servers"]),
     ("server", &["muster-broker", "muster-core", "muster-rules", "muster-sinks"]),
-    ("tests", &["muster-core"]),
+    ("tests", &["muster-core", "muster-test-servers"]),
+    ("tests/servers", &[]),
 ];
 
 /// What only one place may name, and why.
