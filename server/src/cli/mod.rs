@@ -15,10 +15,12 @@ mod devices;
 mod letters;
 mod log;
 mod logging;
+mod migrate;
 mod pipelines;
 mod rules;
 mod run;
 mod salvage;
+mod sinks;
 
 /// Read when it is there and no other file is named.
 const CONFIG_FILE: &str = "muster.toml";
@@ -70,6 +72,11 @@ enum Command {
     /// Look at rows that a target refused and events on which a rule failed; deliver them after all, or discard them.
     #[command(subcommand)]
     DeadLetters(letters::Command),
+    /// See what rule files declare as sinks, and ask whether they would take rows.
+    #[command(subcommand)]
+    Sinks(sinks::Command),
+    /// Make and upgrade what a sink's target needs: tables, indexes, buckets. Takes each step once.
+    Migrate(migrate::MigrateArgs),
     /// List devices: who is here, who is missing, since when, and why.
     Devices(DevicesArgs),
 }
@@ -255,6 +262,8 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Log(LogCommand::Cat { from, select, config }) => log::cat(&config.load()?, from, &select),
         Command::Pipelines(command) => pipelines::run(command),
         Command::DeadLetters(command) => letters::run(command),
+        Command::Sinks(command) => sinks::run(command),
+        Command::Migrate(args) => migrate::run(args),
         Command::Devices(DevicesArgs { online, offline, limit, config }) => {
             let online = (online || offline).then_some(online);
             let wanted = Wanted { online, limit, ..Wanted::default() };

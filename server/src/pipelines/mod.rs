@@ -29,6 +29,8 @@ use crate::republish::{RepublishSink, Republisher};
 mod actions;
 mod beside;
 mod change;
+mod checks;
+mod declared;
 mod evaluation;
 mod files;
 mod holds;
@@ -42,6 +44,8 @@ mod transform;
 mod watch;
 
 pub use change::ChangeError;
+pub(crate) use checks::check as check_sink;
+pub use declared::Declared;
 pub use managed::{MANAGED_RULES_MAX, ManagedRule, RulePatch};
 pub use plan::{Identity, Listed, ListedTarget, Outlet, Plan, Planned, RuleFile, plan};
 

@@ -10,9 +10,10 @@ use muster_core::event::EventKinds;
 use muster_rules::ast::{OptionEntry, Options, Rule, Select, SinkDef, Source, Span, Statement, Target};
 use muster_rules::{Diagnostic, Republish, RuleProgram, Severity};
 use muster_sinks::delivery::Limits;
-use muster_sinks::{Built, COMMON, PipelineId, Sink, SinkEnv, SinkSpec, build, kinds};
+use muster_sinks::{Built, COMMON, PipelineId, Sink, SinkEnv, kinds};
 
 use super::beside;
+use super::declared::Declared;
 use super::managed::{ManagedRule, PLACE};
 use super::{republish, secrets, start};
 
@@ -44,6 +45,8 @@ pub struct Plan {
     pub comments: BTreeMap<String, String>,
     /// The rules without errors, by name.
     pub listed: BTreeMap<String, Listed>,
+    /// The sinks that are declared or used, by name.
+    pub sinks: BTreeMap<String, Declared>,
 }
 
 /// A rule without errors, as it is shown.
@@ -177,17 +180,9 @@ pub(super) fn plan_with(
     for statement in others {
         planner.statement(statement);
     }
-    let Planner { diagnostics, plan, .. } = planner;
+    let Planner { diagnostics, mut plan, sinks, .. } = planner;
+    plan.sinks = sinks;
     (plan, diagnostics)
-}
-
-/// A sink that rules can name.
-struct Declared {
-    def: Option<SinkDef>,
-    kind: String,
-    options: BTreeMap<String, String>,
-    /// Whether an error in the declaration was reported already.
-    broken: bool,
 }
 
 struct Planner<'a> {
@@ -234,7 +229,7 @@ impl Planner<'_> {
         let mut declared = Declared { def: Some(def), kind, options, broken };
         if !broken {
             // Nothing is opened; this finds mistakes also in a sink that no rule uses yet.
-            if let Err(error) = self.build(&declared, &name, None, "check") {
+            if let Err(error) = declared.build(&name, None, "check", self.env) {
                 declared.broken = true;
                 self.sink_error(&declared, &error);
             }
@@ -383,7 +378,7 @@ impl Planner<'_> {
         options.extend(rule_options);
         let kind = declared.kind.clone();
         let as_asked = Declared { def: None, kind: kind.clone(), options, broken: false };
-        match self.build(&as_asked, sink, table, &rule.name.text) {
+        match as_asked.build(sink, table, &rule.name.text, self.env) {
             Ok(Built { sink: built, limits, target, retry_wait_max }) => {
                 let id = PipelineId::new(&rule.name.text, sink, target);
                 let (program, rule_version) = (program.clone(), rule_version.to_owned());
@@ -399,17 +394,6 @@ impl Planner<'_> {
                 None
             }
         }
-    }
-
-    fn build(
-        &self,
-        declared: &Declared,
-        name: &str,
-        target: Option<&str>,
-        rule: &str,
-    ) -> Result<Built, muster_sinks::SinkError> {
-        let spec = SinkSpec { kind: &declared.kind, name, target, rule, options: &declared.options };
-        build(&spec, self.env)
     }
 
     /// Points to the part of the declaration that the error speaks of.

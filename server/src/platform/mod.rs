@@ -127,6 +127,9 @@ impl Platform {
         let alarms = Alarms::new(&journal, clock.clone(), &config.node, &alarms);
         let keeper = tokio::spawn(keeper.run(alarms, following.clone()));
         let presence = tokio::spawn(follower.run(following.clone()));
+        let (asked, stop) = (pipelines.clone(), following.clone());
+        // Devices do not wait for the answers.
+        tokio::spawn(async move { stop.run_until_cancelled(asked.check_sinks()).await });
         let (watched, stop) = (pipelines.clone(), following.clone());
         let folder = tokio::spawn(async move { watched.follow_folder(stop).await });
         Ok(Self { config, clock, journal, broker, pipelines, rest, following, folder, presence, keeper })
