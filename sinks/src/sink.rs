@@ -86,6 +86,13 @@ pub struct Checkpoint {
     pub totals: Totals,
 }
 
+impl Checkpoint {
+    /// The place alone.
+    pub(crate) fn without_books(self) -> Self {
+        Self { totals: Totals::default(), ..self }
+    }
+}
+
 /// One row on its way, with the event that it was made of.
 #[derive(Debug, Clone)]
 pub struct BatchRow {

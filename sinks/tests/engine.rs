@@ -5,136 +5,17 @@
 
 mod support;
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use muster_core::clock::{Clock, SharedClock};
 use muster_core::event::{Event, EventKinds};
 use muster_core::value::Row;
 use muster_sinks::delivery::{
-    DeliveryStore, LetterFilter, Limits, Orders, Pipeline, PipelineConfig, PipelineHandle, PipelineState,
-    Start, Stopped, Transform, WAIT_MAX,
+    LetterFilter, Limits, Orders, PipelineHandle, PipelineState, Start, Stopped, Transform,
 };
-use muster_sinks::{
-    Batch, BoxFuture, Durable, ErrorKind, Memory, Outcome, PipelineId, RowOutcome, SharedRow, Sink, SinkError,
-};
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
-use support::{ByPayload, MemoryLog, noise, publish, until, until_settled};
-
-type Answer = Box<dyn FnMut(&Batch) -> Result<Outcome, SinkError> + Send>;
-
-/// A target without a memory that keeps what it was given and answers as it was told.
-struct Scripted {
-    given: Arc<Mutex<Vec<Vec<u64>>>>,
-    answer: Arc<Mutex<Answer>>,
-    /// Whether it never answers.
-    silent: bool,
-}
-
-impl Sink for Scripted {
-    fn wants_recorded_batches(&self) -> bool {
-        false
-    }
-
-    fn open<'a>(&'a mut self, _: &'a PipelineId) -> BoxFuture<'a, Result<Memory, SinkError>> {
-        Box::pin(async { Ok(Memory::None) })
-    }
-
-    fn deliver<'a>(&'a mut self, batch: &'a Batch) -> BoxFuture<'a, Result<Outcome, SinkError>> {
-        Box::pin(async move {
-            self.given.lock().unwrap().push(batch.rows().map(|row| row.offset()).collect());
-            if self.silent {
-                std::future::pending::<()>().await;
-            }
-            (self.answer.lock().unwrap())(batch)
-        })
-    }
-
-    fn check(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(async { Ok(()) })
-    }
-}
-
-struct TokioClock(tokio::time::Instant);
-
-impl Clock for TokioClock {
-    fn wall_ms(&self) -> i64 {
-        1_000_000 + self.0.elapsed().as_millis() as i64
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
-
-struct Bench {
-    log: MemoryLog,
-    store: DeliveryStore,
-    clock: SharedClock,
-    limits: Limits,
-    start: Start,
-    given: Arc<Mutex<Vec<Vec<u64>>>>,
-    answer: Arc<Mutex<Answer>>,
-    silent: bool,
-    paused: bool,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self {
-            log: MemoryLog::default(),
-            store: DeliveryStore::inline(Path::new(":memory:")),
-            clock: Arc::new(TokioClock(tokio::time::Instant::now())),
-            limits: support::small_batches(),
-            start: Start::Earliest,
-            given: Arc::default(),
-            answer: Arc::new(Mutex::new(Box::new(|batch| Ok(Outcome::Durable(Durable::promise(batch)))))),
-            silent: false,
-            paused: false,
-        }
-    }
-
-    fn with_events(payloads: &[&str]) -> Self {
-        let bench = Self::new();
-        bench.append(payloads);
-        bench
-    }
-
-    fn append(&self, payloads: &[&str]) {
-        for payload in payloads {
-            let at_ms = 1000 + self.log.len() as i64;
-            self.log.append(if *payload == "noise" { noise(at_ms) } else { publish("a", payload, at_ms) });
-        }
-    }
-
-    fn answer(&self, answer: impl FnMut(&Batch) -> Result<Outcome, SinkError> + Send + 'static) {
-        *self.answer.lock().unwrap() = Box::new(answer);
-    }
-
-    fn run(&self) -> PipelineHandle {
-        self.run_rule(Box::new(ByPayload))
-    }
-
-    fn run_rule(&self, rule: Box<dyn Transform>) -> PipelineHandle {
-        let config = PipelineConfig {
-            id: PipelineId::new("rule", "sink", ""),
-            rule_version: "1".into(),
-            start: self.start,
-            paused: self.paused,
-            limits: self.limits,
-            retry_wait_max: WAIT_MAX,
-        };
-        let sink = Scripted { given: self.given.clone(), answer: self.answer.clone(), silent: self.silent };
-        let (log, store, clock) = (Arc::new(self.log.clone()), self.store.clone(), self.clock.clone());
-        Pipeline::spawn(config, log, rule, Box::new(sink), store, clock, SmallRng::seed_from_u64(1))
-    }
-
-    fn given(&self) -> Vec<Vec<u64>> {
-        std::mem::take(&mut self.given.lock().unwrap())
-    }
-}
+use muster_sinks::{Batch, Durable, ErrorKind, Outcome, PipelineId, RowOutcome, SharedRow, SinkError};
+use support::bench::Bench;
+use support::{ByPayload, MemoryLog, until, until_settled};
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_ends_by_rows_by_bytes_and_by_time() {

@@ -366,14 +366,15 @@ impl Pipelines {
         let seed = id.to_string().bytes().fold(*seed, |seed, byte| seed.rotate_left(5) ^ u64::from(byte));
         // Nothing may be removed between finding the place and holding it.
         let mut hold = journal.log().hold(id.to_string(), journal.first_offset());
-        let start = start::begin(id, start.as_deref(), journal, store, clock.wall_ms()).await;
-        if let Start::Offset(offset) = start {
-            hold.advance(offset);
-        }
+        let (start, known) = start::begin(id, start.as_deref(), journal, store, clock.wall_ms()).await;
         let orders = store.orders(id).await.unwrap_or_else(|error| {
-            warn!(pipeline = %id, error = %crate::error::chain(&error), "what was asked of it cannot be read");
+            // It reads them itself before it delivers anything, and until then holds all of the log.
+            warn!(pipeline = %id, error = %crate::error::chain(&error), "what was asked of it cannot be read yet");
             Orders::default()
         });
+        if let (Start::Offset(offset), true) = (start, known) {
+            hold.advance(offset);
+        }
         if let Some(offset) = orders.reset_to {
             hold = journal.log().hold(id.to_string(), offset);
         }

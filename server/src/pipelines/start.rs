@@ -33,19 +33,24 @@ pub(super) fn parse(text: &str) -> Result<Written, String> {
 }
 
 /// The offset at which a pipeline begins, written down the first time, before anything that it waits for can happen:
-/// neither a crash nor a target that cannot be reached yet may let it begin later than it was meant to.
+/// neither a crash nor a target that cannot be reached yet may let it begin later than it was meant to. Where the
+/// books cannot be read yet it may stand anywhere else: the second part says whether it is known.
 pub(super) async fn begin(
     id: &PipelineId,
     written: Option<&str>,
     journal: &Journal,
     store: &DeliveryStore,
     now_ms: i64,
-) -> Start {
+) -> (Start, bool) {
     let log_id = journal.log_id();
+    let mut readable = true;
     match store.checkpoint(id).await {
-        Ok(Some(known)) if known.log_id == log_id => return Start::Offset(known.cursor.offset),
+        Ok(Some(known)) if known.log_id == log_id => return (Start::Offset(known.cursor.offset), true),
         Ok(_) => {}
-        Err(error) => warn!(pipeline = %id, error = %crate::error::chain(&error), "its books cannot be read"),
+        Err(error) => {
+            warn!(pipeline = %id, error = %crate::error::chain(&error), "its books cannot be read");
+            readable = false;
+        }
     }
     let offset = match written.map(parse) {
         None | Some(Ok(Written::Latest) | Err(_)) => journal.next_offset(),
@@ -57,10 +62,13 @@ pub(super) async fn begin(
     };
     let offset = offset.min(journal.next_offset());
     let checkpoint = Checkpoint { log_id, cursor: Cursor::at(offset), totals: Totals::default() };
-    if let Err(error) = store.commit(&Arc::new(id.clone()), checkpoint, Vec::new(), now_ms).await {
+    // Never over books that only could not be read just now.
+    if readable && let Err(error) = store.commit(&Arc::new(id.clone()), checkpoint, Vec::new(), now_ms).await
+    {
+        readable = false;
         warn!(pipeline = %id, error = %crate::error::chain(&error), "where it begins could not be written down");
     }
-    Start::Offset(offset)
+    (Start::Offset(offset), readable)
 }
 
 #[cfg(test)]

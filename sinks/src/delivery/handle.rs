@@ -40,6 +40,8 @@ pub(crate) enum Request {
 pub(crate) struct Wires {
     pub(crate) board: Arc<Board>,
     pub(crate) control: watch::Receiver<Control>,
+    /// To halt what an operator halted before this run.
+    pub(crate) halt: watch::Sender<Control>,
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) stop: CancellationToken,
 }
@@ -102,7 +104,13 @@ impl Pipeline {
         let (requests, asked) = mpsc::channel(REQUESTS_MAX);
         let stop = CancellationToken::new();
         let id = Arc::new(config.id.clone());
-        let wires = Wires { board: board.clone(), control: told, requests: asked, stop: stop.clone() };
+        let wires = Wires {
+            board: board.clone(),
+            control: told,
+            halt: control.clone(),
+            requests: asked,
+            stop: stop.clone(),
+        };
         let engine = Engine::new(config, source.clone(), transform, (sink, store), clock.clone(), rng, wires);
         let task = tokio::spawn(engine.run());
         PipelineHandle {

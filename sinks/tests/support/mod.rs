@@ -1,6 +1,8 @@
 //! What the tests of delivery share: a log in memory, a rule that can be told what to do, and conditions to wait for.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod bench;
+
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

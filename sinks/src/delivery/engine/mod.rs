@@ -43,6 +43,9 @@ struct Outlet {
     budget: Budget,
     board: Arc<Board>,
     control: watch::Receiver<Control>,
+    halt: watch::Sender<Control>,
+    /// Whether it is known if an operator halted the pipeline before this run.
+    pause_known: bool,
     requests: mpsc::Receiver<Request>,
     stop: CancellationToken,
     /// How many resets the last opening has taken note of.
@@ -83,6 +86,8 @@ impl Engine {
             budget: Budget::new(config.limits.dead_letters_per_minute_max),
             board: wires.board,
             control: wires.control,
+            halt: wires.halt,
+            pause_known: false,
             requests: wires.requests,
             stop: wires.stop,
             resets: 0,
@@ -122,6 +127,8 @@ impl Engine {
             match self.outlet.open(&*self.source).await {
                 Ok(until) => break until,
                 Err(error) => {
+                    let now_ms = self.outlet.clock.wall_ms();
+                    self.outlet.board.update(|facts| _ = facts.busy_since_ms.get_or_insert(now_ms));
                     if let Err(end) = self.outlet.after(&error).await {
                         return end;
                     }
@@ -142,19 +149,21 @@ impl Outlet {
     /// Opens the target and finds the place to go on from; answers where the batch that was under way ended.
     async fn open(&mut self, source: &dyn LogSource) -> Result<Option<Cursor>, SinkError> {
         self.resets = self.control.borrow().resets;
+        self.recall_pause().await?;
         let memory = self.sink.open(&self.id).await?;
         self.remembers = memory != Memory::None;
         let kept = match memory {
             Memory::None => self.store.checkpoint(&self.id).await?,
-            Memory::Fresh => None,
+            // Where it was to begin is written down, as the server found it; the books are the target's.
+            Memory::Fresh => self.store.checkpoint(&self.id).await?.map(Checkpoint::without_books),
             Memory::At(checkpoint) => Some(balanced(checkpoint)?),
         };
         let log_id = source.log_id();
         let (mut checkpoint, new) = match kept {
-            Some(kept) if kept.log_id == log_id => (kept, false),
+            Some(kept) if kept.log_id == log_id => (kept, memory == Memory::Fresh),
             kept => {
                 let totals = kept.map_or(Totals::default(), |kept| kept.totals);
-                if kept.is_some() {
+                if kept.is_some() && memory != Memory::Fresh {
                     self.note("the event log is another one than before: starting anew, the totals go on");
                 }
                 (Checkpoint { log_id, cursor: Cursor::at(self.start(source)?), totals }, true)
@@ -174,7 +183,7 @@ impl Outlet {
             facts.committed = totals;
             facts.opened.get_or_insert(totals);
             (facts.cursor, facts.settled) = (cursor, cursor);
-            facts.pending_since_ms = None;
+            (facts.pending_since_ms, facts.busy_since_ms) = (None, None);
         });
         if new || moved || reset.is_some() {
             // A start such as "latest" must not be found anew after a crash: what came between would be skipped.
@@ -189,6 +198,24 @@ impl Outlet {
             false => None,
         };
         Ok(recorded.filter(|batch| self.is_under_way(batch)).map(|batch| batch.to))
+    }
+
+    /// A pause from before this run holds as soon as the store can be read, so before the first delivery; unless an
+    /// operator has resumed the pipeline since.
+    async fn recall_pause(&mut self) -> Result<(), SinkError> {
+        if self.pause_known {
+            return Ok(());
+        }
+        let paused = self.store.orders(&self.id).await?.paused;
+        self.pause_known = true;
+        if paused {
+            self.halt.send_if_modified(|control| {
+                let holds = control.resumes == 0 && !control.paused;
+                control.paused |= holds;
+                holds
+            });
+        }
+        Ok(())
     }
 
     /// Moves a checkpoint to where an operator wants it. What is dead from there on comes again, and counts then.
