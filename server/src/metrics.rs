@@ -99,6 +99,12 @@ pub const PIPELINE_UP: Family = gauge(
     "1 while the pipeline delivers or waits for events, 0 while something is wrong.",
 );
 
+/// Whether it stands still.
+pub const PIPELINE_STALLED: Family = gauge(
+    "muster_pipeline_stalled",
+    "1 while the pipeline has something to deliver and does not advance without somebody's help.",
+);
+
 /// A metric: its name, type and what it says.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {

@@ -1,5 +1,5 @@
-//! Alarms about the event log: each is told once when it begins and once when it ends, as events that rules can carry
-//! and as lines on stderr. What a full log cannot take is written as soon as it takes something again. An alarm that
+//! Alarms about the event log and about pipelines that stand still: each is told once when it begins and once when it
+//! ends, as events that rules can carry and as lines on stderr. What a full log cannot take is written as soon as it takes something again. An alarm that
 //! the log says is on when the platform starts is not told again, and its end is told if it is over by then.
 
 use muster_core::clock::SharedClock;
@@ -7,9 +7,11 @@ use muster_core::event::proto::event::Detail;
 use muster_core::event::{EventKind, NewEvent, proto};
 use muster_core::journal::Journal;
 use muster_core::log::{LogErrorKind, LogStats};
+use muster_sinks::delivery::PipelineStatus;
 use tracing::{info, warn};
 
 use super::percent;
+use super::stalls::Stalls;
 use crate::presence::ActiveAlarm;
 
 const CAP: &str = "log_cap_80_percent";
@@ -21,6 +23,7 @@ pub(super) struct Alarms {
     clock: SharedClock,
     node: String,
     all: [Alarm; 2],
+    stalls: Stalls,
 }
 
 struct Alarm {
@@ -30,7 +33,9 @@ struct Alarm {
     state: State,
 }
 
-enum State {
+/// Where an alarm is between its beginning and its end.
+#[derive(Debug)]
+pub(super) enum State {
     Off,
     /// It began; whether the log took the event that says so.
     On {
@@ -51,11 +56,7 @@ impl Alarms {
     pub(super) fn new(journal: &Journal, clock: SharedClock, node: &str, active: &[ActiveAlarm]) -> Self {
         let told = |name| {
             let on = active.iter().find(|alarm| alarm.name == name);
-            on.map_or(State::Off, |ActiveAlarm { since_ms, message, .. }| State::On {
-                since_ms: *since_ms,
-                message: message.clone(),
-                told: true,
-            })
+            on.map_or(State::Off, State::told)
         };
         let cap = Alarm {
             name: CAP,
@@ -76,25 +77,27 @@ impl Alarms {
             is_on: |stats| stats.refuses == Some(LogErrorKind::DiskFull),
             message: |_| "the event log has no room; publishes are not acknowledged until it has".to_owned(),
         };
-        Self { journal: journal.clone(), clock, node: node.to_owned(), all: [cap, full] }
+        let stalls = Stalls::new(active);
+        Self { journal: journal.clone(), clock, node: node.to_owned(), all: [cap, full], stalls }
     }
 
-    /// Looks at the log, and tells what has changed. Never waits.
-    pub(super) fn look(&mut self) {
+    /// Looks at the log and at how the pipelines are doing, and tells what has changed. Never waits.
+    pub(super) fn look(&mut self, pipelines: &[PipelineStatus]) {
         let stats = self.journal.log().stats();
         let now_ms = self.clock.wall_ms();
-        for alarm in &mut self.all {
-            let append = |kind, body: proto::Alarm| {
-                let body = proto::Event {
-                    node: self.node.clone(),
-                    detail: Some(Detail::Alarm(body)),
-                    ..proto::Event::default()
-                };
-                let event = NewEvent { timestamp_ms: now_ms, kind, topic: String::new(), body };
-                self.journal.try_append(event).is_ok()
+        let mut append = |kind, body: proto::Alarm| {
+            let body = proto::Event {
+                node: self.node.clone(),
+                detail: Some(Detail::Alarm(body)),
+                ..proto::Event::default()
             };
-            alarm.look(&stats, now_ms, append);
+            let event = NewEvent { timestamp_ms: now_ms, kind, topic: String::new(), body };
+            self.journal.try_append(event).is_ok()
+        };
+        for alarm in &mut self.all {
+            alarm.look(&stats, now_ms, &mut append);
         }
+        self.stalls.look(pipelines, now_ms, &mut append);
     }
 }
 
@@ -103,36 +106,58 @@ impl Alarm {
         &mut self,
         stats: &LogStats,
         now_ms: i64,
-        mut append: impl FnMut(EventKind, proto::Alarm) -> bool,
+        append: &mut impl FnMut(EventKind, proto::Alarm) -> bool,
     ) {
-        let on = (self.is_on)(stats);
-        let name = self.name;
+        let message = || (self.message)(stats);
+        self.state.step((self.is_on)(stats), (self.name, ""), message, now_ms, append);
+    }
+}
+
+impl State {
+    /// An alarm that was told before this run.
+    pub(super) fn told(alarm: &ActiveAlarm) -> Self {
+        Self::On { since_ms: alarm.since_ms, message: alarm.message.clone(), told: true }
+    }
+
+    pub(super) const fn is_off(&self) -> bool {
+        matches!(self, Self::Off)
+    }
+
+    /// Goes on as the alarm of this name and these details is `on` or not, and tells what has changed.
+    pub(super) fn step(
+        &mut self,
+        on: bool,
+        (name, details): (&str, &str),
+        message: impl FnOnce() -> String,
+        now_ms: i64,
+        append: &mut impl FnMut(EventKind, proto::Alarm) -> bool,
+    ) {
         let body = |message: &str, activated_at_ms, deactivated_at_ms| proto::Alarm {
             name: name.to_owned(),
             message: message.to_owned(),
-            details: String::new(),
+            details: details.to_owned(),
             activated_at_ms,
             deactivated_at_ms,
         };
-        if on && matches!(self.state, State::Off) {
-            let message = (self.message)(stats);
+        if on && self.is_off() {
+            let message = message();
             warn!(alarm = name, "{message}");
-            self.state = State::On { since_ms: now_ms, message, told: false };
+            *self = Self::On { since_ms: now_ms, message, told: false };
         }
-        if let State::On { since_ms, message, told } = &mut self.state {
+        if let Self::On { since_ms, message, told } = self {
             if !*told {
                 *told = append(EventKind::AlarmActivated, body(message, *since_ms, 0));
             }
             if *told && !on {
-                info!(alarm = name, "over");
+                info!(alarm = name, details, "over");
                 let message = std::mem::take(message);
-                self.state = State::Ended { since_ms: *since_ms, until_ms: now_ms, message };
+                *self = Self::Ended { since_ms: *since_ms, until_ms: now_ms, message };
             }
         }
-        if let State::Ended { since_ms, until_ms, message } = &self.state
+        if let Self::Ended { since_ms, until_ms, message } = self
             && append(EventKind::AlarmDeactivated, body(message, *since_ms, *until_ms))
         {
-            self.state = State::Off;
+            *self = Self::Off;
         }
     }
 }
@@ -156,7 +181,7 @@ mod tests {
         let hold = journal.log().hold("slow", 0);
         let mut alarms = Alarms::new(&journal, clock, "n", &[]);
         journal.log().set_retention(cap(1 << 20)).expect("a cap");
-        alarms.look();
+        alarms.look(&[]);
         assert_eq!(journal.next_offset(), 0);
 
         let filler = || super::super::sessions::lifecycle(EventKind::NodeStarted, "n", &"x".repeat(1_000), 1);
@@ -166,11 +191,11 @@ mod tests {
             journal.durable(last).await.expect("durable");
         }
         for _ in 0..3 {
-            alarms.look();
+            alarms.look(&[]);
         }
         journal.log().set_retention(cap(1 << 30)).expect("a larger cap");
         for _ in 0..3 {
-            alarms.look();
+            alarms.look(&[]);
         }
         assert_eq!(journal.next_offset(), last + 3);
         journal.durable(last + 2).await.expect("durable");
@@ -206,7 +231,7 @@ mod tests {
         let offset = journal.append(filler()).await.expect("append").offset;
         journal.durable(offset).await.expect("durable");
         journal.log().set_retention(cap(8_192)).expect("a cap");
-        restart().0.look();
+        restart().0.look(&[]);
         assert_eq!(journal.next_offset(), 2, "it is told");
         journal.durable(1).await.expect("durable");
 
@@ -214,12 +239,12 @@ mod tests {
         let (mut alarms, active) = restart();
         assert_eq!((active.len(), active[0].name.as_str(), active[0].since_ms), (1, CAP, 1_000));
         for _ in 0..3 {
-            alarms.look();
+            alarms.look(&[]);
         }
         assert_eq!(journal.next_offset(), 2, "it still holds, and is not told again");
 
         journal.log().set_retention(cap(1 << 30)).expect("a larger cap");
-        restart().0.look();
+        restart().0.look(&[]);
         assert_eq!(journal.next_offset(), 3, "its end is told");
         journal.durable(2).await.expect("durable");
         let end = journal.reader(2).next_batch().await.expect("read").events()[0].clone();
@@ -228,7 +253,7 @@ mod tests {
         assert_eq!((told.activated_at_ms, told.deactivated_at_ms), (1_000, 2_000));
 
         let (mut alarms, active) = restart();
-        alarms.look();
+        alarms.look(&[]);
         assert!(active.is_empty() && journal.next_offset() == 3, "{active:?}");
     }
 }

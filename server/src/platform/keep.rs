@@ -73,7 +73,7 @@ impl Keeper {
             let looking = keeper.clone();
             let looked = tokio::task::spawn_blocking(move || looking.look(last)).await;
             last = looked.unwrap_or_default();
-            alarms.look();
+            alarms.look(&keeper.pipelines.status());
         }
     }
 

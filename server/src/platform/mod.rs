@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 mod alarms;
 mod keep;
 mod sessions;
+mod stalls;
 
 use crate::config::{Config, Durability};
 use crate::error::{Error, ErrorKind};

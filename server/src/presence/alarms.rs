@@ -10,6 +10,8 @@ use rusqlite::{Connection, Transaction};
 pub struct ActiveAlarm {
     /// Its name.
     pub name: String,
+    /// What it is about: its details, a JSON object; empty where its name says it.
+    pub subject: String,
     /// Since when, milliseconds since 1970.
     pub since_ms: i64,
     /// What was told when it began.
@@ -22,23 +24,30 @@ pub(super) fn note(tx: &Transaction<'_>, event: &Event) -> Result<bool, rusqlite
     match event.kind {
         EventKind::AlarmActivated => {
             tx.prepare_cached(
-                "INSERT OR REPLACE INTO _muster_alarms (name, since, message) VALUES (?1, ?2, ?3)",
+                "INSERT OR REPLACE INTO _muster_alarms (name, subject, since, message) VALUES (?1, ?2, ?3, ?4)",
             )?
-            .execute((&alarm.name, alarm.activated_at_ms, &alarm.message))?;
+            .execute((&alarm.name, &alarm.details, alarm.activated_at_ms, &alarm.message))?;
         }
         EventKind::AlarmDeactivated => {
-            tx.prepare_cached("DELETE FROM _muster_alarms WHERE name = ?1")?.execute([&alarm.name])?;
+            tx.prepare_cached("DELETE FROM _muster_alarms WHERE name = ?1 AND subject = ?2")?
+                .execute([&alarm.name, &alarm.details])?;
         }
         _ => {}
     }
     Ok(true)
 }
 
-/// All of them, by name.
+/// All of them, by name and subject.
 pub(super) fn active(db: &Connection) -> Result<Vec<ActiveAlarm>, rusqlite::Error> {
-    let mut statement = db.prepare_cached("SELECT name, since, message FROM _muster_alarms ORDER BY name")?;
+    let sql = "SELECT name, subject, since, message FROM _muster_alarms ORDER BY name, subject";
+    let mut statement = db.prepare_cached(sql)?;
     let alarms = statement.query_map([], |row| {
-        Ok(ActiveAlarm { name: row.get(0)?, since_ms: row.get(1)?, message: row.get(2)? })
+        Ok(ActiveAlarm {
+            name: row.get(0)?,
+            subject: row.get(1)?,
+            since_ms: row.get(2)?,
+            message: row.get(3)?,
+        })
     })?;
     alarms.collect()
 }

@@ -17,6 +17,7 @@ const NAME: &str = "devices";
 const MIGRATIONS: &[(u32, &str)] = &[
     (1, include_str!("../../../migrations/sqlite/0001_devices.sql")),
     (2, include_str!("../../../migrations/sqlite/0002_alarms.sql")),
+    (3, include_str!("../../../migrations/sqlite/0003_alarm_subjects.sql")),
 ];
 
 /// How long a write waits for another writer of the same database (the embedded sink).
