@@ -6,6 +6,7 @@ pub mod delivery;
 pub mod error;
 mod influxdb;
 pub mod migrate;
+mod postgres;
 mod registry;
 mod row;
 mod sink;

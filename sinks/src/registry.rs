@@ -13,7 +13,7 @@ use crate::delivery::Limits;
 use crate::error::SinkError;
 use crate::migrate::Migrate;
 use crate::sink::Sink;
-use crate::{influxdb, sqlite, webhook};
+use crate::{influxdb, postgres, sqlite, webhook};
 
 /// A kind of sink.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ const RETRY_WAIT_MAX: &str = "retry_wait_max_ms";
 const RETRY_WAIT_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// One row a kind.
-const KINDS: &[Kind] = &[sqlite::KIND, webhook::KIND, influxdb::KIND];
+const KINDS: &[Kind] = &[influxdb::KIND, postgres::KIND, sqlite::KIND, webhook::KIND];
 
 /// Every kind.
 pub fn kinds() -> &'static [Kind] {
@@ -281,6 +281,11 @@ impl<'a> Options<'a> {
     pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
         let default = || self.kind.options.iter().find(|option| option.name == name)?.default;
         self.spec.options.get(name).map(String::as_str).or_else(default)
+    }
+
+    /// Whether `name` stands in the declaration.
+    pub(crate) fn given(&self, name: &str) -> bool {
+        self.spec.options.contains_key(name)
     }
 
     pub(crate) fn required(&self, name: &str) -> Result<&'a str, SinkError> {

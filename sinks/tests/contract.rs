@@ -8,6 +8,9 @@ mod influx;
 #[path = "subjects/influxdb.rs"]
 mod influxdb;
 mod support;
+mod subjects {
+    pub mod postgres;
+}
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -26,6 +29,7 @@ use muster_sinks::delivery::{
 use muster_sinks::{Built, PipelineId, SinkEnv, SinkSpec, build, kinds};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use subjects::postgres::PostgresSubject;
 use support::{ByPayload, MemoryLog, noise, publish};
 
 /// Ids that a receiver has seen, and the places of the rows that it took.
@@ -302,6 +306,15 @@ async fn history(subject: &dyn Subject, seed: u64) {
 async fn sqlite() {
     for seed in 0..4 {
         history(&SqliteSubject::new(), seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres() {
+    let own = ", _event_id uuid, _rule text, _row int, UNIQUE (_event_id, _rule, _row)";
+    for (seed, columns) in ["", own, "", own].into_iter().enumerate() {
+        let Some(subject) = PostgresSubject::new(columns).await else { return };
+        history(&subject, seed as u64).await;
     }
 }
 

@@ -28,7 +28,7 @@ pub use store::{
     DeadLetter, DeliveryStore, KnownPipeline, LETTERS_MAX, LetterFilter, NewLetter, Orders, RecordedBatch,
     StoreError,
 };
-pub(crate) use store::{balanced, checkpoint_at, int};
+pub(crate) use store::{balanced, checkpoint_at, int, uint};
 
 /// What makes rows of events: a rule, as far as delivery is concerned.
 pub trait Transform: Send + 'static {

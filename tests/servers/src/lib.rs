@@ -129,7 +129,7 @@ impl Server {
         let own = self.own.as_mut().expect("a server of our own");
         let pid = std::fs::read_to_string(own.dir.path().join("pid")).expect("it was started");
         let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
-        drop(kill_process_group(pid, Signal::KILL));
+        let _ = kill_process_group(pid, Signal::KILL);
         self.stop();
     }
 
