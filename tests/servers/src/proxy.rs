@@ -37,7 +37,15 @@ impl Proxy {
     /// # Panics
     /// Where no port is free.
     pub async fn before(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::at("127.0.0.1:0".parse().expect("an address"), server).await
+    }
+
+    /// A proxy at `address` in front of `server`, for servers that tell clients where to come.
+    ///
+    /// # Panics
+    /// Where the address is in use.
+    pub async fn at(address: SocketAddr, server: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("its address");
         let (weather, seen) = watch::channel(Weather::default());
         tokio::spawn(async move {
