@@ -1,16 +1,19 @@
 //! Sinks and delivery: how the rows that rules make reach their targets, none lost and none doubled. The engine
 //! ([`delivery`]) reads the log and knows the promises; a sink knows its target. Neither knows a rule.
 
+mod cloudevents;
 pub mod database;
 pub mod delivery;
 pub mod error;
 mod influxdb;
+mod kafka;
 pub mod migrate;
 mod postgres;
 mod registry;
 mod row;
 mod sink;
 mod sqlite;
+mod template;
 mod upsert;
 mod webhook;
 

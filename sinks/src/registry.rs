@@ -13,7 +13,7 @@ use crate::delivery::Limits;
 use crate::error::SinkError;
 use crate::migrate::Migrate;
 use crate::sink::Sink;
-use crate::{influxdb, postgres, sqlite, webhook};
+use crate::{influxdb, kafka, postgres, sqlite, webhook};
 
 /// A kind of sink.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ const RETRY_WAIT_MAX: &str = "retry_wait_max_ms";
 const RETRY_WAIT_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// One row a kind.
-const KINDS: &[Kind] = &[influxdb::KIND, postgres::KIND, sqlite::KIND, webhook::KIND];
+const KINDS: &[Kind] = &[influxdb::KIND, kafka::KIND, postgres::KIND, sqlite::KIND, webhook::KIND];
 
 /// Every kind.
 pub fn kinds() -> &'static [Kind] {

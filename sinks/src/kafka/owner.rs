@@ -1,0 +1,123 @@
+//! Who writes a pipeline, and how far it is: taking it over from whoever had it, and committing. It runs on a thread
+//! that may block.
+
+use super::client::{Client, Job, Record};
+use super::config::Config;
+use super::errors;
+use super::memory::{PARTITION, Reader, Remembered};
+use super::topics::{self, Use};
+use crate::error::{ErrorKind, SinkError};
+use crate::sink::{Checkpoint, PipelineId};
+
+/// Our word that we own a pipeline, as of the last transaction whose outcome we know.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    pipeline: PipelineId,
+    /// Transactional id and key of the checkpoint.
+    id: String,
+    epoch: u64,
+    pub(super) committed: Option<Checkpoint>,
+}
+
+impl Owner {
+    /// Takes `pipeline` over: ends the transaction that was under way, keeps whoever had the pipeline from writing, and
+    /// finds what was committed last. `before` is what we knew, if we had it: then nobody else may have had it since.
+    pub(super) fn take_over(
+        config: &Config,
+        pipeline: &PipelineId,
+        before: Option<&Self>,
+        job: &Job,
+    ) -> Result<(Client, Self), SinkError> {
+        let mut client = Client::new(&config.producer(pipeline), job.clock())?;
+        let topic = config.checkpoint_topic.as_str();
+        if topics::ensure(&mut client, config, topic, Use::Checkpoints, job)?.is_none() {
+            return Err(topics::missing(config, topic, Use::Checkpoints));
+        }
+        let id = config.transactional_id(pipeline);
+        let reader = Reader::new(&config.reader(pipeline), &client, topic, &id, job)?;
+        match before {
+            None => topics::must_be_kept(config, topic, job)?,
+            // Whoever has the pipeline now is not to be disturbed by our coming back.
+            Some(before) => before.is_still_seen(reader.glance()?)?,
+        }
+        client.init_transactions(job)?;
+        let found = reader.read()?;
+        drop(reader);
+        if let Some(before) = before {
+            before.is_still(found)?;
+        }
+        let epoch = found.map_or(0, |found| found.epoch) + 1;
+        let committed = found.and_then(|found| found.checkpoint);
+        let owner = Self { pipeline: pipeline.clone(), id, epoch, committed };
+        client.begin()?;
+        owner.write(&client, config, committed, 0, job)?;
+        if let Some((_, code)) = client.settle(job, true)?.first() {
+            return Err(errors::of_code(*code, format!("Kafka did not take a checkpoint: {code}")));
+        }
+        client.commit(job)?;
+        Ok((client, owner))
+    }
+
+    /// Sends the checkpoint in the transaction that was begun, as record number `place` of its batch.
+    pub(super) fn write(
+        &self,
+        client: &Client,
+        config: &Config,
+        checkpoint: Option<Checkpoint>,
+        place: usize,
+        job: &Job,
+    ) -> Result<(), SinkError> {
+        let value = Remembered { epoch: self.epoch, checkpoint }.encode(&self.pipeline);
+        let record = Record::with_opaque_to(&config.checkpoint_topic, place).partition(PARTITION);
+        match client.send(record.key(self.id.as_bytes()).payload(value.as_bytes()), job)? {
+            None => Ok(()),
+            Some(code) => Err(errors::of_code(code, format!("a checkpoint cannot be sent: {code}"))),
+        }
+    }
+
+    /// Whether somebody has taken the pipeline over, after the broker said that our transaction is not welcome: it says
+    /// the same where a transaction has only taken too long.
+    pub(super) fn after_fence(&self, client: &Client, config: &Config, job: &Job) -> SinkError {
+        let reader =
+            Reader::new(&config.reader(&self.pipeline), client, &config.checkpoint_topic, &self.id, job);
+        match reader.and_then(|reader| reader.glance()).and_then(|found| self.is_still_seen(found)) {
+            Ok(()) => SinkError::unavailable("Kafka has ended the transaction"),
+            Err(error) => error,
+        }
+    }
+
+    /// What was committed must be what was tried.
+    pub(super) fn must_be_at(&self, tried: Checkpoint) -> Result<(), SinkError> {
+        if self.committed == Some(tried) {
+            return Ok(());
+        }
+        let message = format!("the checkpoint of {} was moved by somebody else", self.pipeline);
+        Err(SinkError::new(ErrorKind::Fenced, message))
+    }
+
+    /// As far as can be seen without waiting: our own last word may be behind a transaction of somebody else.
+    fn is_still_seen(&self, found: Option<Remembered>) -> Result<(), SinkError> {
+        if found.is_some_and(|found| found.epoch > self.epoch) { self.is_still(found) } else { Ok(()) }
+    }
+
+    fn is_still(&self, found: Option<Remembered>) -> Result<(), SinkError> {
+        let epoch = found.map_or(0, |found| found.epoch);
+        if epoch > self.epoch {
+            let message = format!(
+                "another process delivers {} under the transactional id `{}`",
+                self.pipeline, self.id
+            );
+            let hint = "stop one of the two, then resume; where both are wanted, e.g. two installations with equal names \
+                        of rules, give one of them another `transactional_id`";
+            return Err(SinkError::new(ErrorKind::Fenced, message).with_hint(hint));
+        }
+        if epoch < self.epoch {
+            let message =
+                format!("Kafka has lost the checkpoint of {}: was its topic deleted?", self.pipeline);
+            let hint =
+                "after a resume the pipeline begins as a new one; what it delivered before comes again";
+            return Err(SinkError::new(ErrorKind::Fatal, message).with_hint(hint));
+        }
+        Ok(())
+    }
+}
