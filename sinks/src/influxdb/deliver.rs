@@ -57,7 +57,7 @@ async fn settle(
 ) -> Result<(), SinkError> {
     let mut parts: Vec<Vec<&Point<'_>>> = vec![points.iter().collect()];
     for _ in 0..REQUESTS_MAX {
-        let Some(part) = parts.pop() else { break };
+        let Some(mut part) = parts.pop() else { break };
         if part.is_empty() {
             continue;
         }
@@ -80,6 +80,10 @@ async fn settle(
             // The others come first: they are mostly many and well.
             parts.extend([refused, others].map(|part| part.into_iter().map(|(point, _)| point).collect()));
         } else {
+            if matches!(refusal.cause, Cause::Conflict { .. }) {
+                // A type holds within a shard, and a shard is a stretch of time.
+                part.sort_by_key(|point| point.at);
+            }
             let (left, right) = part.split_at(part.len() / 2);
             parts.extend([right.to_vec(), left.to_vec()]);
         }

@@ -43,7 +43,7 @@ pub fn target(options: &[(&'static str, String)], more: &[(&str, &str)]) -> Box<
 
 pub async fn opened(options: &[(&'static str, String)], more: &[(&str, &str)]) -> Opened {
     let mut sink = sink(options, more).unwrap();
-    drop(sink.open(&PipelineId::new("rule", "tsdb", "rule")).await.unwrap());
+    sink.open(&PipelineId::new("rule", "tsdb", "rule")).await.unwrap();
     Opened { sink, rule: "rule".into(), offset: 0 }
 }
 
