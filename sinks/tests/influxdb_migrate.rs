@@ -141,6 +141,11 @@ impl Two {
     async fn start() -> Option<(String, Self)> {
         let database = Database::absent()?;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let ping = http.get(format!("{}/ping", database.url())).send().await.unwrap();
+        if ping.headers()["x-influxdb-version"].to_str().unwrap().starts_with("1.6") {
+            eprintln!("not run: InfluxDB 1.6 has no Flux");
+            return None;
+        }
         let two = Self { database, http, asked: Arc::default() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/behind", listener.local_addr().unwrap());
