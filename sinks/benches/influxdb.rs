@@ -37,7 +37,8 @@ fn batches(rows: u64) -> Vec<Batch> {
         let body = proto::Event { client: Some(client), ..Default::default() };
         let topic = format!("sensors/{}/up", offset % 1000);
         let timestamp_ms = 1_700_000_000_000 + offset as i64;
-        let event = NewEvent { timestamp_ms, kind: EventKind::MessagePublish, topic, body }.at(1 << 100, offset);
+        let event =
+            NewEvent { timestamp_ms, kind: EventKind::MessagePublish, topic, body }.at(1 << 100, offset);
         let mut row = Row::with_capacity(5);
         row.insert("clientid", event.clientid());
         row.insert("topic", event.topic.as_str());
@@ -61,7 +62,8 @@ fn sink(url: &str, bucket: &str, gzip: &str) -> Box<dyn Sink> {
     let given = [("url", url), ("bucket", bucket), ("token", TOKEN), ("gzip", gzip)];
     let options: BTreeMap<_, _> = given.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let env = SinkEnv { data_dir: ".".into(), databases: Databases::default(), clock: SystemClock::shared() };
-    let spec = SinkSpec { kind: "influxdb", name: "tsdb", target: None, rule: "telemetry", options: &options };
+    let spec =
+        SinkSpec { kind: "influxdb", name: "tsdb", target: None, rule: "telemetry", options: &options };
     build(&spec, &env).unwrap().sink
 }
 
@@ -96,7 +98,8 @@ async fn bare(http: &reqwest::Client, url: &str, bucket: &str, gzip: &str, bodie
     let url = format!("{url}/api/v2/write?bucket={bucket}&precision=ns");
     let start = now();
     for body in bodies {
-        let mut request = http.post(&url).header("authorization", format!("Token {TOKEN}")).body(body.clone());
+        let mut request =
+            http.post(&url).header("authorization", format!("Token {TOKEN}")).body(body.clone());
         if gzip == "true" {
             request = request.header("content-encoding", "gzip");
         }

@@ -5,8 +5,9 @@
 
 #[path = "support/influx.rs"]
 mod influx;
-#[path = "subjects/influxdb.rs"]
-mod influxdb;
+mod subjects {
+    pub mod influxdb;
+}
 mod support;
 mod subjects {
     pub mod postgres;
@@ -335,7 +336,7 @@ async fn webhook_batches() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn influxdb_points() {
     for seed in 0..4 {
-        let Some(subject) = influxdb::InfluxSubject::new(seed % 2 == 1).await else { return };
+        let Some(subject) = subjects::influxdb::InfluxSubject::new(seed % 2 == 1).await else { return };
         history(&subject, seed).await;
     }
 }

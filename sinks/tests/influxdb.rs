@@ -17,6 +17,7 @@ use influx_sink::{Came, opened, row, sink};
 use muster_core::event::{EventKind, example};
 use muster_core::value::{Row, Value};
 use muster_sinks::ErrorKind;
+use muster_test_servers::Server;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -52,7 +53,8 @@ async fn types_and_times_are_kept_by_both_endpoints() {
         expect![[r#"{"bytes_base64":"/wA=","clientid":"pump-1","float":4,"int":-9223372036854775808,"list":"[1,null]","rule":"rule","text":"Grüße \"x\"\\\n€","time":1700000000123000000,"yes":true}"#]]
         .assert_eq(&serde_json::to_string(&point).unwrap());
         let types = database.points(&format!("SHOW FIELD KEYS FROM \"{name}\"")).await;
-        let types: Vec<_> = types.iter().map(|one| format!("{} {}", one["fieldKey"], one["fieldType"])).collect();
+        let types: Vec<_> =
+            types.iter().map(|one| format!("{} {}", one["fieldKey"], one["fieldType"])).collect();
         expect![[r#"
             "bytes_base64" "string"
             "float" "float"
@@ -85,14 +87,17 @@ async fn events_need_no_mapping() {
             assert!(point.contains_key("seq") && point.contains_key("timestamp"), "{name}: {point:?}");
         }
     }
-    let last = database.points("SELECT last(reason) FROM device_status GROUP BY clientid").await;
+    let last = database.points("SELECT last(seq), * FROM device_status GROUP BY clientid").await;
     assert_eq!(last.len(), 1);
+    assert_eq!(last[0]["event"], "client.disconnected", "the newest of the two");
 }
 
 /// Text that line protocol could trip over, in every place where it may stand.
 fn nasty(rng: &mut SmallRng) -> String {
-    const PARTS: &[&str] =
-        &["a", "\\", "\"", ",", "=", " ", "\n", "\r", "\t", "'", "#", "_", "ä", "😀", "1i", "\\\\", "\\n", "time"];
+    const PARTS: &[&str] = &[
+        "a", "\\", "\"", ",", "=", " ", "\n", "\r", "\t", "'", "#", "_", "ä", "😀", "1i", "\\\\", "\\n",
+        "time",
+    ];
     (0..rng.random_range(0..6)).map(|_| PARTS[rng.random_range(0..PARTS.len())]).collect()
 }
 
@@ -109,7 +114,11 @@ async fn nasty_text_comes_back_as_it_went() {
             let (m, tag, key) = (nasty(&mut rng), nasty(&mut rng), format!("k{}", nasty(&mut rng)));
             let (key_at, text) = (Value::from(key.as_str()), Value::from(nasty(&mut rng)));
             rows.push(row([
-                ("m", m.into()), ("tag", tag.into()), (&key, text), ("key", key_at), ("number", Value::Int(number)),
+                ("m", m.into()),
+                ("tag", tag.into()),
+                (&key, text),
+                ("key", key_at),
+                ("number", Value::Int(number)),
             ]));
         }
         let came = sink.came(rows.clone()).await;
@@ -117,14 +126,20 @@ async fn nasty_text_comes_back_as_it_went() {
         let points = database.points("SELECT * FROM /.*/").await;
         let mut found: BTreeMap<i64, influx::Point> = BTreeMap::new();
         for point in points {
-            assert!(found.insert(point["number"].as_i64().unwrap(), point).is_none(), "a row became two points");
+            assert!(
+                found.insert(point["number"].as_i64().unwrap(), point).is_none(),
+                "a row became two points"
+            );
         }
         let mut written = 0;
         for (number, (row, refused)) in rows.iter().zip(&came.refused).enumerate() {
             let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap();
             let point = found.remove(&(number as i64));
             if let Some(reason) = refused {
-                assert!(!reason.contains("InfluxDB refuses"), "what we write the server can read: {reason}: {row:?}");
+                assert!(
+                    !reason.contains("InfluxDB refuses"),
+                    "what we write the server can read: {reason}: {row:?}"
+                );
                 assert!(point.is_none(), "refused, and there: {reason}");
                 continue;
             }
@@ -175,7 +190,13 @@ async fn a_partial_write_finds_exactly_the_points_that_are_refused() {
                 } else if n == 4_321 {
                     (a, _) = (Value::Float(f64::INFINITY), bad.insert(n, "infinite"));
                 }
-                row([("clientid", "c".into()), ("at", Value::Int(NOW_MS)), ("a", a), ("b", b), ("n", Value::Int(n))])
+                row([
+                    ("clientid", "c".into()),
+                    ("at", Value::Int(NOW_MS)),
+                    ("a", a),
+                    ("b", b),
+                    ("n", Value::Int(n)),
+                ])
             })
             .collect();
         let came = sink.came(rows).await;
@@ -225,7 +246,10 @@ async fn rows_that_quarrel_among_themselves_leave_one_side() {
 #[tokio::test]
 async fn points_that_are_too_old_are_refused_and_the_others_stay() {
     let Some(database) = Database::new().await else { return };
-    let policy = format!("CREATE RETENTION POLICY \"brief\" ON \"{}\" DURATION 1h REPLICATION 1 DEFAULT", database.name);
+    let policy = format!(
+        "CREATE RETENTION POLICY \"brief\" ON \"{}\" DURATION 1h REPLICATION 1 DEFAULT",
+        database.name
+    );
     database.query(&policy).await;
     let now_ms = muster_core::clock::SystemClock::shared().wall_ms();
     let mut options = database.v1();
@@ -235,7 +259,8 @@ async fn points_that_are_too_old_are_refused_and_the_others_stay() {
     for (options, count) in [(options, 90), (bucket, 180)] {
         let mut sink = opened(&options, &[("timestamp", "at"), ("tags", "n")]).await;
         let at = |n: i64| if n % 10 == 0 { NOW_MS + n } else { now_ms };
-        let rows = (0..100).map(|n| row([("at", Value::Int(at(n))), ("n", Value::Int(n + count)), ("x", 1.5.into())]));
+        let rows = (0..100)
+            .map(|n| row([("at", Value::Int(at(n))), ("n", Value::Int(n + count)), ("x", 1.5.into())]));
         let came = sink.came(rows.collect()).await;
         for (n, refused) in came.refused.iter().enumerate() {
             assert_eq!(refused.is_some(), n % 10 == 0, "row {n}: {refused:?}");
@@ -295,7 +320,11 @@ async fn a_user_who_may_only_read_is_told_so() {
     let mut sink = sink(&options, &[]).unwrap();
     let error = sink.check().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misconfigured);
-    assert!(error.hint().contains(&format!("may write to the bucket `{}`", database.name)), "{}", error.hint());
+    assert!(
+        error.hint().contains(&format!("may write to the bucket `{}`", database.name)),
+        "{}",
+        error.hint()
+    );
 }
 
 #[tokio::test]
@@ -311,7 +340,8 @@ async fn compressed_or_not_it_is_the_same() {
         found.push(database.points(&format!("SELECT n, text FROM {}", measurement.1)).await);
     }
     assert_eq!(found[0].len(), 2_000);
-    let times = |points: &[influx::Point]| points.iter().map(|point| point["time"].clone()).collect::<Vec<_>>();
+    let times =
+        |points: &[influx::Point]| points.iter().map(|point| point["time"].clone()).collect::<Vec<_>>();
     assert_eq!(times(&found[0]), times(&found[1]));
 }
 
@@ -339,4 +369,19 @@ async fn a_server_that_is_away_is_waited_for() {
     proxy.delay(Duration::ZERO);
     again(&mut sink).await.all_durable();
     assert_eq!(database.count("rule", "n").await, 2);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_the_servers_death() {
+    let Some(mut server) = Server::own("influxdb") else { return };
+    let database = Database::at(server.address());
+    database.query(&format!("CREATE DATABASE \"{}\"", database.name)).await;
+    let mut sink = opened(&database.v2(), &[]).await;
+    sink.came((0..100).map(|n| row([("n", Value::Int(n))])).collect()).await.all_durable();
+    server.kill();
+    let error = sink.came(vec![row([("n", Value::Int(100))])]).await.error.unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    server.start();
+    assert_eq!(database.count("rule", "n").await, 100);
+    sink.came(vec![row([("n", Value::Int(101))])]).await.all_durable();
 }

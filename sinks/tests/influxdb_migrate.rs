@@ -11,11 +11,11 @@ mod influx_sink;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::Router;
 use expect_test::expect;
 use influx::Database;
 use influx_sink::{opened, row, target};
@@ -85,7 +85,11 @@ async fn a_database_is_made_once_by_either_api() {
         sink.came(vec![row([("n", Value::Int(1)), ("at", Value::Int(now_ms))])]).await.all_durable();
         // What is there with another duration is its owner's.
         let error = asked_again(&options).await;
-        assert!(error.in_words().contains("conflicts") && error.hint().contains("by hand"), "{}", error.in_words());
+        assert!(
+            error.in_words().contains("conflicts") && error.hint().contains("by hand"),
+            "{}",
+            error.in_words()
+        );
     }
 }
 
@@ -109,7 +113,9 @@ async fn a_retention_policy_is_made_beside_the_default() {
             assert_eq!(migrated(&options, &[("retention", "48h")]).await, expected);
         }
         let policies = database.points(&format!("SHOW RETENTION POLICIES ON \"{}\"", database.name)).await;
-        let brief = policies.iter().find(|policy| policy.get("name") != Some(&"autogen".into()) && policy["duration"] == "48h0m0s");
+        let brief = policies
+            .iter()
+            .find(|policy| policy.get("name") != Some(&"autogen".into()) && policy["duration"] == "48h0m0s");
         assert!(brief.is_some_and(|policy| policy["default"] == false), "{policies:?}");
     }
 }
@@ -155,7 +161,13 @@ impl Two {
     }
 }
 
-async fn answer(State(two): State<Two>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+async fn answer(
+    State(two): State<Two>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let path = uri.path().strip_prefix("/behind/").unwrap().to_owned();
     let text = String::from_utf8_lossy(&body).into_owned();
     two.asked.lock().unwrap().push(format!("{method} {path}?{}", uri.query().unwrap_or_default()));
@@ -163,7 +175,8 @@ async fn answer(State(two): State<Two>, method: Method, uri: Uri, headers: Heade
         return (StatusCode::NO_CONTENT, [("x-influxdb-version", "v2.7.11")]).into_response();
     }
     if headers["authorization"] != format!("Token {}", influx::TOKEN).as_str() {
-        return (StatusCode::UNAUTHORIZED, r#"{"code":"unauthorized","message":"unauthorized access"}"#).into_response();
+        return (StatusCode::UNAUTHORIZED, r#"{"code":"unauthorized","message":"unauthorized access"}"#)
+            .into_response();
     }
     match path.as_str() {
         "api/v2/orgs" if uri.query() == Some("org=my+fleet") => {

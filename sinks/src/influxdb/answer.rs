@@ -151,7 +151,8 @@ fn unparsable(said: &str) -> Vec<String> {
 
 /// Limits on how many series there may be: not the point is wrong.
 fn is_about_capacity(said: &str) -> bool {
-    said.contains("max-values-per-tag limit exceeded") || said.contains("max-series-per-database limit exceeded")
+    said.contains("max-values-per-tag limit exceeded")
+        || said.contains("max-series-per-database limit exceeded")
 }
 
 /// `{"error": ...}` of 1.x, `{"code": ..., "message": ...}` of 2.x, or whatever a proxy says.

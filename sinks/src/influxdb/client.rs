@@ -1,5 +1,6 @@
 //! Requests to InfluxDB over HTTP. What an answer means stands in `answer.rs`. It must never know a row.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::sync::Once;
 use std::time::{Duration, UNIX_EPOCH};
@@ -21,6 +22,8 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// The header in which every InfluxDB says its version.
 const VERSION: HeaderName = HeaderName::from_static("x-influxdb-version");
+/// What lines are.
+const TEXT: &str = "text/plain; charset=utf-8";
 /// A body without a point: enough to be asked who we are, and nothing is written.
 const NOTHING: &str = "# muster\n";
 
@@ -68,13 +71,13 @@ impl Client {
     }
 
     /// Posts lines; an error is about the server or the way to it, a verdict about the lines.
-    pub(super) async fn write(&self, lines: String) -> Result<Verdict, SinkError> {
-        let mut request = self.http.post(self.write.clone()).header(CONTENT_TYPE, "text/plain; charset=utf-8");
+    pub(super) async fn write(&self, lines: Cow<'_, str>) -> Result<Verdict, SinkError> {
+        let mut request = self.http.post(self.write.clone()).header(CONTENT_TYPE, TEXT);
         let body = if self.gzip {
             request = request.header(CONTENT_ENCODING, "gzip");
             compressed(&lines)?
         } else {
-            lines.into_bytes()
+            lines.into_owned().into_bytes()
         };
         let answer = self.send(request.body(body)).await?;
         answer::judge(&answer, &self.shown, &self.target)
@@ -91,7 +94,7 @@ impl Client {
                 health.said()
             )));
         }
-        let request = self.http.post(self.write.clone()).header(CONTENT_TYPE, "text/plain; charset=utf-8");
+        let request = self.http.post(self.write.clone()).header(CONTENT_TYPE, TEXT);
         let answer = self.send(request.body(NOTHING)).await?;
         // InfluxDB 1 has nothing against it, InfluxDB 2 misses the points, after it has looked at all the rest.
         match answer::judge(&answer, &self.shown, &self.target) {
@@ -131,7 +134,8 @@ impl Client {
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status: StatusCode = response.status();
         let retry_after = self.retry_after(response.headers());
-        let version = response.headers().get(VERSION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let version =
+            response.headers().get(VERSION).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let text = read(response).await.map_err(|error| self.unreachable(error))?;
         Ok(Answer { status, retry_after, version, text })
     }
@@ -157,7 +161,8 @@ fn authorities(connection: &Connection) -> Result<Vec<Certificate>, SinkError> {
     let Some(path) = &connection.ca_file else { return Ok(Vec::new()) };
     let wrong = |what: &str| SinkError::misconfigured(format!("`ca_file` {} {what}", path.display()));
     let pem = std::fs::read(path).map_err(|error| wrong("cannot be read").caused_by(error))?;
-    let found = Certificate::from_pem_bundle(&pem).map_err(|error| wrong("is no PEM file").caused_by(error))?;
+    let found =
+        Certificate::from_pem_bundle(&pem).map_err(|error| wrong("is no PEM file").caused_by(error))?;
     if found.is_empty() { Err(wrong("holds no certificate")) } else { Ok(found) }
 }
 

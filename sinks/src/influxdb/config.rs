@@ -124,8 +124,8 @@ fn name(options: &Options<'_>, option: &str) -> Result<String, SinkError> {
 fn headers(options: &Options<'_>, v1: bool) -> Result<HeaderMap, SinkError> {
     let mut headers = HeaderMap::new();
     let secret = |option: &str, value: &str| {
-        let mut value = HeaderValue::from_str(value)
-            .map_err(|_| options.wrong(option, "holds what a header cannot"))?;
+        let mut value =
+            HeaderValue::from_str(value).map_err(|_| options.wrong(option, "holds what a header cannot"))?;
         value.set_sensitive(true);
         Ok::<_, SinkError>(value)
     };
@@ -156,9 +156,7 @@ fn headers(options: &Options<'_>, v1: bool) -> Result<HeaderMap, SinkError> {
 impl Shape {
     pub(super) fn parse(options: &Options<'_>) -> Result<Self, SinkError> {
         let measurement = match options.get("measurement") {
-            Some(text) => {
-                Template::parse(text).map_err(|reason| options.wrong("measurement", &reason))?
-            }
+            Some(text) => Template::parse(text).map_err(|reason| options.wrong("measurement", &reason))?,
             None => Template::fixed(options.target_or_rule()).map_err(|reason| {
                 let message = format!("the name of the target cannot be a measurement: it {reason}");
                 SinkError::misconfigured(message)
@@ -176,9 +174,8 @@ impl Shape {
                 Some(column) => ("tags", column.as_str()),
                 None => ("rule_tag", rule_tag.unwrap_or_default()),
             };
-            Tag::new(name, column.is_none()).map_err(|reason| {
-                options.wrong(option, &format!("names `{name}`, which {reason}"))
-            })
+            Tag::new(name, column.is_none())
+                .map_err(|reason| options.wrong(option, &format!("names `{name}`, which {reason}")))
         };
         let mut tags = tags.into_iter().map(key).collect::<Result<Vec<_>, _>>()?;
         // In the order in which the server keeps them, which spares it the work.
@@ -227,7 +224,8 @@ impl Retention {
             _ => return Err(wrong()),
         };
         let number: u64 = number.parse().map_err(|_| wrong())?;
-        let seconds = number.checked_mul(seconds).filter(|all| *all < u64::from(u32::MAX)).ok_or_else(wrong)?;
+        let seconds =
+            number.checked_mul(seconds).filter(|all| *all < u64::from(u32::MAX)).ok_or_else(wrong)?;
         if seconds < RETENTION_SECONDS_MIN {
             return Err(options.wrong("retention", "must be an hour or more: InfluxDB keeps nothing shorter"));
         }

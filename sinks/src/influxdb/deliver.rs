@@ -1,6 +1,7 @@
 //! A batch: one request, and where points are refused, as many more as it takes to know which. A point that is written
 //! twice is one point, so all of it may be sent again at any time. It must never know HTTP.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -72,11 +73,10 @@ async fn settle(
         let counted = refusal.dropped == Some(part.len()) || matches!(refusal.cause, Cause::Unparsable(_));
         if part.len() == 1 || (count == part.len() && counted) {
             let reason = || format!("InfluxDB refuses the point: {}", refusal.reason);
-            put(outcomes, &part, || {
-                RowOutcome::Rejected(SinkError::new(ErrorKind::RejectedRow, reason()))
-            });
+            put(outcomes, &part, || RowOutcome::Rejected(SinkError::new(ErrorKind::RejectedRow, reason())));
         } else if (1..part.len()).contains(&count) {
-            let (refused, others): (Vec<_>, Vec<_>) = part.into_iter().zip(suspected).partition(|(_, is)| *is);
+            let (refused, others): (Vec<_>, Vec<_>) =
+                part.into_iter().zip(suspected).partition(|(_, is)| *is);
             // The others come first: they are mostly many and well.
             parts.extend([refused, others].map(|part| part.into_iter().map(|(point, _)| point).collect()));
         } else {
@@ -103,8 +103,12 @@ fn line<'a>(lines: &'a str, point: &Point<'_>) -> &'a str {
     lines.get(point.line.clone()).unwrap_or_default()
 }
 
-fn body(lines: &str, points: &[Point<'_>], part: &[&Point<'_>]) -> String {
-    if part.len() == points.len() { lines.to_owned() } else { part.iter().map(|point| line(lines, point)).collect() }
+fn body<'a>(lines: &'a str, points: &[Point<'_>], part: &[&Point<'_>]) -> Cow<'a, str> {
+    // Most batches go as they are, in one piece.
+    if part.len() == points.len() {
+        return lines.into();
+    }
+    part.iter().map(|point| line(lines, point)).collect::<String>().into()
 }
 
 /// Which of `part` the server's words are about. A guess that is wrong costs requests and no row: what is refused is

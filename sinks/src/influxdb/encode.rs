@@ -1,6 +1,7 @@
 //! A row as a line of line protocol, and the nanosecond that it belongs to. It must never know HTTP; nothing is read but
 //! the row, so that a second attempt writes the same line.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
@@ -61,7 +62,7 @@ fn tags(shape: &Shape, rule: &str, row: &BatchRow, out: &mut String) -> Result<(
         let text = match column {
             // The row has a column of that name, and then that is what the name means.
             Some(_) if tag.is_rule => continue,
-            None if tag.is_rule => Some(rule.to_owned()),
+            None if tag.is_rule => Some(Cow::Borrowed(rule)),
             Some(value) => label(&tag.name, value)?,
             None => None,
         };

@@ -59,7 +59,9 @@ impl Target {
                 let text = POLICY.replace("${database}", database).replace("${policy}", policy);
                 text.replace("${duration}", duration)
             }
-            Place::Bucket { bucket, .. } => BUCKET.replace("${bucket}", bucket).replace("${seconds}", &seconds),
+            Place::Bucket { bucket, .. } => {
+                BUCKET.replace("${bucket}", bucket).replace("${seconds}", &seconds)
+            }
         }
     }
 
@@ -103,7 +105,7 @@ impl Target {
         let at = self.clock.wall_ms().saturating_mul(NANOSECONDS_PER_MS);
         let Migration { version, name, .. } = migration;
         let line = format!("{MARKS},version={version} name=\"{name}\" {at}\n");
-        match self.client()?.write(line).await? {
+        match self.client()?.write(line.into()).await? {
             Verdict::Written => Ok(()),
             Verdict::Refused(refusal) => {
                 let message = format!("cannot write down that a step was taken: {}", refusal.reason);
@@ -239,7 +241,9 @@ fn form_field(name: &str, value: &str) -> String {
     let mut field = format!("{name}=");
     for byte in value.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => field.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                field.push(char::from(byte))
+            }
             _ => field.push_str(&format!("%{byte:02X}")),
         }
     }

@@ -1,6 +1,8 @@
 //! What of a row becomes measurement, tag and field, and which names InfluxDB can have. Names that are known beforehand
 //! are checked and escaped once. It must never know HTTP or a batch.
 
+use std::borrow::Cow;
+
 use muster_core::value::{Map, Value};
 
 /// Fields in a point; a row of more is refused.
@@ -58,7 +60,10 @@ impl Tag {
 #[derive(Debug)]
 pub(super) enum Template {
     /// The name and how it is written.
-    Fixed { name: String, written: String },
+    Fixed {
+        name: String,
+        written: String,
+    },
     Parts(Vec<Part>),
 }
 
@@ -133,7 +138,7 @@ pub(super) enum Field<'a> {
     Float(f64),
     Integer(i64),
     Boolean(bool),
-    Text(std::borrow::Cow<'a, str>),
+    Text(Cow<'a, str>),
 }
 
 impl Field<'_> {
@@ -238,7 +243,9 @@ impl<'a, F: FnMut(&str, Field<'a>) -> Result<(), String>> Walk<'_, F> {
             Value::Int(int) => Field::Integer(*int),
             Value::BigInt(int) => Field::Text(int.to_string().into()),
             Value::Float(float) if float.is_finite() => Field::Float(*float),
-            Value::Float(_) => return Err(format!("`{key}` is no number that InfluxDB has (NaN or infinite)")),
+            Value::Float(_) => {
+                return Err(format!("`{key}` is no number that InfluxDB has (NaN or infinite)"));
+            }
             Value::Str(bytes) => match std::str::from_utf8(bytes) {
                 Ok(text) => Field::Text(text.into()),
                 Err(_) => return self.bytes(key, bytes),
@@ -266,15 +273,15 @@ impl<'a, F: FnMut(&str, Field<'a>) -> Result<(), String>> Walk<'_, F> {
 }
 
 /// The text of a value where a name or a tag needs one; none where there is nothing to say.
-pub(super) fn label(column: &str, value: &Value) -> Result<Option<String>, String> {
-    let text = match value {
+pub(super) fn label<'a>(column: &str, value: &'a Value) -> Result<Option<Cow<'a, str>>, String> {
+    let text: Cow<'_, str> = match value {
         Value::Undefined | Value::Null => return Ok(None),
-        Value::Bool(flag) => flag.to_string(),
-        Value::Int(int) => int.to_string(),
-        Value::BigInt(int) => int.to_string(),
-        Value::Float(float) => format!("{float:?}"),
+        Value::Bool(flag) => flag.to_string().into(),
+        Value::Int(int) => int.to_string().into(),
+        Value::BigInt(int) => int.to_string().into(),
+        Value::Float(float) => format!("{float:?}").into(),
         Value::Str(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => text.to_owned(),
+            Ok(text) => text.into(),
             Err(_) => return Err(format!("`{column}` is no UTF-8, which neither a tag nor a name may be")),
         },
         Value::Array(_) | Value::Map(_) => {
@@ -318,7 +325,9 @@ pub(super) fn check_label(text: &str) -> Result<(), &'static str> {
             return Err("holds a control character, which line protocol has only in string fields");
         }
         if escaped && matches!(byte, b',' | b' ' | b'=' | b'"') {
-            return Err("holds a backslash before a comma, a space, a quote or `=`, which line protocol cannot say");
+            return Err(
+                "holds a backslash before a comma, a space, a quote or `=`, which line protocol cannot say",
+            );
         }
         escaped = byte == b'\\';
     }

@@ -194,7 +194,11 @@ fn read(text: &str) -> Vec<Read> {
     let mut rest = text.chars().peekable();
     let mut points = Vec::new();
     // A name or tag value up to one of `ends`; the end itself is taken.
-    fn word(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, special: &str, ends: &str) -> (String, char) {
+    fn word(
+        rest: &mut std::iter::Peekable<std::str::Chars<'_>>,
+        special: &str,
+        ends: &str,
+    ) -> (String, char) {
         let mut word = String::new();
         loop {
             match rest.next().expect("a line that goes on") {
@@ -331,7 +335,9 @@ fn the_servers_words_are_understood() {
         is: "string".into(),
     };
     let types = "is type string, already exists as type float";
-    let said = format!("partial write: field type conflict: input field \"a\" on measurement \"m\" {types} dropped=3");
+    let said = format!(
+        "partial write: field type conflict: input field \"a\" on measurement \"m\" {types} dropped=3"
+    );
     let found = refusal(&said);
     assert_eq!((found.dropped, found.cause), (Some(3), conflict("m", "a")));
     assert!(found.reason.starts_with("field type conflict") && found.reason.ends_with("float"));

@@ -4,8 +4,8 @@ use muster_sinks::Built;
 use muster_test_servers::Proxy;
 use tokio::runtime::Handle;
 
-use super::influx::Database;
-use super::{Subject, built, env};
+use crate::influx::{Database, Point};
+use crate::{Subject, built, env};
 
 /// Rows go into a measurement a payload, so that those of `poison` meet a field that is there as a string.
 pub struct InfluxSubject {
@@ -23,7 +23,7 @@ impl InfluxSubject {
         Some(Self { database, proxy, v1 })
     }
 
-    fn query(&self, query: &str) -> Vec<super::influx::Point> {
+    fn query(&self, query: &str) -> Vec<Point> {
         tokio::task::block_in_place(|| Handle::current().block_on(self.database.points(query)))
     }
 }
@@ -52,7 +52,7 @@ impl Subject for InfluxSubject {
     /// Order within a millisecond is the offset's, which is a field; a measurement a payload has none of its own.
     fn rows(&self) -> Vec<(i64, i64)> {
         let points = self.query("SELECT \"offset\", part FROM /^m_/");
-        let place = |point: &super::influx::Point| Some((point.get("offset")?.as_i64()?, point["part"].as_i64()?));
+        let place = |point: &Point| Some((point.get("offset")?.as_i64()?, point["part"].as_i64()?));
         let mut rows: Vec<_> = points.iter().filter_map(place).collect();
         rows.sort_unstable();
         rows

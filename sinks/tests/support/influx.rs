@@ -19,7 +19,9 @@ pub const TOKEN: &str = "muster:muster-secret";
 #[derive(Clone)]
 pub struct Database {
     pub name: String,
-    server: Arc<Server>,
+    address: SocketAddr,
+    /// Kept for as long as it is needed.
+    _server: Option<Arc<Server>>,
     http: reqwest::Client,
 }
 
@@ -36,15 +38,21 @@ impl Database {
 
     /// One that is not there yet.
     pub fn absent() -> Option<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = Server::shared("influxdb")?;
+        Some(Self { _server: Some(server.clone()), ..Self::at(server.address()) })
+    }
+
+    /// One that is not there yet, on a server that the caller keeps.
+    pub fn at(address: SocketAddr) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
         drop(rustls::crypto::ring::default_provider().install_default());
         let name = format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        Some(Self { name, server, http: reqwest::Client::builder().no_proxy().build().unwrap() })
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { name, address, _server: None, http }
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.server.address()
+        self.address
     }
 
     pub fn url(&self) -> String {
@@ -84,10 +92,13 @@ impl Database {
         let series = json.pointer("/results/0/series").and_then(Value::as_array).cloned().unwrap_or_default();
         let mut points = Vec::new();
         for one in &series {
-            let names: Vec<_> = one["columns"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
+            let names: Vec<_> =
+                one["columns"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
             for values in one["values"].as_array().unwrap() {
-                let columns = names.iter().zip(values.as_array().unwrap()).filter(|(_, value)| !value.is_null());
-                let mut point: Point = columns.map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+                let columns =
+                    names.iter().zip(values.as_array().unwrap()).filter(|(_, value)| !value.is_null());
+                let mut point: Point =
+                    columns.map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
                 for (tag, value) in one.get("tags").and_then(Value::as_object).into_iter().flatten() {
                     point.insert(tag.clone(), value.clone());
                 }

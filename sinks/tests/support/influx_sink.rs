@@ -93,7 +93,8 @@ impl Opened {
 
     pub fn batch(&mut self, rows: Vec<Row>) -> Batch {
         let made: Vec<_> = rows.into_iter().map(|row| self.event(row)).collect();
-        let after = Checkpoint { log_id: 1 << 64, cursor: Cursor::at(self.offset), totals: Totals::default() };
+        let after =
+            Checkpoint { log_id: 1 << 64, cursor: Cursor::at(self.offset), totals: Totals::default() };
         let picked = (0..made.len() as u32).collect();
         let pipeline = Arc::new(PipelineId::new(self.rule.as_str(), "tsdb", "rule"));
         Batch::new(pipeline, after, 1, Arc::new(made), picked)
