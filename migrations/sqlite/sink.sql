@@ -11,3 +11,12 @@ CREATE TABLE IF NOT EXISTS _muster_pipelines (
   dead          INTEGER,
   updated_ms    INTEGER
 ) WITHOUT ROWID;
+
+-- Which event was the first of an hour: rows do not say when they are from, but events come in the order of their ids.
+-- Retention asks it. `log` is the id of the log's first event, `hour` counts from 1970.
+CREATE TABLE IF NOT EXISTS _muster_times (
+  log      TEXT NOT NULL,
+  hour     INTEGER NOT NULL,
+  event_id TEXT NOT NULL,
+  PRIMARY KEY (log, hour)
+) WITHOUT ROWID;

@@ -3,8 +3,10 @@
 use muster_core::value::Row;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params};
 
+use super::config::Target;
 use super::encode::encode;
-use super::table::{OWN_COLUMNS, Table, columns};
+use super::retain::{self, Memo};
+use super::table::{OWN_COLUMNS, Table};
 use crate::database::Verdict;
 use crate::delivery::{checkpoint_at, int};
 use crate::sink::{Batch, BatchRow, Checkpoint, PipelineId};
@@ -18,9 +20,13 @@ pub(super) enum Written {
     All {
         /// What was changed in the schema.
         migrations: Vec<String>,
+        /// What need not be done again.
+        memo: Memo,
     },
     /// Nothing is written; why each row was refused, if it was.
     Refused(Vec<Option<String>>),
+    /// Nothing is written; the table holds rows of which only one may be there.
+    Doubled,
     /// Nothing is written; somebody else owns the pipeline.
     Fenced,
 }
@@ -41,46 +47,83 @@ pub(super) fn take_over(
     Ok(Verdict::Commit((epoch, checkpoint)))
 }
 
-/// Writes the rows and the checkpoint, or nothing.
+/// Writes the rows and the checkpoint, or nothing; deletes some that are too old.
 pub(super) fn write(
     connection: &Connection,
-    table: &str,
+    target: &Target,
     batch: &Batch,
     epoch: i64,
     now_ms: i64,
+    mut memo: Memo,
 ) -> rusqlite::Result<Verdict<Written>> {
     if !put_checkpoint(connection, batch, epoch, now_ms)? {
         return Ok(Verdict::Rollback(Written::Fenced));
     }
-    if batch.is_empty() {
-        return Ok(Verdict::Commit(Written::All { migrations: Vec::new() }));
+    let mut migrations = Vec::new();
+    if !batch.is_empty() {
+        let mut table = Table::read(connection, target)?;
+        let mut refused = fit(&mut table, batch);
+        migrations = table.migrations();
+        for migration in &migrations {
+            match connection.execute_batch(migration) {
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                    return Ok(Verdict::Rollback(Written::Doubled));
+                }
+                done => done?,
+            }
+        }
+        insert_all(connection, &table, batch, &mut refused)?;
+        if refused.iter().any(Option::is_some) {
+            return Ok(Verdict::Rollback(Written::Refused(refused)));
+        }
+        retain::note(connection, batch, &mut memo)?;
     }
-    let mut table = Table::read(connection, table)?;
+    migrations.extend(retain_some(connection, target, batch.len(), now_ms, &mut memo)?);
+    Ok(Verdict::Commit(Written::All { migrations, memo }))
+}
+
+/// Makes room for the rows; why some of them can never be there.
+fn fit(table: &mut Table<'_>, batch: &Batch) -> Vec<Option<String>> {
     let mut refused: Vec<Option<String>> = Vec::with_capacity(batch.len());
     let mut shape: Option<&Row> = None;
     for row in batch.rows() {
         // Rows of one rule mostly look alike.
-        let fits =
-            if shape.is_some_and(|shape| same_shape(shape, &row.row)) { Ok(()) } else { table.fit(&row.row) };
+        let alike = shape.is_some_and(|shape| same_shape(table, shape, &row.row));
+        let fits = if alike { Ok(()) } else { table.fit(&row.row) };
         if fits.is_ok() {
             shape = Some(&row.row);
         }
-        refused.push(fits.err());
+        refused.push(fits.and_then(|()| table.comparable(&row.row)).err());
     }
-    let migrations = table.migrations();
-    for migration in &migrations {
-        connection.execute_batch(migration)?;
+    refused
+}
+
+/// Deletes rows that are too old; a word to the operator where the table does not let them go.
+fn retain_some(
+    connection: &Connection,
+    target: &Target,
+    written: usize,
+    now_ms: i64,
+    memo: &mut Memo,
+) -> rusqlite::Result<Option<String>> {
+    let Some(retain_ms) = target.retain_ms.filter(|retain_ms| retain::is_due(memo, *retain_ms, now_ms)) else {
+        return Ok(None);
+    };
+    if !Table::read(connection, target)?.has_own() {
+        return Ok(None);
     }
-    insert_all(connection, &table, batch, &mut refused)?;
-    if refused.iter().any(Option::is_some) {
-        return Ok(Verdict::Rollback(Written::Refused(refused)));
+    match retain::sweep(connection, &target.table, (retain_ms, now_ms), written, memo) {
+        // A trigger or a reference of the user's own. It must not hold up what is new.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            Ok(Some(format!("rows that are too old cannot be deleted: {error}")))
+        }
+        done => done.map(|()| None),
     }
-    Ok(Verdict::Commit(Written::All { migrations }))
 }
 
 /// Whether the table could be written to, as far as can be told without writing.
-pub(super) fn check(connection: &Connection, table: &str) -> rusqlite::Result<Verdict<()>> {
-    Table::read(connection, table)?;
+pub(super) fn check(connection: &Connection, target: &Target) -> rusqlite::Result<Verdict<()>> {
+    Table::read(connection, target)?;
     connection.execute_batch(SCHEMA)?;
     Ok(Verdict::Rollback(()))
 }
@@ -113,21 +156,26 @@ fn insert_all(
     let mut prepared: Option<(&Row, CachedStatement<'_>)> = None;
     for (row, refused) in batch.rows().zip(refused).filter(|(_, refused)| refused.is_none()) {
         let statement = match &mut prepared {
-            Some((shape, statement)) if same_shape(shape, &row.row) => statement,
+            Some((shape, statement)) if same_shape(table, shape, &row.row) => statement,
             other => &mut other.insert((&row.row, connection.prepare_cached(&table.insert(&row.row))?)).1,
         };
-        if let Err(error) = insert(statement, &batch.pipeline.rule, row) {
+        if let Err(error) = insert(statement, table, &batch.pipeline.rule, row) {
             *refused = Some(about_the_row(error)?);
         }
     }
     Ok(())
 }
 
-fn insert(statement: &mut CachedStatement<'_>, rule: &str, row: &BatchRow) -> rusqlite::Result<usize> {
+fn insert(
+    statement: &mut CachedStatement<'_>,
+    table: &Table<'_>,
+    rule: &str,
+    row: &BatchRow,
+) -> rusqlite::Result<usize> {
     statement.raw_bind_parameter(1, row.event_id().to_string())?;
     statement.raw_bind_parameter(2, rule)?;
     statement.raw_bind_parameter(3, row.index)?;
-    for (at, (_, value)) in columns(&row.row).enumerate() {
+    for (at, (_, value)) in table.written(&row.row).enumerate() {
         statement.raw_bind_parameter(at + 1 + OWN_COLUMNS.len(), encode(value))?;
     }
     statement.raw_execute()
@@ -143,6 +191,7 @@ fn about_the_row(error: rusqlite::Error) -> rusqlite::Result<String> {
     }
 }
 
-fn same_shape(one: &Row, other: &Row) -> bool {
-    std::ptr::eq(one, other) || columns(one).map(|(name, _)| name).eq(columns(other).map(|(name, _)| name))
+fn same_shape(table: &Table<'_>, one: &Row, other: &Row) -> bool {
+    let names = |row| table.written(row).map(|(name, _)| name);
+    std::ptr::eq(one, other) || names(one).eq(names(other))
 }

@@ -4,6 +4,7 @@
 mod config;
 mod deliver;
 mod encode;
+mod retain;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -15,9 +16,11 @@ use crate::delivery::{DEAD_LETTERS_PER_MINUTE, Limits};
 use crate::error::{ErrorKind, SinkError};
 use crate::registry::{Kind, OptionSpec};
 use crate::sink::{Batch, BoxFuture, Durable, Memory, Outcome, PipelineId, RowOutcome, Sink};
+use crate::upsert::{GUARD, KEY};
 
-use config::Config;
+use config::{Config, Target};
 use deliver::Written;
+use retain::Memo;
 
 /// This sink's row in the registry.
 pub(crate) const KIND: Kind = Kind {
@@ -30,6 +33,14 @@ pub(crate) const KIND: Kind = Kind {
             Some("full"),
             "`full`: a commit survives a power cut; `normal`: one may take back the last commits, rows and cursor \
              together, and they are delivered again",
+        ),
+        KEY,
+        GUARD,
+        OptionSpec::new("retain_days", None, "days after which rows are deleted, by their event's time"),
+        OptionSpec::new(
+            "retain_days.",
+            None,
+            "`retain_days.TABLE`: the same for one table; 0 keeps its rows for ever",
         ),
     ],
     example: "CREATE SINK archive TYPE sqlite WITH (path = 'archive.db');",
@@ -60,6 +71,7 @@ struct Sqlite {
 struct Open {
     database: Database,
     epoch: i64,
+    memo: Memo,
 }
 
 impl Sqlite {
@@ -82,27 +94,28 @@ impl Sink for Sqlite {
             let id = pipeline.clone();
             let opened = database.run(move |connection| deliver::take_over(connection, &id)).await;
             let (epoch, checkpoint) = opened.map_err(sink_error)?;
-            self.open = Some(Open { database, epoch });
+            self.open = Some(Open { database, epoch, memo: Memo::default() });
             Ok(checkpoint.map_or(Memory::Fresh, Memory::At))
         })
     }
 
     fn deliver<'a>(&'a mut self, batch: &'a Batch) -> BoxFuture<'a, Result<Outcome, SinkError>> {
         Box::pin(async move {
-            let Some(Open { database, epoch }) = &self.open else {
+            let Some(Open { database, epoch, memo }) = &mut self.open else {
                 return Err(SinkError::unavailable("the sink is not open"));
             };
-            let (epoch, table, now_ms) = (*epoch, self.config.table.clone(), self.env.clock.wall_ms());
-            let job = batch.clone();
-            let written =
-                database.run(move |connection| deliver::write(connection, &table, &job, epoch, now_ms));
-            match written.await.map_err(sink_error)? {
-                Written::All { migrations } => {
+            let (target, now_ms) = (self.config.target.clone(), self.env.clock.wall_ms());
+            let (job, epoch, known) = (batch.clone(), *epoch, *memo);
+            let write = move |connection: &_| deliver::write(connection, &target, &job, epoch, now_ms, known);
+            match database.run(write).await.map_err(sink_error)? {
+                Written::All { migrations, memo: now_known } => {
+                    *memo = now_known;
                     Ok(Outcome::Durable(Durable::promise(batch).with_notes(migrations)))
                 }
                 Written::Refused(reasons) => {
                     Ok(Outcome::PerRow { rows: reasons.into_iter().map(outcome).collect(), error: None })
                 }
+                Written::Doubled => Err(doubled(&self.config.target)),
                 Written::Fenced => {
                     let message = format!(
                         "another process writes {} into {}",
@@ -117,11 +130,20 @@ impl Sink for Sqlite {
 
     fn check(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(async move {
-            let table = self.config.table.clone();
-            let checked = self.database()?.run(move |connection| deliver::check(connection, &table)).await;
+            let target = self.config.target.clone();
+            let checked = self.database()?.run(move |connection| deliver::check(connection, &target)).await;
             checked.map_err(sink_error)
         })
     }
+}
+
+/// What a table lacks that is to hold one row a key, and holds more.
+fn doubled(target: &Target) -> SinkError {
+    let key = target.upsert.as_ref().map(|upsert| upsert.key.join(", ")).unwrap_or_default();
+    let table = &target.table;
+    let message = format!("the table `{table}` is to hold one row for each `{key}`, but has several for some");
+    SinkError::misconfigured(message)
+        .with_hint("delete the older rows of each, or let the rule write into a table of another name")
 }
 
 fn outcome(refused: Option<String>) -> RowOutcome {

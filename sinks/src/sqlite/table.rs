@@ -1,13 +1,15 @@
-//! The target table: what it has, and what must be added so that a batch fits. Names come from rules and payloads,
-//! so each is quoted.
+//! The target table: what it has, what must be added so that a batch fits, and the statement that writes a row. Names
+//! come from rules and payloads, so each is quoted.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 
 use muster_core::value::{Row, Value};
 use rusqlite::Connection;
 
+use super::config::Target;
 use super::encode::column_type;
+use crate::upsert::Upsert;
 
 /// The columns that make a row unique, so that a replay doubles nothing: which event, by which rule, which of its
 /// rows.
@@ -28,23 +30,54 @@ pub(super) fn quote(name: &str) -> String {
 /// What a table has, and what is being added to it.
 #[derive(Debug)]
 pub(super) struct Table<'a> {
-    name: &'a str,
+    target: &'a Target,
     exists: bool,
-    has_key: bool,
+    has_own: bool,
     /// In lower case: SQLite takes `Temp` and `temp` for one.
     columns: HashSet<String>,
+    /// The sets of columns that are unique together; read only where rows replace each other.
+    unique: Vec<BTreeSet<String>>,
     added: Vec<(String, &'static str)>,
 }
 
 impl<'a> Table<'a> {
-    pub(super) fn read(connection: &Connection, name: &'a str) -> rusqlite::Result<Self> {
+    pub(super) fn read(connection: &Connection, target: &'a Target) -> rusqlite::Result<Self> {
         let mut statement = connection.prepare_cached("SELECT name FROM pragma_table_xinfo(?1)")?;
         let columns: HashSet<String> = statement
-            .query_map([name], |row| row.get::<_, String>(0))?
+            .query_map([&target.table], |row| row.get::<_, String>(0))?
             .map(|column| column.map(|name| name.to_ascii_lowercase()))
             .collect::<Result<_, _>>()?;
-        let has_key = OWN_COLUMNS.iter().all(|(own, _)| columns.contains(*own));
-        Ok(Self { name, exists: !columns.is_empty(), has_key, columns, added: Vec::new() })
+        let has_own = OWN_COLUMNS.iter().all(|(own, _)| columns.contains(*own));
+        let unique = match &target.upsert {
+            Some(_) => unique(connection, &target.table)?,
+            None => Vec::new(),
+        };
+        Ok(Self { target, exists: !columns.is_empty(), has_own, columns, unique, added: Vec::new() })
+    }
+
+    /// Whether rows of ours can be in it.
+    pub(super) fn has_own(&self) -> bool {
+        self.has_own
+    }
+
+    /// What a row lacks to be compared with the one that it may replace.
+    ///
+    /// # Errors
+    /// Which column, in words.
+    pub(super) fn comparable(&self, row: &Row) -> Result<(), String> {
+        let Some(Upsert { key, guard }) = &self.target.upsert else { return Ok(()) };
+        let missing = |name: &&String| {
+            let named = row.iter().find(|(column, _)| column.eq_ignore_ascii_case(name));
+            matches!(named, None | Some((_, Value::Undefined | Value::Null)))
+        };
+        let table = &self.target.table;
+        if let Some(name) = key.iter().find(missing) {
+            return Err(format!("the row has no `{name}`, of which `{table}` holds one row each"));
+        }
+        match guard.as_ref().filter(missing) {
+            Some(name) => Err(format!("the row has no `{name}`, which tells newer rows of `{table}` from older ones")),
+            None => Ok(()),
+        }
     }
 
     /// Makes room for `row`.
@@ -91,7 +124,7 @@ impl<'a> Table<'a> {
 
     /// The statements that make the table what [`Table::fit`] asked for.
     pub(super) fn migrations(&self) -> Vec<String> {
-        let table = quote(self.name);
+        let (name, table) = (&self.target.table, quote(&self.target.table));
         if !self.exists {
             return vec![self.create()];
         }
@@ -99,43 +132,102 @@ impl<'a> Table<'a> {
         for (name, kind) in &self.added {
             migrations.push(format!("ALTER TABLE {table} ADD COLUMN {}{kind};", quote(name)));
         }
-        if !self.has_key {
+        if !self.has_own {
             for (name, kind) in OWN_COLUMNS.iter().filter(|(own, _)| !self.columns.contains(*own)) {
                 // Rows that are there already have no event: SQLite takes their NULLs for different from each other.
                 let kind = kind.trim_end_matches(" NOT NULL");
                 migrations.push(format!("ALTER TABLE {table} ADD COLUMN {}{kind};", quote(name)));
             }
-            let index = quote(&format!("_muster_once_{}", self.name));
-            migrations.push(format!("CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {table} ({KEY});"));
+        }
+        match &self.target.upsert {
+            None if self.has_own => {}
+            None => {
+                let index = quote(&format!("_muster_once_{name}"));
+                migrations.push(format!("CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {table} ({KEY});"));
+            }
+            Some(upsert) if self.is_unique(upsert.key.iter().map(String::as_str)) => {}
+            Some(upsert) => {
+                // One of this name is of another key that the options once named.
+                let (index, key) = (quote(&format!("_muster_key_{name}")), list(&upsert.key));
+                migrations.push(format!("DROP INDEX IF EXISTS {index};"));
+                migrations.push(format!("CREATE UNIQUE INDEX {index} ON {table} ({key});"));
+            }
         }
         migrations
     }
 
+    fn is_unique<'k>(&self, key: impl Iterator<Item = &'k str>) -> bool {
+        let key: BTreeSet<String> = key.map(str::to_ascii_lowercase).collect();
+        self.unique.contains(&key)
+    }
+
     fn create(&self) -> String {
-        let mut sql = format!("CREATE TABLE {} (\n", quote(self.name));
+        let mut sql = format!("CREATE TABLE {} (\n", quote(&self.target.table));
         let own = OWN_COLUMNS.iter().map(|(name, kind)| (*name, *kind));
         for (name, kind) in self.added.iter().map(|(name, kind)| (name.as_str(), *kind)).chain(own) {
             let _ = writeln!(sql, "  {}{kind},", quote(name));
         }
+        let key = self.target.upsert.as_ref().map_or_else(|| KEY.to_owned(), |upsert| list(&upsert.key));
         // Event ids grow, so rows are appended; without a row id the key needs no second tree.
-        let _ = write!(sql, "  PRIMARY KEY ({KEY})\n) WITHOUT ROWID;");
+        let _ = write!(sql, "  PRIMARY KEY ({key})\n) WITHOUT ROWID;");
         sql
     }
 
-    /// The statement that inserts a row of `row`'s columns; a row that is there already is left alone.
+    /// The statement that writes a row of `row`'s columns. A row that is there already is left alone; where rows
+    /// replace each other, an older one gives way and a newer one stays.
     pub(super) fn insert(&self, row: &Row) -> String {
-        let mut sql = format!("INSERT INTO {} ({KEY}", quote(self.name));
+        let mut sql = format!("INSERT INTO {} AS _muster_was ({KEY}", quote(&self.target.table));
         let mut holders = String::from("?1, ?2, ?3");
-        for (at, (name, _)) in columns(row).enumerate() {
+        for (at, (name, _)) in self.written(row).enumerate() {
             let _ = write!(sql, ", {}", quote(name));
             let _ = write!(holders, ", ?{}", at + 1 + OWN_COLUMNS.len());
         }
-        let _ = write!(sql, ") VALUES ({holders}) ON CONFLICT ({KEY}) DO NOTHING");
+        let _ = write!(sql, ") VALUES ({holders})");
+        let Some(Upsert { key, guard }) = &self.target.upsert else {
+            let _ = write!(sql, " ON CONFLICT ({KEY}) DO NOTHING");
+            return sql;
+        };
+        let is_key = |name: &&str| key.iter().any(|key| key.eq_ignore_ascii_case(name));
+        let own = OWN_COLUMNS.iter().map(|(name, _)| *name);
+        let replaced = own.clone().chain(self.written(row).map(|(name, _)| name)).filter(|name| !is_key(name));
+        let set: Vec<_> = replaced.map(|name| format!("{0} = excluded.{0}", quote(name))).collect();
+        let _ = write!(sql, " ON CONFLICT ({}) DO UPDATE SET {}", list(key), set.join(", "));
+        if let Some(guard) = guard {
+            // A row that was there before us has no guard yet.
+            let _ = write!(sql, " WHERE _muster_was.{0} IS NULL OR excluded.{0} > _muster_was.{0}", quote(guard));
+        }
+        if self.is_unique(own) {
+            let _ = write!(sql, " ON CONFLICT ({KEY}) DO NOTHING");
+        }
         sql
+    }
+
+    /// The columns of a row that are written. Those that are absent are left out, but for a row that replaces
+    /// another: what was there before it says nothing about it.
+    pub(super) fn written<'r>(&self, row: &'r Row) -> impl Iterator<Item = (&'r str, &'r Value)> {
+        let all = self.target.upsert.is_some();
+        row.iter().filter(move |(_, value)| all || !value.is_undefined())
     }
 }
 
-/// The columns of a row that are written: those that are absent are left out.
-pub(super) fn columns(row: &Row) -> impl Iterator<Item = (&str, &Value)> {
-    row.iter().filter(|(_, value)| !value.is_undefined())
+/// Names, quoted, with commas between.
+fn list(names: &[String]) -> String {
+    names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
+}
+
+/// The sets of columns, in lower case, of which no two rows have the same values.
+fn unique(connection: &Connection, table: &str) -> rusqlite::Result<Vec<BTreeSet<String>>> {
+    // A column of an index that is an expression has no name, and the number of a row as key has no index.
+    let sql = "SELECT list.name, coalesce(lower(column.name), '') \
+               FROM pragma_index_list(?1) AS list, pragma_index_info(list.name) AS column \
+               WHERE list.\"unique\" AND NOT list.partial \
+               UNION ALL SELECT '', lower(name) FROM pragma_table_info(?1) WHERE pk > 0";
+    let mut statement = connection.prepare_cached(sql)?;
+    let pairs = statement.query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let mut sets: HashMap<String, BTreeSet<String>> = HashMap::new();
+    for pair in pairs {
+        let (index, column) = pair?;
+        sets.entry(index).or_default().insert(column);
+    }
+    Ok(sets.into_values().collect())
 }
