@@ -65,3 +65,10 @@ CREATE TABLE IF NOT EXISTS orders (
   paused   INTEGER NOT NULL DEFAULT 0,
   reset_to INTEGER
 ) WITHOUT ROWID;
+
+-- In how many lanes a pipeline is delivered, if that was ever changed, and how often it was.
+CREATE TABLE IF NOT EXISTS lanes (
+  pipeline   TEXT PRIMARY KEY,
+  generation INTEGER NOT NULL,
+  lanes      INTEGER NOT NULL
+) WITHOUT ROWID;

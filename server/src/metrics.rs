@@ -105,6 +105,10 @@ pub const PIPELINE_STALLED: Family = gauge(
     "1 while the pipeline has something to deliver and does not advance without somebody's help.",
 );
 
+/// Batches at a time.
+pub const PIPELINE_LANES: Family =
+    gauge("muster_pipeline_lanes", "Lanes of the pipeline: batches that may be under way at a time.");
+
 /// A metric: its name, type and what it says.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {

@@ -8,6 +8,7 @@ pub mod error;
 mod influxdb;
 mod kafka;
 pub mod migrate;
+mod part;
 mod postgres;
 mod registry;
 mod row;
@@ -17,7 +18,10 @@ mod template;
 mod upsert;
 mod webhook;
 
-pub use registry::{Built, COMMON, Kind, OptionSpec, SinkEnv, SinkSpec, build, kinds, limits, migrator, retry_wait_max};
+pub use part::{LANES_MAX, Lane, Part, SLOTS, slot};
+pub use registry::{
+    Built, COMMON, Kind, OptionSpec, SinkEnv, SinkSpec, build, kinds, limits, migrator, retry_wait_max,
+};
 pub use row::SharedRow;
 pub use sink::{
     Batch, BatchId, BatchRow, BoxFuture, Checkpoint, Cursor, Durable, Memory, Outcome, PipelineId,

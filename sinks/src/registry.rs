@@ -12,6 +12,7 @@ use crate::database::Databases;
 use crate::delivery::Limits;
 use crate::error::SinkError;
 use crate::migrate::Migrate;
+use crate::part::LANES_MAX;
 use crate::sink::Sink;
 use crate::{influxdb, kafka, postgres, sqlite, webhook};
 
@@ -77,6 +78,9 @@ impl OptionSpec {
     }
 }
 
+/// The option that says how many batches are under way at a time.
+const LANES: &str = "lanes";
+
 /// The options that every kind has. Their defaults are the kind's limits.
 pub const COMMON: &[OptionSpec] = &[
     OptionSpec::new("batch_rows", None, "most rows in a batch"),
@@ -91,6 +95,11 @@ pub const COMMON: &[OptionSpec] = &[
         RETRY_WAIT_MAX,
         None,
         "the longest wait before a target that failed is tried again (delivery.retry_wait_max)",
+    ),
+    OptionSpec::new(
+        LANES,
+        None,
+        "how many batches are under way at a time, 1 to 16; a client's rows keep their order (1)",
     ),
 ];
 
@@ -162,6 +171,8 @@ pub struct Built {
     pub target: String,
     /// The longest wait before a target that failed is tried again; none where the sink does not say.
     pub retry_wait_max: Option<Duration>,
+    /// In how many lanes rows are delivered.
+    pub lanes: u32,
 }
 
 impl std::fmt::Debug for Built {
@@ -169,6 +180,7 @@ impl std::fmt::Debug for Built {
         f.debug_struct("Built")
             .field("limits", &self.limits)
             .field("target", &self.target)
+            .field("lanes", &self.lanes)
             .finish_non_exhaustive()
     }
 }
@@ -184,9 +196,17 @@ pub fn build(spec: &SinkSpec<'_>, env: &SinkEnv) -> Result<Built, SinkError> {
         .map_err(|name| options.wrong(name, "must be a whole number, and no smaller than makes sense"))?;
     let retry_wait_max = retry_wait_max(spec.options)
         .map_err(|name| options.wrong(name, "must be a whole number between 100 and 86400000"))?;
+    let lanes = lanes(spec.options)
+        .ok_or_else(|| options.wrong(LANES, &format!("must be a whole number from 1 to {LANES_MAX}")))?;
     let sink = (kind.build)(&options, env)?;
     let target = if kind.has_targets { options.target_or_rule() } else { "" };
-    Ok(Built { sink, limits, target: target.to_owned(), retry_wait_max })
+    Ok(Built { sink, limits, target: target.to_owned(), retry_wait_max, lanes })
+}
+
+/// How many lanes `options` ask for; none where that cannot be.
+fn lanes(options: &BTreeMap<String, String>) -> Option<u32> {
+    let Some(value) = options.get(LANES) else { return Some(1) };
+    value.parse().ok().filter(|lanes| (1..=LANES_MAX).contains(lanes))
 }
 
 /// Makes what prepares the target of the sink that `spec` declares; none where there is nothing to prepare. The rule

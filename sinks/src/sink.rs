@@ -9,6 +9,7 @@ use std::sync::Arc;
 use muster_core::event::{Event, EventId};
 
 use crate::error::SinkError;
+use crate::part::{Lane, Part};
 use crate::row::SharedRow;
 
 /// A future in a box, so that sinks can be told apart at run time.
@@ -23,20 +24,61 @@ pub struct PipelineId {
     pub sink: String,
     /// The table, topic or collection inside the sink; empty where the sink has none.
     pub target: String,
+    /// All of the rule's rows, or which of them.
+    pub part: Part,
 }
 
 impl PipelineId {
     /// The identity of rule `rule` into `target` of `sink`.
     pub fn new(rule: impl Into<String>, sink: impl Into<String>, target: impl Into<String>) -> Self {
-        Self { rule: rule.into(), sink: sink.into(), target: target.into() }
+        Self { rule: rule.into(), sink: sink.into(), target: target.into(), part: Part::Whole }
+    }
+
+    /// Of the same rule and target, another part.
+    #[must_use]
+    pub fn with_part(&self, part: Part) -> Self {
+        Self { part, ..self.clone() }
+    }
+
+    /// The pipeline that this is a part of.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        self.with_part(Part::Whole)
+    }
+
+    /// The pipeline that is started for it: the whole for a lane, itself else.
+    #[must_use]
+    pub fn owner(&self) -> Self {
+        match self.part {
+            Part::Whole | Part::Lane(_) => self.whole(),
+            Part::Replay(_) => self.clone(),
+        }
+    }
+
+    /// The clients whose rows are carried, if not all.
+    pub fn lane(&self) -> Option<Lane> {
+        match self.part {
+            Part::Lane(lane) => Some(lane),
+            Part::Whole | Part::Replay(_) => None,
+        }
+    }
+
+    /// The identity whose key in a store is `key`.
+    pub(crate) fn of_key(rule: String, sink: String, target: String, key: &str) -> Self {
+        let whole = Self { rule, sink, target, part: Part::Whole };
+        let suffix = key.strip_prefix(&whole.to_string());
+        Self { part: suffix.and_then(Part::parse).unwrap_or_default(), ..whole }
     }
 }
 
-/// `rule > sink.target`, the key in every store. Names cannot hold `>`, so two pipelines never share one.
+/// `rule > sink.target` and the part, the key in every store. Names cannot hold `>`, so two pipelines never share one.
 impl fmt::Display for PipelineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} > {}", self.rule, self.sink)?;
-        if self.target.is_empty() { Ok(()) } else { write!(f, ".{}", self.target) }
+        if !self.target.is_empty() {
+            write!(f, ".{}", self.target)?;
+        }
+        self.part.fmt(f)
     }
 }
 

@@ -36,7 +36,8 @@ impl Upsert {
         if table == STATUS.0 {
             (key, guard) = (Some(STATUS.1), Some(STATUS.2));
         }
-        let given = |prefix| options.with_prefix(prefix).find(|(name, _)| *name == table).map(|(_, value)| value);
+        let given =
+            |prefix| options.with_prefix(prefix).find(|(name, _)| *name == table).map(|(_, value)| value);
         if let Some(columns) = given(KEY.name) {
             // Another key than the usual one has no usual guard.
             (key, guard) = (Some(columns), guard.filter(|_| Some(columns) == key));

@@ -7,11 +7,9 @@
 mod influx;
 mod subjects {
     pub mod influxdb;
-}
-mod support;
-mod subjects {
     pub mod postgres;
 }
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;

@@ -6,21 +6,19 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use muster_core::clock::{Clock, SharedClock};
+use muster_core::clock::SharedClock;
+use muster_sinks::PipelineId;
 use muster_sinks::delivery::{
     DeliveryStore, LETTERS_MAX, LetterFilter, Pipeline, PipelineConfig, PipelineHandle, Start, Transform,
 };
-use muster_sinks::{
-    Batch, BatchId, BatchRow, BoxFuture, Checkpoint, Durable, ErrorKind, Memory, Outcome, PipelineId,
-    RowOutcome, Sink, SinkError,
-};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use support::simulated::{Simulated, Style, Target, TokioClock};
 use support::{ByPayload, MemoryLog, noise, publish, small_batches};
 
 /// Seeds of one run of the suite, for each style of target.
@@ -28,195 +26,6 @@ const SEEDS: u64 = 150;
 
 /// Offsets and rows.
 type Places = BTreeSet<(u64, u32)>;
-
-/// How a target keeps a row from being there twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Style {
-    /// Rows and checkpoint in one transaction, with an epoch: PostgreSQL, SQLite.
-    Transaction,
-    /// Each row has an id: webhook, MongoDB.
-    RowIds,
-    /// A batch that was seen is not taken again, rows are not looked at: ClickHouse.
-    BatchTokens,
-}
-
-/// What the target has, beyond the life of any pipeline.
-#[derive(Debug, Default)]
-struct Target {
-    rows: Vec<(u64, u32, String)>,
-    ids: HashSet<(u64, u32)>,
-    tokens: HashSet<BatchId>,
-    checkpoint: Option<Checkpoint>,
-    epoch: u64,
-    /// Of 100 calls, how many fail somehow.
-    faults: u32,
-    /// Whether rows that were poison are not any more.
-    cured: bool,
-}
-
-struct Simulated {
-    style: Style,
-    target: Arc<Mutex<Target>>,
-    epoch: u64,
-    rng: SmallRng,
-}
-
-fn is_poison(row: &BatchRow) -> bool {
-    row.row.get("payload").and_then(|payload| payload.as_str()) == Some("poison")
-}
-
-impl Simulated {
-    async fn dawdle(&mut self) {
-        match self.rng.random_range(0..4) {
-            0 => {}
-            1 => tokio::task::yield_now().await,
-            _ => tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..30))).await,
-        }
-    }
-
-    fn fault(&mut self) -> Option<SinkError> {
-        let faults = self.target.lock().unwrap().faults;
-        if self.rng.random_range(0..100) >= faults {
-            return None;
-        }
-        let kind = match self.rng.random_range(0..20) {
-            0 => ErrorKind::Fatal,
-            1 => ErrorKind::Gone,
-            2..5 => ErrorKind::Misconfigured,
-            5..8 => ErrorKind::Throttled { retry_after: Some(Duration::from_millis(500)) },
-            _ => ErrorKind::Unavailable,
-        };
-        Some(SinkError::new(kind, "a fault of the simulation"))
-    }
-
-    fn take(&mut self, batch: &Batch) -> Result<Outcome, SinkError> {
-        let lost = self.fault();
-        let target = self.target.clone();
-        let mut target = target.lock().unwrap();
-        let cured = target.cured;
-        let is_poison = |row: &BatchRow| !cured && is_poison(row);
-        let poisoned = batch.rows().any(is_poison);
-        match self.style {
-            Style::Transaction => {
-                if target.epoch != self.epoch {
-                    return Err(SinkError::new(ErrorKind::Fenced, "somebody else"));
-                }
-                if target.checkpoint == Some(batch.after) {
-                    // An earlier attempt's answer was lost.
-                    return Ok(Outcome::Durable(Durable::promise(batch)));
-                }
-                if poisoned && self.rng.random_bool(0.5) {
-                    return Err(SinkError::new(ErrorKind::RejectedBatch, "poison"));
-                }
-                if poisoned {
-                    let judge = |row: &BatchRow| match is_poison(row) {
-                        true => RowOutcome::Rejected(SinkError::new(ErrorKind::RejectedRow, "poison")),
-                        false => RowOutcome::Untried,
-                    };
-                    return Ok(Outcome::PerRow { rows: batch.rows().map(judge).collect(), error: None });
-                }
-                assert!(
-                    target.checkpoint.is_none_or(|old| old.cursor <= batch.after.cursor),
-                    "a cursor went back"
-                );
-                assert!(batch.after.totals.balanced());
-                target.checkpoint = Some(batch.after);
-                batch.rows().for_each(|row| target.put(row));
-            }
-            Style::RowIds => return Ok(self.take_rows(&mut target, batch, lost)),
-            Style::BatchTokens => {
-                if poisoned {
-                    return Err(SinkError::new(ErrorKind::RejectedBatch, "poison"));
-                }
-                if target.tokens.insert(batch.id().unwrap()) {
-                    batch.rows().for_each(|row| target.put(row));
-                }
-            }
-        }
-        // The target has it, but the answer may be lost.
-        lost.map_or_else(|| Ok(Outcome::Durable(Durable::promise(batch))), Err)
-    }
-
-    /// Row by row; after a fault the rows of that client, and by chance of others, are left.
-    fn take_rows(&mut self, target: &mut Target, batch: &Batch, lost: Option<SinkError>) -> Outcome {
-        let mut stuck = HashSet::new();
-        let stuck_from = if lost.is_some() { self.rng.random_range(0..batch.len()) } else { batch.len() };
-        let mut rows = Vec::new();
-        for (at, row) in batch.rows().enumerate() {
-            if at == stuck_from || (at > stuck_from && self.rng.random_bool(0.3)) {
-                stuck.insert(row.clientid().to_owned());
-            }
-            rows.push(if stuck.contains(row.clientid()) {
-                RowOutcome::Untried
-            } else if is_poison(row) && !target.cured {
-                RowOutcome::Rejected(SinkError::new(ErrorKind::RejectedRow, "poison"))
-            } else {
-                if target.ids.insert((row.offset(), row.index)) {
-                    target.put(row);
-                }
-                RowOutcome::Durable
-            });
-        }
-        Outcome::PerRow { rows, error: lost }
-    }
-}
-
-impl Target {
-    fn put(&mut self, row: &BatchRow) {
-        self.rows.push((row.offset(), row.index, row.clientid().to_owned()));
-    }
-}
-
-impl Sink for Simulated {
-    fn wants_recorded_batches(&self) -> bool {
-        self.style == Style::BatchTokens
-    }
-
-    fn open<'a>(&'a mut self, _: &'a PipelineId) -> BoxFuture<'a, Result<Memory, SinkError>> {
-        Box::pin(async move {
-            self.dawdle().await;
-            if let Some(fault) = self.fault() {
-                return Err(fault);
-            }
-            let mut target = self.target.lock().unwrap();
-            target.epoch += 1;
-            self.epoch = target.epoch;
-            Ok(match self.style {
-                Style::Transaction => target.checkpoint.map_or(Memory::Fresh, Memory::At),
-                _ => Memory::None,
-            })
-        })
-    }
-
-    fn deliver<'a>(&'a mut self, batch: &'a Batch) -> BoxFuture<'a, Result<Outcome, SinkError>> {
-        Box::pin(async move {
-            self.dawdle().await;
-            if let Some(fault) = self.fault() {
-                return Err(fault);
-            }
-            let outcome = self.take(batch);
-            self.dawdle().await;
-            outcome
-        })
-    }
-
-    fn check(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(async { Ok(()) })
-    }
-}
-
-/// Simulated time as a clock.
-struct TokioClock(tokio::time::Instant);
-
-impl Clock for TokioClock {
-    fn wall_ms(&self) -> i64 {
-        1_700_000_000_000 + self.0.elapsed().as_millis() as i64
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
 
 struct World {
     style: Style,
@@ -248,12 +57,7 @@ impl World {
     }
 
     fn start(&mut self) -> PipelineHandle {
-        let sink = Simulated {
-            style: self.style,
-            target: self.target.clone(),
-            epoch: 0,
-            rng: SmallRng::seed_from_u64(self.rng.random()),
-        };
+        let sink = Simulated::new(self.style, &self.target, self.rng.random());
         let mut limits = small_batches();
         limits.batch_rows_max = self.rng.random_range(1..20);
         let config = PipelineConfig {
@@ -331,7 +135,9 @@ impl World {
     /// What is committed never goes back.
     async fn cursor_stays_ahead(&mut self) {
         let checkpoint = match self.style {
-            Style::Transaction => self.target.lock().unwrap().checkpoint,
+            Style::Transaction => {
+                self.target.lock().unwrap().pipelines.get(&Self::id().to_string()).and_then(|it| it.0)
+            }
             _ => self.store.checkpoint(&Self::id()).await.unwrap(),
         };
         let cursor = checkpoint.map_or(0, |checkpoint| checkpoint.cursor.offset);

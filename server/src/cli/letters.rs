@@ -88,6 +88,7 @@ pub(super) struct Which {
 impl Which {
     fn filter(&self) -> LetterFilter {
         LetterFilter {
+            pipeline: None,
             rule: self.rule.clone(),
             sink: self.sink.clone(),
             target: self.target.clone(),

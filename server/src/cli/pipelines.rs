@@ -20,6 +20,9 @@ pub(super) enum Command {
         /// The server's JSON instead of a table.
         #[arg(long)]
         json: bool,
+        /// Each lane below its pipeline.
+        #[arg(long)]
+        lanes: bool,
         #[command(flatten)]
         config: ConfigArgs,
     },
@@ -65,8 +68,9 @@ pub(super) struct Which {
 
 pub(super) fn run(command: Command) -> Result<(), Error> {
     match command {
-        Command::List { json, config } => {
-            let answer = Client::new(&config.load()?)?.get(&format!("/api/v1/pipelines?limit={PAGE}"))?;
+        Command::List { json, lanes, config } => {
+            let path = format!("/api/v1/pipelines?limit={PAGE}&lanes={lanes}");
+            let answer = Client::new(&config.load()?)?.get(&path)?;
             if json {
                 return writeln!(io::stdout(), "{answer}").or_else(failed_output);
             }
@@ -96,18 +100,28 @@ fn table(answer: &Value) -> Result<(), Error> {
             "rule > sink", "state", "matched", "delivered", "dead", "pending", "lag"
         )?;
         for it in answer.get("data").and_then(Value::as_array).into_iter().flatten() {
-            writeln!(out, "{}", row(it).trim_end())?;
+            writeln!(out, "{}", row(&name(it), it).trim_end())?;
+            let lanes = it.get("lane_status").and_then(Value::as_array).filter(|lanes| lanes.len() > 1);
+            for (at, lane) in (1..).zip(lanes.into_iter().flatten()) {
+                writeln!(out, "{}", row(&format!("  lane {at}"), lane).trim_end())?;
+            }
         }
         out.flush()
     };
     print().or_else(failed_output)
 }
 
-fn row(it: &Value) -> String {
+fn name(it: &Value) -> String {
+    let text = |name: &str| it.get(name).and_then(Value::as_str).unwrap_or_default();
+    let point = if text("target").is_empty() { "" } else { "." };
+    let lanes = it.get("lanes").and_then(Value::as_u64).filter(|lanes| *lanes > 1);
+    let lanes = lanes.map(|lanes| format!(" ({lanes} lanes)")).unwrap_or_default();
+    format!("{} > {}{point}{}{lanes}", text("rule"), text("sink"), text("target"))
+}
+
+fn row(name: &str, it: &Value) -> String {
     let text = |name: &str| it.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let number = |name: &str| it.get(name).and_then(Value::as_u64).unwrap_or_default();
-    let point = if text("target").is_empty() { "" } else { "." };
-    let name = format!("{} > {}{point}{}", text("rule"), text("sink"), text("target"));
     // The last error is kept after it is over; only a hint says that something is wrong now.
     let trouble = if text("hint").is_empty() { String::new() } else { text("last_error") };
     format!(

@@ -148,8 +148,9 @@ fn check(config: &Config, name: &str) -> Result<(), Error> {
         sinks.push((format!("{name}, into which no rule writes"), built.sink));
     }
     for (id, planned) in std::mem::take(&mut plan.pipelines) {
-        if let (true, Outlet::Sink(sink)) = (id.sink == name, planned.outlet) {
-            sinks.push((id.to_string(), sink));
+        if let (true, Outlet::Sink(maker)) = (id.sink == name, planned.outlet) {
+            let built = maker.make().map_err(|error| Error::new(ErrorKind::Negative, error.in_words()))?;
+            sinks.push((id.to_string(), built.sink));
         }
     }
     let asked = sinks.len();

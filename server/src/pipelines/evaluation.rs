@@ -12,7 +12,7 @@ use muster_core::event::Event;
 use muster_core::value::Row;
 use muster_rules::ast::Select;
 use muster_rules::{EvalContext, RuleProgram};
-use muster_sinks::SharedRow;
+use muster_sinks::{SLOTS, SharedRow, slot};
 
 /// Events whose rows are kept for the rule's other pipelines.
 const SHARED_EVENTS_MAX: usize = 4_096;
@@ -50,9 +50,17 @@ pub(super) struct Evaluation {
 struct Recent {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// Events before it are counted.
-    counted: u64,
+    /// Events before it are counted, for each slot of clients: lanes read them each at its own pace.
+    counted: Counted,
     counts: RuleCounts,
+}
+
+struct Counted([u64; SLOTS as usize]);
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self([0; SLOTS as usize])
+    }
 }
 
 struct Entry {
@@ -119,7 +127,7 @@ impl Evaluation {
         if !self.program.matches(event) {
             return Ok(());
         }
-        let Turn { shared, first } = self.turn(event.offset);
+        let Turn { shared, first } = self.turn(event);
         let mut count = Count { recent: &self.recent, outcome: first.then_some(Outcome::Failed) };
         let made = match shared {
             None => self.run(event, context),
@@ -148,17 +156,14 @@ impl Evaluation {
         Ok(rows.into_iter().map(SharedRow::from).collect())
     }
 
-    fn turn(&self, offset: u64) -> Turn {
+    fn turn(&self, event: &Event) -> Turn {
         let others = self.pipelines.load(Ordering::Relaxed).saturating_sub(1);
         let mut recent = self.recent();
-        let first = offset >= recent.counted;
-        if first {
-            recent.counted = offset + 1;
-            recent.counts.matched += 1;
-        }
+        let first = recent.counted.is_first(event);
+        recent.counts.matched += u64::from(first);
         // What a rule remembers is in each pipeline's own context, which therefore has to see every event.
         let share = others > 0 && !self.program.remembers();
-        Turn { shared: if share { recent.take(offset, others) } else { None }, first }
+        Turn { shared: if share { recent.take(event.offset, others, first) } else { None }, first }
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -166,18 +171,36 @@ impl Evaluation {
     }
 }
 
-impl Recent {
-    /// What was made of the event at `offset`, or a new place for it if it is the newest; none for an older one.
-    fn take(&mut self, offset: u64, others: usize) -> Option<Arc<OnceLock<Made>>> {
-        if self.entries.back().is_none_or(|newest| newest.offset < offset) {
-            let made = Arc::new(OnceLock::new());
-            if self.entries.len() >= SHARED_EVENTS_MAX {
-                self.forget_oldest();
-            }
-            self.entries.push_back(Entry { offset, left: others, bytes: 0, made: made.clone() });
-            return Some(made);
+impl Counted {
+    /// Whether nobody has seen the event, nor one of its slot after it; from now on somebody has.
+    fn is_first(&mut self, event: &Event) -> bool {
+        let Some(seen) = self.0.get_mut(slot(event.clientid()) as usize) else { return false };
+        let first = event.offset >= *seen;
+        if first {
+            *seen = event.offset + 1;
         }
-        let at = self.entries.binary_search_by_key(&offset, |entry| entry.offset).ok()?;
+        first
+    }
+}
+
+impl Recent {
+    /// What was made of the event at `offset`, or a new place for it if it is seen for the first time; none for one
+    /// that was forgotten.
+    fn take(&mut self, offset: u64, others: usize, first: bool) -> Option<Arc<OnceLock<Made>>> {
+        let found = self.entries.binary_search_by_key(&offset, |entry| entry.offset);
+        let at = match found {
+            Ok(at) => at,
+            Err(_) if !first => return None,
+            Err(mut at) => {
+                let made = Arc::new(OnceLock::new());
+                if self.entries.len() >= SHARED_EVENTS_MAX {
+                    self.forget_oldest();
+                    at = at.saturating_sub(1);
+                }
+                self.entries.insert(at, Entry { offset, left: others, bytes: 0, made: made.clone() });
+                return Some(made);
+            }
+        };
         let entry = self.entries.get_mut(at)?;
         entry.left = entry.left.saturating_sub(1);
         let (made, left) = (entry.made.clone(), entry.left);

@@ -32,11 +32,17 @@ impl Holds {
 
     /// Holds for pipelines that ran some time, from their last cursor in this log on.
     pub(super) fn keep_known(&mut self, journal: &Journal, known: Vec<KnownPipeline>) {
+        let mut places = BTreeMap::new();
         for KnownPipeline { id, checkpoint, .. } in known {
             if checkpoint.log_id == journal.log_id() {
-                let hold = journal.log().hold(id.to_string(), checkpoint.cursor.offset);
-                self.0.entry(id).or_insert(hold);
+                // Of lanes the last.
+                let place = places.entry(id.owner()).or_insert(u64::MAX);
+                *place = checkpoint.cursor.offset.min(*place);
             }
+        }
+        for (id, place) in places {
+            let hold = journal.log().hold(id.to_string(), place);
+            self.0.entry(id).or_insert(hold);
         }
     }
 

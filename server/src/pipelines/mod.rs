@@ -12,19 +12,14 @@ use muster_broker::Wanted;
 use muster_core::clock::SharedClock;
 use muster_core::journal::Journal;
 use muster_core::registry::Registry;
-use muster_rules::{Diagnostic, RuleProgram};
-use muster_sinks::delivery::{
-    DeliveryStore, Orders, Pipeline, PipelineConfig, PipelineHandle, PipelineState, PipelineStatus, Start,
-    Stopped,
-};
+use muster_rules::Diagnostic;
+use muster_sinks::delivery::{DeliveryStore, PipelineState, PipelineStatus, Stopped};
 use muster_sinks::{PipelineId, SinkEnv};
-use rand::SeedableRng as _;
-use rand::rngs::SmallRng;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::republish::{RepublishSink, Republisher};
+use crate::republish::Republisher;
 
 mod actions;
 mod beside;
@@ -34,10 +29,12 @@ mod declared;
 mod evaluation;
 mod files;
 mod holds;
+mod maker;
 mod managed;
 mod operate;
 mod plan;
 mod republish;
+mod running;
 mod secrets;
 mod start;
 mod transform;
@@ -56,6 +53,7 @@ pub(crate) use files::{EXTENSION, read_paths};
 pub use holds::Cursors;
 use holds::Holds;
 pub use operate::{LettersReplayed, Which};
+use running::Running;
 pub(crate) use transform::RuleTransform;
 pub use transform::eval_context;
 use watch::Watcher;
@@ -102,11 +100,6 @@ pub struct Pipelines {
     holds: Mutex<Holds>,
     /// The files that the last attempt to load looked at, and what was wrong with them.
     loaded: Mutex<Loaded>,
-}
-
-struct Running {
-    identity: Identity,
-    handle: PipelineHandle,
 }
 
 #[derive(Default)]
@@ -279,6 +272,12 @@ impl Pipelines {
         lock(&self.running).values().map(|running| running.handle.status()).collect()
     }
 
+    /// How each pipeline is doing, and each of its lanes.
+    pub fn status_with_lanes(&self) -> Vec<(PipelineStatus, Vec<PipelineStatus>)> {
+        let running = lock(&self.running);
+        running.values().map(|it| (it.handle.status(), it.handle.lanes())).collect()
+    }
+
     /// What is wrong with the rule files, as of the last look, and with rules made over REST.
     pub fn problems(&self) -> Vec<String> {
         let loaded = lock(&self.loaded);
@@ -356,68 +355,6 @@ impl Pipelines {
             }
         }
         changes
-    }
-
-    async fn spawn(&self, id: &PipelineId, planned: Planned) -> Running {
-        let Planned { program, outlet, limits, retry_wait_max, identity, start, rule_version } = planned;
-        let Parts { journal, store, clock, seed, republisher, .. } = &self.parts;
-        let retry_wait_max = retry_wait_max.unwrap_or(self.parts.retry_wait_max);
-        // A chance of its own for each pipeline, the same at each start.
-        let seed = id.to_string().bytes().fold(*seed, |seed, byte| seed.rotate_left(5) ^ u64::from(byte));
-        // Nothing may be removed between finding the place and holding it.
-        let mut hold = journal.log().hold(id.to_string(), journal.first_offset());
-        let (start, known) = start::begin(id, start.as_deref(), journal, store, clock.wall_ms()).await;
-        let orders = store.orders(id).await.unwrap_or_else(|error| {
-            // It reads them itself before it delivers anything, and until then holds all of the log.
-            warn!(pipeline = %id, error = %crate::error::chain(&error), "what was asked of it cannot be read yet");
-            Orders::default()
-        });
-        if let (Start::Offset(offset), true) = (start, known) {
-            hold.advance(offset);
-        }
-        if let Some(offset) = orders.reset_to {
-            hold = journal.log().hold(id.to_string(), offset);
-        }
-        lock(&self.holds).put(id, hold);
-        let config = PipelineConfig {
-            id: id.clone(),
-            rule_version,
-            start,
-            paused: orders.paused,
-            limits,
-            retry_wait_max,
-        };
-        let evaluation = self.evaluation(&id.rule, program, &identity);
-        let republishes = matches!(outlet, Outlet::Republish { .. });
-        let transform = Box::new(RuleTransform::new(evaluation.join(), clock.clone(), seed, republishes));
-        let sink = match outlet {
-            Outlet::Sink(sink) => sink,
-            Outlet::Republish { message, number } => {
-                let (republisher, journal) = (republisher.clone(), journal.clone());
-                Box::new(RepublishSink::new(message, &id.rule, number, republisher, journal))
-            }
-        };
-        let handle = Pipeline::spawn(
-            config,
-            Arc::new(journal.clone()),
-            transform,
-            sink,
-            store.clone(),
-            clock.clone(),
-            SmallRng::seed_from_u64(seed),
-        );
-        Running { identity, handle }
-    }
-
-    /// The evaluation that the rule's pipelines share, a new one if the rule has changed.
-    fn evaluation(&self, rule: &str, program: Arc<RuleProgram>, identity: &Identity) -> Arc<Evaluation> {
-        let mut evaluations = lock(&self.evaluations);
-        if let Some(known) = evaluations.get(rule).filter(|it| it.is_of(&identity.select)) {
-            return known.clone();
-        }
-        let evaluation = Evaluation::new(program, identity.select.clone());
-        evaluations.insert(rule.to_owned(), evaluation.clone());
-        evaluation
     }
 
     /// Notes the files of a look, and what is wrong with them.

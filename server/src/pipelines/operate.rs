@@ -123,13 +123,13 @@ impl Pipelines {
     ) -> Result<LettersReplayed, SinkError> {
         let letters = self.parts.store.letters(filter.clone(), limit).await?;
         let mut all = LettersReplayed { last_id: letters.last().map(|it| it.id), ..Default::default() };
-        let pipelines: BTreeSet<_> = letters.iter().map(|it| &it.pipeline).collect();
-        for id in pipelines {
+        let pipelines: BTreeSet<_> = letters.iter().map(|it| it.pipeline.owner()).collect();
+        for id in &pipelines {
             let Some(replay) = self.letter_replay(id) else {
-                all.not_running += letters.iter().filter(|it| it.pipeline == *id).count() as u64;
+                all.not_running += letters.iter().filter(|it| it.pipeline.owner() == *id).count() as u64;
                 continue;
             };
-            let of_it = |it: &&DeadLetter| it.pipeline == *id;
+            let of_it = |it: &&DeadLetter| it.pipeline.owner() == *id;
             let to_id = letters.iter().filter(of_it).map(|it| it.id).max();
             let target = Some(id.target.clone());
             let Replayed { delivered, still_dead } =

@@ -10,10 +10,11 @@ use muster_core::event::EventKinds;
 use muster_rules::ast::{OptionEntry, Options, Rule, Select, SinkDef, Source, Span, Statement, Target};
 use muster_rules::{Diagnostic, Republish, RuleProgram, Severity};
 use muster_sinks::delivery::Limits;
-use muster_sinks::{Built, COMMON, PipelineId, Sink, SinkEnv, kinds};
+use muster_sinks::{Built, COMMON, PipelineId, SinkEnv, kinds};
 
 use super::beside;
 use super::declared::Declared;
+use super::maker::SinkMaker;
 use super::managed::{ManagedRule, PLACE};
 use super::{republish, secrets, start};
 
@@ -107,6 +108,8 @@ pub struct Planned {
     pub limits: Limits,
     /// The longest wait between attempts, where options say it.
     pub retry_wait_max: Option<Duration>,
+    /// How many of them are under way at a time.
+    pub lanes: u32,
     /// What it does, to be compared with what is running.
     pub identity: Identity,
     /// Where it begins if it never ran.
@@ -117,8 +120,8 @@ pub struct Planned {
 
 /// Where the rows of a pipeline go.
 pub enum Outlet {
-    /// Into a sink, not opened.
-    Sink(Box<dyn Sink>),
+    /// Into a sink.
+    Sink(SinkMaker),
     /// To the broker.
     Republish {
         /// What is published for a row.
@@ -377,14 +380,15 @@ impl Planner<'_> {
         let mut options = declared.options.clone();
         options.extend(rule_options);
         let kind = declared.kind.clone();
-        let as_asked = Declared { def: None, kind: kind.clone(), options, broken: false };
-        match as_asked.build(sink, table, &rule.name.text, self.env) {
-            Ok(Built { sink: built, limits, target, retry_wait_max }) => {
+        let names = (sink.to_owned(), table.map(str::to_owned), rule.name.text.clone());
+        let maker = SinkMaker::new(kind.clone(), names, options, self.env.clone());
+        match maker.make() {
+            Ok(Built { limits, lanes, target, retry_wait_max, .. }) => {
                 let id = PipelineId::new(&rule.name.text, sink, target);
                 let (program, rule_version) = (program.clone(), rule_version.to_owned());
-                let outlet = Outlet::Sink(built);
+                let outlet = Outlet::Sink(maker);
                 let planned =
-                    Planned { program, outlet, limits, retry_wait_max, identity, start, rule_version };
+                    Planned { program, outlet, limits, retry_wait_max, lanes, identity, start, rule_version };
                 Some((id, planned))
             }
             Err(error) => {

@@ -48,7 +48,9 @@ pub(super) fn planned(
     let id = PipelineId::new(&rule.name.text, SINK, target);
     let outlet = Outlet::Republish { message, number };
     let (program, rule_version) = (program.clone(), rule_version.to_owned());
-    Ok((id, Planned { program, outlet, limits, retry_wait_max, identity, start, rule_version }))
+    // One lane: messages leave in the order of the log.
+    let lanes = 1;
+    Ok((id, Planned { program, outlet, limits, retry_wait_max, lanes, identity, start, rule_version }))
 }
 
 fn wrong(rule: &Rule, name: &str) -> Diagnostic {

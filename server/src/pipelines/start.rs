@@ -44,7 +44,7 @@ pub(super) async fn begin(
 ) -> (Start, bool) {
     let log_id = journal.log_id();
     let mut readable = true;
-    match store.checkpoint(id).await {
+    match store.least_checkpoint(id).await {
         Ok(Some(known)) if known.log_id == log_id => return (Start::Offset(known.cursor.offset), true),
         Ok(_) => {}
         Err(error) => {

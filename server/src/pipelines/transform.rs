@@ -15,20 +15,20 @@ const ENV_PREFIX: &str = "EMQXVAR_";
 
 /// A pipeline's part in the evaluation of its rule, and a rule evaluated wherever it is tried.
 pub(crate) struct RuleTransform {
-    part: Part,
+    part: Arc<Part>,
     context: EvalContext,
     /// Whether the rows are republished.
     republishes: bool,
 }
 
 impl RuleTransform {
-    pub(super) fn new(part: Part, clock: SharedClock, seed: u64, republishes: bool) -> Self {
+    pub(super) fn new(part: Arc<Part>, clock: SharedClock, seed: u64, republishes: bool) -> Self {
         Self { part, context: eval_context(clock, seed), republishes }
     }
 
     /// A rule of which no pipeline runs.
     pub(crate) fn alone(program: Arc<RuleProgram>, clock: SharedClock, seed: u64) -> Self {
-        Self::new(Evaluation::alone(program).join(), clock, seed, false)
+        Self::new(Arc::new(Evaluation::alone(program).join()), clock, seed, false)
     }
 
     /// Whether the event is none of the rule's business although its FROM may name it: a message that is meant for
@@ -62,5 +62,9 @@ impl Transform for RuleTransform {
             return Ok(());
         }
         self.part.rows(event, &mut self.context, rows)
+    }
+
+    fn remembers(&self) -> bool {
+        self.part.program().remembers()
     }
 }

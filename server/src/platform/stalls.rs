@@ -100,6 +100,7 @@ mod tests {
             rule: "r".to_owned(),
             sink: "s".to_owned(),
             target: "t".to_owned(),
+            lanes: 1,
             state,
             matched: 9,
             delivered: 5,

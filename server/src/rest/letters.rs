@@ -110,6 +110,7 @@ pub(super) async fn replay(
         body.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", error.body_text()))?;
     let limit = limit(asked.limit)?;
     let filter = LetterFilter {
+        pipeline: None,
         rule: asked.rule,
         sink: asked.sink,
         target: asked.target,
@@ -139,6 +140,7 @@ fn limit(asked: Option<u32>) -> Result<u32, ApiError> {
 fn filter(params: &Params) -> Result<LetterFilter, ApiError> {
     let text = |name| params.one(name).map(str::to_owned);
     Ok(LetterFilter {
+        pipeline: None,
         rule: text("rule"),
         sink: text("sink"),
         target: text("target"),

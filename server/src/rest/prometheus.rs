@@ -72,7 +72,7 @@ fn log(app: &App, page: &mut Page) {
 
 fn pipelines(all: &[PipelineStatus], page: &mut Page) {
     type Value = fn(&PipelineStatus) -> Number;
-    let families: [(Family, Value); 8] = [
+    let families: [(Family, Value); 9] = [
         (m::PIPELINE_MATCHED, |it| it.matched.into()),
         (m::PIPELINE_DELIVERED, |it| it.delivered.into()),
         (m::PIPELINE_DEAD, |it| it.dead.into()),
@@ -80,6 +80,7 @@ fn pipelines(all: &[PipelineStatus], page: &mut Page) {
         (m::PIPELINE_LAG_EVENTS, |it| it.lag_events.into()),
         (m::PIPELINE_LAG_SECONDS, |it| seconds(it.lag_ms).into()),
         (m::PIPELINE_UP, |it| u64::from(is_up(it.state)).into()),
+        (m::PIPELINE_LANES, |it| u64::from(it.lanes).into()),
         (m::PIPELINE_STALLED, |it| u64::from(it.state == PipelineState::Stalled).into()),
     ];
     for (family, value) in families {

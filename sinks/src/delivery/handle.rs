@@ -1,5 +1,6 @@
 //! A running pipeline, seen from outside: its status, and the switches that an operator has.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::engine::{Engine, Replayed};
 use super::source::LogSource;
 use super::status::{Board, PipelineState, PipelineStatus};
-use super::{DeliveryStore, LetterFilter, PipelineConfig, Transform};
+use super::{DeliveryStore, LetterFilter, PipelineConfig, Scope, Transform};
 use crate::error::SinkError;
-use crate::sink::{PipelineId, Sink};
+use crate::sink::{Checkpoint, PipelineId, Sink};
 
 /// Starts pipelines.
 #[derive(Debug)]
@@ -69,6 +70,7 @@ pub struct PipelineHandle {
     requests: mpsc::Sender<Request>,
     stop: CancellationToken,
     task: JoinHandle<()>,
+    done: watch::Receiver<Option<Checkpoint>>,
     source: SourceEnd,
     clock: ClockBox,
 }
@@ -99,7 +101,20 @@ impl Pipeline {
         clock: SharedClock,
         rng: SmallRng,
     ) -> PipelineHandle {
-        let board = Arc::new(Board::default());
+        Self::spawn_within((config, Scope::default()), source, transform, sink, store, clock, rng)
+    }
+
+    /// As [`Pipeline::spawn`], for a pipeline that may have an end.
+    pub fn spawn_within(
+        (config, scope): (PipelineConfig, Scope),
+        source: Arc<dyn LogSource>,
+        transform: Box<dyn Transform>,
+        sink: Box<dyn Sink>,
+        store: DeliveryStore,
+        clock: SharedClock,
+        rng: SmallRng,
+    ) -> PipelineHandle {
+        let board = Arc::new(Board::known(scope.known));
         let (control, told) = watch::channel(Control { paused: config.paused, ..Control::default() });
         let (requests, asked) = mpsc::channel(REQUESTS_MAX);
         let stop = CancellationToken::new();
@@ -111,8 +126,14 @@ impl Pipeline {
             requests: asked,
             stop: stop.clone(),
         };
-        let engine = Engine::new(config, source.clone(), transform, (sink, store), clock.clone(), rng, wires);
-        let task = tokio::spawn(engine.run());
+        let sinks = (sink, store);
+        let engine =
+            Engine::new((config, scope), source.clone(), transform, sinks, clock.clone(), rng, wires);
+        let (end, done) = watch::channel(None);
+        let task = tokio::spawn(async move {
+            let checkpoint = engine.run().await;
+            end.send_replace(checkpoint);
+        });
         PipelineHandle {
             id,
             board,
@@ -120,6 +141,7 @@ impl Pipeline {
             requests,
             stop,
             task,
+            done,
             source: SourceEnd(source),
             clock: ClockBox(clock),
         }
@@ -135,14 +157,21 @@ impl PipelineHandle {
     /// The pipeline at this moment.
     pub fn status(&self) -> PipelineStatus {
         let mut status = self.board.read(&self.id, self.source.0.end_offset(), self.clock.0.wall_ms());
-        if self.task.is_finished() && status.state != PipelineState::Stopped {
+        let ended = matches!(status.state, PipelineState::Stopped | PipelineState::Done);
+        if self.task.is_finished() && !ended {
             status.state = PipelineState::Stalled;
             status.last_error = Some("the pipeline ended by a fault of its own; see the log".into());
             status.hint = Some("restart Muster and report the fault; nothing is lost".into());
-        } else if self.control.borrow().paused {
+        } else if self.control.borrow().paused && !ended {
             status.state = PipelineState::Paused;
         }
         status
+    }
+
+    /// Resolves once everything up to the pipeline's end is committed, with what is; none if it ends before.
+    pub fn done(&self) -> impl Future<Output = Option<Checkpoint>> + Send + use<> {
+        let mut done = self.done.clone();
+        async move { done.wait_for(Option::is_some).await.ok().and_then(|it| *it) }
     }
 
     /// Halts delivery after the attempt that is under way; it stays halted until [`PipelineHandle::resume`] or a
@@ -176,7 +205,7 @@ impl PipelineHandle {
 
     /// What replays dead letters without keeping hold of the handle.
     pub fn letter_replay(&self) -> LetterReplay {
-        LetterReplay(self.requests.clone())
+        LetterReplay(vec![self.requests.clone()])
     }
 
     /// Ends the pipeline at its next await, as a crash would; nothing more is committed after this returns, but what
@@ -202,9 +231,9 @@ impl PipelineHandle {
     }
 }
 
-/// Replays dead letters of one pipeline.
-#[derive(Debug, Clone)]
-pub struct LetterReplay(mpsc::Sender<Request>);
+/// Replays dead letters of one pipeline, in all its lanes.
+#[derive(Debug, Clone, Default)]
+pub struct LetterReplay(Vec<mpsc::Sender<Request>>);
 
 impl LetterReplay {
     /// Gives the dead letters that `filter` means another chance: their events go through the rule as it is now and
@@ -213,10 +242,21 @@ impl LetterReplay {
     /// # Errors
     /// When the target cannot be reached; letters that were not delivered by then are still there.
     pub async fn run(&self, filter: LetterFilter) -> Result<Replayed, SinkError> {
-        let (reply, answer) = oneshot::channel();
         let ended = || SinkError::unavailable("the pipeline has ended");
-        self.0.send(Request::Replay { filter, reply }).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        let mut all = Replayed::default();
+        for lane in &self.0 {
+            let (reply, answer) = oneshot::channel();
+            lane.send(Request::Replay { filter: filter.clone(), reply }).await.map_err(|_| ended())?;
+            let Replayed { delivered, still_dead } = answer.await.map_err(|_| ended())??;
+            all.delivered += delivered;
+            all.still_dead += still_dead;
+        }
+        Ok(all)
+    }
+
+    /// Those of `lanes` together.
+    pub(super) fn all(lanes: impl Iterator<Item = Self>) -> Self {
+        Self(lanes.flat_map(|it| it.0).collect())
     }
 }
 

@@ -14,6 +14,7 @@ use super::source::{LogReader, LogSource, SourceError};
 use super::status::Board;
 use super::work::{Draft, Work};
 use super::{Limits, Transform};
+use crate::part::Lane;
 use crate::row::SharedRow;
 use crate::sink::{BatchRow, Cursor};
 
@@ -22,6 +23,18 @@ use crate::sink::{BatchRow, Cursor};
 const UNCOMMITTED_EVENTS_MAX: u64 = 100_000;
 /// How long the cursor may stay uncommitted while nothing matches.
 const UNCOMMITTED_WAIT: Duration = Duration::from_secs(2);
+
+/// What is read.
+pub(crate) struct Bounds {
+    /// The place to begin.
+    pub(crate) from: Cursor,
+    /// Where the batch that was under way before a restart ended.
+    pub(crate) until: Option<Cursor>,
+    /// The first offset that is not read, if there is an end.
+    pub(crate) end: Option<u64>,
+    /// The clients whose rows are wanted, if not all.
+    pub(crate) lane: Option<Lane>,
+}
 
 pub(crate) struct Intake {
     reader: Box<dyn LogReader>,
@@ -40,6 +53,10 @@ pub(crate) struct Intake {
     taken: Cursor,
     /// Where the batch that was under way before a restart ended: this batch ends there too.
     until: Option<Cursor>,
+    /// Nothing at or after it is read, if there is an end.
+    end: Option<u64>,
+    /// The clients whose rows are carried, if not all.
+    lane: Option<Lane>,
     /// When the draft got its first item, or the cursor its first uncommitted event.
     since: Option<Instant>,
     scratch: Vec<SharedRow>,
@@ -51,9 +68,9 @@ impl Intake {
         transform: Box<dyn Transform>,
         limits: Limits,
         board: Arc<Board>,
-        from: Cursor,
-        until: Option<Cursor>,
+        bounds: Bounds,
     ) -> Self {
+        let Bounds { from, until, end, lane } = bounds;
         let reader = source.reader(from.offset, transform.kinds());
         Self {
             reader,
@@ -67,6 +84,8 @@ impl Intake {
             read: from,
             taken: from,
             until,
+            end,
+            lane,
             since: None,
             scratch: Vec::new(),
         }
@@ -107,6 +126,11 @@ impl Intake {
         }
     }
 
+    /// Whether everything up to the end is read; a batch may be left.
+    pub(crate) fn at_end(&self) -> bool {
+        self.end.is_some_and(|end| self.read >= Cursor::at(end))
+    }
+
     /// Whether the batch has the boundaries that it had before a restart.
     pub(crate) fn replaying(&self) -> bool {
         self.until.is_some()
@@ -145,6 +169,10 @@ impl Intake {
                 continue;
             }
             let Some(event) = self.buffer.front() else { break };
+            if self.end.is_some_and(|end| event.offset >= end) {
+                self.buffer.clear();
+                break;
+            }
             if let Some(until) = self.until
                 && Cursor::at(event.offset) >= until
             {
@@ -155,12 +183,16 @@ impl Intake {
                 self.evaluate(event);
             }
         }
-        self.advance(Cursor::at(self.buffer_end.max(self.read.offset)));
+        let read = self.buffer_end.min(self.end.unwrap_or(u64::MAX));
+        self.advance(Cursor::at(read.max(self.read.offset)));
         self.full()
     }
 
     /// Whether a batch is full.
     pub(crate) fn full(&self) -> bool {
+        if self.at_end() && self.carry.is_empty() {
+            return true;
+        }
         match self.until {
             Some(until) => self.read >= until,
             None => {
@@ -175,6 +207,10 @@ impl Intake {
     fn evaluate(&mut self, event: Arc<Event>) {
         let skipped = if event.offset == self.read.offset { self.read.row } else { 0 };
         if event.offset < self.read.offset {
+            return;
+        }
+        if self.lane.is_some_and(|lane| !lane.carries(event.clientid())) {
+            self.pass_over(&event);
             return;
         }
         let result = self.apply(&event);
@@ -201,6 +237,14 @@ impl Intake {
         if self.carry.is_empty() {
             self.advance(Cursor::at(event.offset + 1));
         }
+    }
+
+    /// An event of another lane: its rows are counted and delivered there.
+    fn pass_over(&mut self, event: &Event) {
+        if self.transform.remembers() {
+            let _rows = self.apply(event);
+        }
+        self.advance(Cursor::at(event.offset + 1));
     }
 
     /// Lets the rule make its rows of `event`, in the scratch.

@@ -7,6 +7,8 @@ mod budget;
 mod engine;
 mod handle;
 mod intake;
+mod lanes;
+mod pace;
 mod source;
 mod status;
 mod store;
@@ -17,18 +19,19 @@ use std::time::Duration;
 use muster_core::event::{Event, EventKinds};
 
 use crate::row::SharedRow;
-use crate::sink::PipelineId;
+use crate::sink::{Checkpoint, PipelineId};
 
 pub use backoff::WAIT_MAX;
 pub use engine::Replayed;
 pub use handle::{LetterReplay, Pipeline, PipelineHandle, Stopped};
+pub use lanes::{Lanes, Supply};
 pub use source::{LogReader, LogSource, ReadBatch, SourceError};
 pub use status::{PipelineState, PipelineStatus};
 pub use store::{
-    DeadLetter, DeliveryStore, KnownPipeline, LETTERS_MAX, LetterFilter, NewLetter, Orders, RecordedBatch,
-    StoreError,
+    DeadLetter, DeliveryStore, KnownPipeline, LETTERS_MAX, LanePlan, LetterFilter, NewLetter, Orders,
+    RecordedBatch, StoreError,
 };
-pub(crate) use store::{balanced, checkpoint_at, int, uint};
+pub(crate) use store::{balanced, checkpoint_at, int, meeting, uint};
 
 /// What makes rows of events: a rule, as far as delivery is concerned.
 pub trait Transform: Send + 'static {
@@ -41,6 +44,34 @@ pub trait Transform: Send + 'static {
     /// Why the rule failed on the event, for people; the event then goes to the dead letters, and rows that were
     /// appended before the failure are not delivered.
     fn apply(&mut self, event: &Event, rows: &mut Vec<SharedRow>) -> Result<(), String>;
+
+    /// Whether it has to see every event, also those whose rows nobody wants, because it remembers them.
+    fn remembers(&self) -> bool {
+        false
+    }
+}
+
+/// Where a pipeline ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// Nowhere: it waits for more.
+    #[default]
+    Never,
+    /// Before this offset.
+    At(u64),
+    /// With what was begun: the batch under way, and the event that is settled in part.
+    UnderWay,
+}
+
+/// How far a pipeline goes, and how fast.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scope {
+    /// Where it ends.
+    pub ending: Ending,
+    /// At most so many rows a second.
+    pub rows_per_second: Option<u32>,
+    /// What it has committed, where that is known before its target is open; for the status alone.
+    pub known: Option<Checkpoint>,
 }
 
 /// When a batch is full.

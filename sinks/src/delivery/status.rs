@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::SinkError;
-use crate::sink::{PipelineId, Totals};
+use crate::sink::{Checkpoint, PipelineId, Totals};
 
 /// What the pipeline is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -20,6 +20,8 @@ pub enum PipelineState {
     Paused,
     /// No progress without somebody's help; see the hint.
     Stalled,
+    /// Everything up to its end is delivered.
+    Done,
     /// Ended.
     Stopped,
 }
@@ -33,6 +35,8 @@ pub struct PipelineStatus {
     pub sink: String,
     /// The table, topic or collection in it; empty where there is none.
     pub target: String,
+    /// In how many lanes it is delivered.
+    pub lanes: u32,
     /// What it is doing.
     pub state: PipelineState,
     /// Rows made, and events on which the rule failed.
@@ -64,6 +68,56 @@ pub struct PipelineStatus {
     pub hint: Option<String>,
     /// What the sink reported last, such as tables it created.
     pub notes: Vec<String>,
+}
+
+/// What is shown of a pipeline that has not started any lane yet.
+pub(super) fn blank(id: &PipelineId, paused: bool) -> PipelineStatus {
+    let state = if paused { PipelineState::Paused } else { PipelineState::Starting };
+    PipelineStatus { state, ..Board::default().read(id, 0, 0) }
+}
+
+/// Lanes together: their books added up, their place where the last of them is, their trouble that of the worst.
+pub(super) fn sum(lanes: &[PipelineStatus]) -> Option<PipelineStatus> {
+    let mut all = lanes.iter().max_by_key(|lane| lane.state.badness())?.clone();
+    all.lanes = u32::try_from(lanes.len()).unwrap_or(u32::MAX);
+    if lanes.len() < 2 {
+        return Some(all);
+    }
+    let total = |of: fn(&PipelineStatus) -> u64| lanes.iter().map(of).sum::<u64>();
+    let most = |of: fn(&PipelineStatus) -> u64| lanes.iter().map(of).max().unwrap_or_default();
+    (all.matched, all.delivered, all.dead) =
+        (total(|it| it.matched), total(|it| it.delivered), total(|it| it.dead));
+    all.pending = total(|it| it.pending);
+    all.opened = Totals {
+        matched: total(|it| it.opened.matched),
+        delivered: total(|it| it.opened.delivered),
+        dead: total(|it| it.opened.dead),
+    };
+    all.cursor = lanes.iter().map(|it| it.cursor).min().unwrap_or_default();
+    (all.lag_events, all.lag_ms) = (most(|it| it.lag_events), most(|it| it.lag_ms));
+    all.failures = lanes.iter().map(|it| it.failures).max().unwrap_or_default();
+    all.next_attempt_at_ms = lanes.iter().filter_map(|it| it.next_attempt_at_ms).min();
+    if let Some(latest) = lanes.iter().max_by_key(|it| it.last_error_at_ms) {
+        (all.last_error, all.last_error_at_ms) = (latest.last_error.clone(), latest.last_error_at_ms);
+    }
+    let noted = (1..).zip(lanes).flat_map(|(at, lane)| lane.notes.iter().map(move |note| (at, note)));
+    all.notes = noted.map(|(at, note): (u32, _)| format!("lane {at}: {note}")).take(NOTES_MAX).collect();
+    Some(all)
+}
+
+impl PipelineState {
+    /// Which of the states of several lanes is shown.
+    fn badness(self) -> u8 {
+        match self {
+            Self::Stalled => 6,
+            Self::Retrying => 5,
+            Self::Starting => 4,
+            Self::Paused => 3,
+            Self::Running => 2,
+            Self::Done => 1,
+            Self::Stopped => 0,
+        }
+    }
 }
 
 /// How long a batch may be tried without progress before the pipeline is shown as stalled.
@@ -128,6 +182,18 @@ impl Default for Facts {
 }
 
 impl Board {
+    /// A board that shows `known` until the target is open.
+    pub(crate) fn known(known: Option<Checkpoint>) -> Self {
+        let board = Self::default();
+        if let Some(Checkpoint { cursor, totals, .. }) = known {
+            board.update(|facts| {
+                (facts.matched, facts.committed) = (totals.matched, totals);
+                (facts.cursor, facts.settled) = (cursor.offset, cursor.offset);
+            });
+        }
+        board
+    }
+
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Facts) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -144,6 +210,7 @@ impl Board {
             rule: id.rule.clone(),
             sink: id.sink.clone(),
             target: id.target.clone(),
+            lanes: 1,
             state: facts.shown_state(now_ms),
             matched: facts.matched,
             delivered: facts.committed.delivered,

@@ -177,11 +177,13 @@ impl Config {
         self.common.clone()
     }
 
-    /// `PREFIX.RULE.SINK.TARGET`, equal over restarts: whoever takes it keeps the one before from writing.
+    /// `PREFIX.RULE.SINK.TARGET`, for a lane or a replay with its part behind it; equal over restarts: whoever takes it
+    /// keeps the one before from writing.
     pub(super) fn transactional_id(&self, pipeline: &PipelineId) -> String {
-        let PipelineId { rule, sink, target } = pipeline;
-        let parts = [rule, sink, target].map(|part| escaped(part));
-        format!("{}.{}", self.transactional_id, parts.join("."))
+        let PipelineId { rule, sink, target, part } = pipeline;
+        let names = [rule, sink, target].map(|name| escaped(name));
+        let part = escaped(&part.to_string());
+        format!("{}.{}{part}", self.transactional_id, names.join("."))
     }
 
     fn check_properties(&self, options: &Options<'_>) -> Result<(), SinkError> {

@@ -106,7 +106,8 @@ fn retain_some(
     now_ms: i64,
     memo: &mut Memo,
 ) -> rusqlite::Result<Option<String>> {
-    let Some(retain_ms) = target.retain_ms.filter(|retain_ms| retain::is_due(memo, *retain_ms, now_ms)) else {
+    let Some(retain_ms) = target.retain_ms.filter(|retain_ms| retain::is_due(memo, *retain_ms, now_ms))
+    else {
         return Ok(None);
     };
     if !Table::read(connection, target)?.has_own() {

@@ -141,7 +141,8 @@ impl Sink for Sqlite {
 fn doubled(target: &Target) -> SinkError {
     let key = target.upsert.as_ref().map(|upsert| upsert.key.join(", ")).unwrap_or_default();
     let table = &target.table;
-    let message = format!("the table `{table}` is to hold one row for each `{key}`, but has several for some");
+    let message =
+        format!("the table `{table}` is to hold one row for each `{key}`, but has several for some");
     SinkError::misconfigured(message)
         .with_hint("delete the older rows of each, or let the rule write into a table of another name")
 }

@@ -93,10 +93,14 @@ fn delete(
     let range = "_event_id >= ?1 AND _event_id < ?2";
     let sql = format!("SELECT _event_id FROM {table} WHERE {range} ORDER BY _event_id LIMIT 1 OFFSET ?3");
     let offset = i64::try_from(rows_max).unwrap_or(i64::MAX).saturating_sub(1);
-    let last: Option<String> =
-        connection.prepare_cached(&sql)?.query_row(params![first, end, offset], |row| row.get(0)).optional()?;
+    let last: Option<String> = connection
+        .prepare_cached(&sql)?
+        .query_row(params![first, end, offset], |row| row.get(0))
+        .optional()?;
     let Some(last) = last else {
-        return connection.prepare_cached(&format!("DELETE FROM {table} WHERE {range}"))?.execute([first, end]);
+        return connection
+            .prepare_cached(&format!("DELETE FROM {table} WHERE {range}"))?
+            .execute([first, end]);
     };
     // Rows of one event go together.
     let sql = format!("DELETE FROM {table} WHERE _event_id >= ?1 AND _event_id <= ?2");

@@ -75,7 +75,9 @@ impl<'a> Table<'a> {
             return Err(format!("the row has no `{name}`, of which `{table}` holds one row each"));
         }
         match guard.as_ref().filter(missing) {
-            Some(name) => Err(format!("the row has no `{name}`, which tells newer rows of `{table}` from older ones")),
+            Some(name) => {
+                Err(format!("the row has no `{name}`, which tells newer rows of `{table}` from older ones"))
+            }
             None => Ok(()),
         }
     }
@@ -189,12 +191,14 @@ impl<'a> Table<'a> {
         };
         let is_key = |name: &&str| key.iter().any(|key| key.eq_ignore_ascii_case(name));
         let own = OWN_COLUMNS.iter().map(|(name, _)| *name);
-        let replaced = own.clone().chain(self.written(row).map(|(name, _)| name)).filter(|name| !is_key(name));
+        let replaced =
+            own.clone().chain(self.written(row).map(|(name, _)| name)).filter(|name| !is_key(name));
         let set: Vec<_> = replaced.map(|name| format!("{0} = excluded.{0}", quote(name))).collect();
         let _ = write!(sql, " ON CONFLICT ({}) DO UPDATE SET {}", list(key), set.join(", "));
         if let Some(guard) = guard {
             // A row that was there before us has no guard yet.
-            let _ = write!(sql, " WHERE _muster_was.{0} IS NULL OR excluded.{0} > _muster_was.{0}", quote(guard));
+            let _ =
+                write!(sql, " WHERE _muster_was.{0} IS NULL OR excluded.{0} > _muster_was.{0}", quote(guard));
         }
         if self.is_unique(own) {
             let _ = write!(sql, " ON CONFLICT ({KEY}) DO NOTHING");
@@ -223,7 +227,8 @@ fn unique(connection: &Connection, table: &str) -> rusqlite::Result<Vec<BTreeSet
                WHERE list.\"unique\" AND NOT list.partial \
                UNION ALL SELECT '', lower(name) FROM pragma_table_info(?1) WHERE pk > 0";
     let mut statement = connection.prepare_cached(sql)?;
-    let pairs = statement.query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let pairs =
+        statement.query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
     let mut sets: HashMap<String, BTreeSet<String>> = HashMap::new();
     for pair in pairs {
         let (index, column) = pair?;

@@ -32,8 +32,7 @@ impl PostgresSubject {
     pub async fn new(columns: &str) -> Option<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let shared = Server::shared("postgres")?;
-        let database =
-            format!("contract_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let database = format!("contract_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let server = shared.address();
         psql(server, "postgres", &format!("CREATE DATABASE {database}"));
         let sql = format!(

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod bench;
+pub mod simulated;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};

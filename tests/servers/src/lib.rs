@@ -55,8 +55,7 @@ impl Server {
             return None;
         }
         let dir = tempfile::Builder::new().prefix(&format!("muster-{name}-")).tempdir().expect("a folder");
-        let mut server =
-            Self { name, address: free_address(), own: Some(Own { dir, keeper: None }) };
+        let mut server = Self { name, address: free_address(), own: Some(Own { dir, keeper: None }) };
         server.start();
         Some(server)
     }
@@ -68,8 +67,7 @@ impl Server {
     /// As [`Server::own`].
     pub fn shared(name: &'static str) -> Option<Arc<Self>> {
         static SHARED: OnceLock<Mutex<HashMap<&'static str, Option<Arc<Server>>>>> = OnceLock::new();
-        let mut shared =
-            SHARED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = SHARED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {
             let server = match std::env::var(format!("MUSTER_TEST_{}", name.to_uppercase())) {
                 Ok(address) => {

@@ -208,6 +208,7 @@ mod tests {
             rule: "r".to_owned(),
             sink: sink.to_owned(),
             target: String::new(),
+            lanes: 1,
             state: PipelineState::Running,
             matched: now.0 + now.1,
             delivered: now.0,

@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::budget::Budget;
 use super::handle::{Control, Request, Wires};
-use super::intake::Intake;
+use super::intake::{Bounds, Intake};
+use super::pace::Pace;
 use super::source::LogSource;
 use super::status::{Board, PipelineState};
 use super::work::{Draft, Work};
-use super::{DeliveryStore, PipelineConfig, RecordedBatch, Start, Transform, balanced};
+use super::{DeliveryStore, Ending, PipelineConfig, RecordedBatch, Scope, Start, Transform, balanced};
 use crate::error::{ErrorKind, Policy, SinkError};
+use crate::part::Part;
 use crate::sink::{Checkpoint, Cursor, Memory, PipelineId, Sink, Totals};
 
 mod replay;
@@ -35,6 +37,8 @@ pub(crate) struct Engine {
 /// The far end of a pipeline: everything but the reading.
 struct Outlet {
     config: PipelineConfig,
+    ending: Ending,
+    pace: Pace,
     id: Arc<PipelineId>,
     sink: Box<dyn Sink>,
     store: DeliveryStore,
@@ -59,6 +63,8 @@ struct Outlet {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Stop,
+    /// Everything up to the end is settled and committed.
+    Done,
     /// Until an operator says "go on".
     Hold,
     /// To open the target anew: what it has committed is not known.
@@ -67,7 +73,7 @@ enum End {
 
 impl Engine {
     pub(crate) fn new(
-        config: PipelineConfig,
+        (config, scope): (PipelineConfig, Scope),
         source: Arc<dyn LogSource>,
         transform: Box<dyn Transform>,
         (sink, store): (Box<dyn Sink>, DeliveryStore),
@@ -79,6 +85,8 @@ impl Engine {
             Checkpoint { log_id: source.log_id(), cursor: Cursor::default(), totals: Totals::default() };
         let outlet = Outlet {
             id: Arc::new(config.id.clone()),
+            ending: scope.ending,
+            pace: Pace::new(scope.rows_per_second),
             sink,
             store,
             clock,
@@ -98,12 +106,16 @@ impl Engine {
         Self { transform: Some(transform), source, outlet }
     }
 
-    /// Runs until it is stopped.
-    pub(crate) async fn run(mut self) {
+    /// Runs until it is stopped, or until everything up to its end is committed: then it answers with the checkpoint.
+    pub(crate) async fn run(mut self) -> Option<Checkpoint> {
         loop {
             let resumes = self.outlet.control.borrow().resumes;
             match self.session().await {
                 End::Stop => break,
+                End::Done => {
+                    self.outlet.board.update(|facts| facts.state = PipelineState::Done);
+                    return Some(self.outlet.committed);
+                }
                 End::Reopen => {}
                 End::Hold => {
                     let stop = self.outlet.stop.clone();
@@ -119,6 +131,7 @@ impl Engine {
             }
         }
         self.outlet.board.update(|facts| facts.state = PipelineState::Stopped);
+        None
     }
 
     /// From opening the target to an end. Whatever was read and not committed is read again by the next session.
@@ -138,7 +151,9 @@ impl Engine {
         let Some(transform) = self.transform.take() else { return End::Stop };
         let outlet = &mut self.outlet;
         let (limits, board) = (outlet.config.limits, outlet.board.clone());
-        let mut intake = Intake::new(&*self.source, transform, limits, board, outlet.committed.cursor, until);
+        let from = outlet.committed.cursor;
+        let bounds = Bounds { from, until, end: outlet.end(until), lane: outlet.id.lane() };
+        let mut intake = Intake::new(&*self.source, transform, limits, board, bounds);
         let end = outlet.deliver_all(&mut intake).await;
         self.transform = Some(intake.into_transform());
         end
@@ -155,7 +170,11 @@ impl Outlet {
         let kept = match memory {
             Memory::None => self.store.checkpoint(&self.id).await?,
             // Where it was to begin is written down, as the server found it; the books are the target's.
-            Memory::Fresh => self.store.checkpoint(&self.id).await?.map(Checkpoint::without_books),
+            Memory::Fresh => self.store.checkpoint(&self.id).await?.map(|kept| match self.id.part {
+                Part::Whole => kept.without_books(),
+                // A lane takes over the books of those before it.
+                Part::Lane(_) | Part::Replay(_) => kept,
+            }),
             Memory::At(checkpoint) => Some(balanced(checkpoint)?),
         };
         let log_id = source.log_id();
@@ -238,6 +257,18 @@ impl Outlet {
         Ok(())
     }
 
+    /// Where it ends, for a batch under way that ends at `until`.
+    fn end(&self, until: Option<Cursor>) -> Option<u64> {
+        match self.ending {
+            Ending::Never => None,
+            Ending::At(offset) => Some(offset),
+            Ending::UnderWay => {
+                let Cursor { offset, row } = until.unwrap_or_default().max(self.committed.cursor);
+                Some(offset + u64::from(row > 0))
+            }
+        }
+    }
+
     fn start(&self, source: &dyn LogSource) -> Result<u64, SinkError> {
         let end = source.end_offset();
         let unreadable = |error| SinkError::unavailable("the start cannot be found").caused_by(error);
@@ -280,11 +311,15 @@ impl Outlet {
                 return end;
             }
             let stopping = self.stop.is_cancelled();
-            if stopping && !intake.ready() {
-                return End::Stop;
+            if !intake.ready() && (stopping || intake.at_end()) {
+                return if intake.at_end() { End::Done } else { End::Stop };
+            }
+            if let Err(end) = self.keep_pace().await {
+                return end;
             }
             let replayed = intake.replaying();
             let mut work = intake.take();
+            self.pace.count(work.pending(&work.whole()));
             if let Err(end) = self.settle_and_gather(&mut work, replayed, intake).await {
                 return end;
             }
@@ -411,6 +446,18 @@ impl Outlet {
             () = reset_wanted(&mut control, resets) => Err(End::Reopen),
             () = tokio::time::sleep(wait) => Ok(()),
             _ = self.control.wait_for(|control| control.resumes > resumes) => Ok(()),
+        }
+    }
+
+    /// Waits until the rows before have had their time.
+    async fn keep_pace(&mut self) -> Result<(), End> {
+        let Some(due) = self.pace.due() else { return Ok(()) };
+        let (stop, mut control, resets) = (self.stop.clone(), self.control.clone(), self.resets);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(End::Stop),
+            () = reset_wanted(&mut control, resets) => Err(End::Reopen),
+            () = sleep_until(due) => Ok(()),
         }
     }
 

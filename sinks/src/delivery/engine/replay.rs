@@ -11,7 +11,7 @@ use super::super::intake::Intake;
 use super::super::store::{DeadLetter, ReplayedLetters};
 use super::{End, Outlet};
 use crate::error::{ErrorKind, Policy, SinkError};
-use crate::sink::{Batch, BatchRow, Checkpoint, Outcome, RowOutcome};
+use crate::sink::{Batch, BatchRow, Checkpoint, Outcome, PipelineId, RowOutcome};
 
 /// Letters that are replayed together.
 const LETTERS_MAX: u32 = 500;
@@ -53,6 +53,7 @@ impl Outlet {
             rule: Some(self.id.rule.clone()),
             sink: Some(self.id.sink.clone()),
             target: Some(self.id.target.clone()),
+            pipeline: Some(PipelineId::clone(&self.id)),
             ..filter
         };
         let mut replayed = Replayed::default();

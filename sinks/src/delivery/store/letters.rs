@@ -94,6 +94,8 @@ pub struct LetterFilter {
     pub sink: Option<String>,
     /// Of this table, topic or collection in the sink.
     pub target: Option<String>,
+    /// Of this very pipeline: one lane, or a replay.
+    pub pipeline: Option<PipelineId>,
     /// With this number.
     pub id: Option<i64>,
     /// With numbers above this one: the next page.
@@ -121,6 +123,7 @@ impl LetterFilter {
         and("rule =", text(&self.rule));
         and("sink =", text(&self.sink));
         and("target =", text(&self.target));
+        and("pipeline =", text(&self.pipeline.as_ref().map(PipelineId::to_string)));
         and("id =", number(self.id));
         and("id >", number(self.after_id));
         and("id <=", number(self.to_id));
@@ -226,12 +229,13 @@ impl DeliveryStore {
 }
 
 const COLUMNS: &str = "id, rule, sink, target, rule_version, log_id, event_offset, event_row, event_id, event_ms, \
-                       attempts, reason, row_json, event_kind, event_topic, event_body, created_ms";
+                       attempts, reason, row_json, event_kind, event_topic, event_body, created_ms, \
+                       pipeline";
 
 fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     Ok(DeadLetter {
         id: row.get(0)?,
-        pipeline: PipelineId { rule: row.get(1)?, sink: row.get(2)?, target: row.get(3)? },
+        pipeline: PipelineId::of_key(row.get(1)?, row.get(2)?, row.get(3)?, &row.get::<_, String>(17)?),
         rule_version: row.get(4)?,
         log_id: u128::from_be_bytes(row.get(5)?),
         cursor: Cursor { offset: uint(row.get(6)?), row: row.get(7)? },

@@ -1,6 +1,7 @@
 //! What delivery must not forget: checkpoints of the sinks that cannot keep their own, the boundaries of the batch
 //! under way, and the dead letters. One SQLite file, durable at each answer. It must never know a target or a rule.
 
+mod lanes;
 mod letters;
 mod orders;
 mod replays;
@@ -16,6 +17,8 @@ use crate::sink::{Checkpoint, Cursor, PipelineId, Totals};
 
 pub(crate) use replays::ReplayedLetters;
 
+pub use lanes::LanePlan;
+pub(crate) use lanes::meeting;
 pub use letters::{DeadLetter, LETTERS_MAX, LetterFilter, NewLetter};
 pub use orders::Orders;
 
@@ -122,12 +125,13 @@ impl DeliveryStore {
     /// When the file cannot be used.
     pub async fn pipelines(&self) -> Result<Vec<KnownPipeline>, StoreError> {
         self.read(|connection| {
-            let sql = "SELECT rule, sink, target, updated_ms, log_id, cursor_offset, cursor_row, matched, delivered, \
-                       dead FROM checkpoints ORDER BY pipeline";
+            let sql = "SELECT rule, sink, target, pipeline, updated_ms, log_id, cursor_offset, cursor_row, matched, \
+                       delivered, dead FROM checkpoints ORDER BY pipeline";
             let mut statement = connection.prepare_cached(sql)?;
             let rows = statement.query_map([], |row| {
-                let id = PipelineId { rule: row.get(0)?, sink: row.get(1)?, target: row.get(2)? };
-                Ok(KnownPipeline { id, updated_ms: row.get(3)?, checkpoint: checkpoint_at(row, 4)? })
+                let key: String = row.get(3)?;
+                let id = PipelineId::of_key(row.get(0)?, row.get(1)?, row.get(2)?, &key);
+                Ok(KnownPipeline { id, updated_ms: row.get(4)?, checkpoint: checkpoint_at(row, 5)? })
             })?;
             rows.collect()
         })

@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::lanes::parts;
 use super::{DeliveryStore, StoreError, int, uint};
 use crate::sink::{Cursor, PipelineId};
 
@@ -20,15 +21,21 @@ impl DeliveryStore {
     /// # Errors
     /// When the file cannot be used.
     pub async fn orders(&self, pipeline: &PipelineId) -> Result<Orders, StoreError> {
-        let key = pipeline.to_string();
-        let found = self.read(move |connection| {
-            let sql = "SELECT paused, reset_to FROM orders WHERE pipeline = ?1";
-            let orders = |row: &rusqlite::Row<'_>| {
-                Ok(Orders { paused: row.get(0)?, reset_to: row.get::<_, Option<i64>>(1)?.map(uint) })
-            };
-            connection.prepare_cached(sql)?.query_row([key], orders).optional()
-        });
-        Ok(found.await?.unwrap_or_default())
+        let id = pipeline.clone();
+        self.read(move |connection| {
+            let sql = "SELECT paused FROM orders WHERE pipeline = ?1";
+            let paused =
+                connection.prepare_cached(sql)?.query_row([id.owner().to_string()], |row| row.get(0));
+            let sql = "SELECT reset_to FROM orders WHERE pipeline = ?1";
+            let mut reset_to: Option<u64> = None;
+            for part in parts(connection, &id)? {
+                let found = connection.prepare_cached(sql)?.query_row([part.to_string()], |row| row.get(0));
+                let found: Option<u64> = found.optional()?.flatten().map(uint);
+                reset_to = reset_to.into_iter().chain(found).min();
+            }
+            Ok(Orders { paused: paused.optional()?.unwrap_or_default(), reset_to })
+        })
+        .await
     }
 
     /// Writes down whether `pipeline` stands still.
@@ -36,7 +43,8 @@ impl DeliveryStore {
     /// # Errors
     /// When it was not written.
     pub async fn order_pause(&self, pipeline: &PipelineId, paused: bool) -> Result<(), StoreError> {
-        let key = pipeline.to_string();
+        // Lanes are halted together, a replay on its own.
+        let key = pipeline.owner().to_string();
         self.read(move |connection| {
             let sql = "INSERT INTO orders (pipeline, paused) VALUES (?1, ?2) \
                        ON CONFLICT (pipeline) DO UPDATE SET paused = excluded.paused";
@@ -45,16 +53,19 @@ impl DeliveryStore {
         .await
     }
 
-    /// Writes down that `pipeline` is to go on from `offset`.
+    /// Writes down that `pipeline`, in all its lanes, is to go on from `offset`.
     ///
     /// # Errors
     /// When it was not written.
     pub async fn order_reset(&self, pipeline: &PipelineId, offset: u64) -> Result<(), StoreError> {
-        let key = pipeline.to_string();
+        let id = pipeline.clone();
         self.read(move |connection| {
             let sql = "INSERT INTO orders (pipeline, reset_to) VALUES (?1, ?2) \
                        ON CONFLICT (pipeline) DO UPDATE SET reset_to = excluded.reset_to";
-            connection.prepare_cached(sql)?.execute(params![key, int(offset)]).map(drop)
+            for part in parts(connection, &id)? {
+                connection.prepare_cached(sql)?.execute(params![part.to_string(), int(offset)])?;
+            }
+            Ok(())
         })
         .await
     }
