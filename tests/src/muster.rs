@@ -184,7 +184,8 @@ fn collect(stream: impl AsyncRead + Unpin + Send + 'static, output: &Arc<Mutex<V
     });
 }
 
-fn http_client() -> reqwest::Client {
+/// A client of HTTP that no setting of the environment bends.
+pub fn http_client() -> reqwest::Client {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         rustls::crypto::ring::default_provider().install_default().expect("no other provider");

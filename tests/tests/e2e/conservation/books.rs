@@ -6,7 +6,7 @@ use muster_tests::Muster;
 use muster_tests::mqtt::Progress;
 use serde_json::Value;
 
-use super::target::Arrived;
+use super::target::{Arrived, POISON};
 
 /// One message in so many is refused.
 const POISON_EVERY: u64 = 500;
@@ -66,8 +66,10 @@ pub(super) fn name(client: usize) -> String {
 
 /// What a message says.
 pub(super) fn payload(client: usize, n: u64) -> String {
-    let v = if is_poison(&name(client), n) { "\"poison\"".to_owned() } else { n.to_string() };
-    format!("{{\"n\":{n},\"v\":{v}}}")
+    if is_poison(&name(client), n) {
+        return format!("{{\"n\":{n},\"v\":\"{POISON}\",\"mark\":\"{POISON}\"}}");
+    }
+    format!("{{\"n\":{n},\"v\":{n}}}")
 }
 
 /// Whether the target, or the rule, is to refuse it.

@@ -8,23 +8,3 @@ mod run;
 mod sqlite;
 mod target;
 mod webhook;
-
-use sqlite::Sqlite;
-use webhook::{Requests, Webhook};
-
-use run::conserve;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sqlite() {
-    conserve(Sqlite::new()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn webhook_a_row_a_request() {
-    conserve(Webhook::new(Requests::Rows).await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn webhook_a_batch_a_request() {
-    conserve(Webhook::new(Requests::Batches).await).await;
-}

@@ -5,6 +5,7 @@ use muster_tests::PATIENCE;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::run::conserve;
 use super::target::{Arrived, Target};
 
 pub(super) struct Sqlite {
@@ -58,4 +59,9 @@ impl Target for Sqlite {
         let rows = rows.query_map([], |row| Ok(Arrived::new(row.get::<_, String>(0)?, row.get(1)?)));
         rows.expect("rows").map(|row| row.expect("a row")).collect()
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_every_message() {
+    conserve(Sqlite::new()).await;
 }

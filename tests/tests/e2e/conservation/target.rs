@@ -8,6 +8,9 @@ use serde_json::Value;
 
 /// The table, topic or collection that the oracle's rule writes into.
 pub(super) const TABLE: &str = "oracle";
+/// What stands in the place of a number in a message that is to be refused.
+pub(super) const POISON: &str = "poison";
+
 /// A row that is in the target. It has the columns `client`, `n` and `v`; `v` is a number, and a text in rows that are to
 /// be refused.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use muster_test_servers::Proxy;
 use muster_tests::webhook::Webhook as Receiver;
 use serde_json::Value;
 
+use super::run::conserve;
 use super::target::{Arrived, Target};
 
 /// What a request carries.
@@ -81,4 +82,14 @@ impl Target for Webhook {
     async fn rows(&mut self) -> Vec<Arrived> {
         self.arrived.lock().expect("no test panics with it").clone()
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_a_request_keeps_every_message() {
+    conserve(Webhook::new(Requests::Rows).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_a_request_keeps_every_message() {
+    conserve(Webhook::new(Requests::Batches).await).await;
 }
