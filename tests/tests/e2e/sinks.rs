@@ -21,15 +21,27 @@ struct Kind {
     steps: Option<usize>,
 }
 
-const KINDS: &[Kind] = &[Kind {
-    name: "webhook",
-    server: None,
-    options: |at| {
-        format!("url = 'http://{at}/hook', header.Authorization = 'Bearer hunter2', timeout_ms = 2000")
+const KINDS: &[Kind] = &[
+    Kind {
+        name: "webhook",
+        server: None,
+        options: |at| {
+            format!("url = 'http://{at}/hook', header.Authorization = 'Bearer hunter2', timeout_ms = 2000")
+        },
+        into: "target",
+        steps: None,
     },
-    into: "target",
-    steps: None,
-}];
+    Kind {
+        name: "influxdb",
+        server: Some("influxdb"),
+        options: |at| {
+            let login = "username = 'muster', password = 'muster-secret'";
+            format!("url = 'http://{at}', api = 'v1', database = 'fleet', {login}, timeout_ms = 2000")
+        },
+        into: "target",
+        steps: Some(1),
+    },
+];
 
 impl Kind {
     fn home(&self, at: SocketAddr) -> Home {
@@ -53,7 +65,7 @@ async fn muster(home: &Home, arguments: &[&str]) -> (Option<i32>, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_says_whether_it_would_take_rows() {
     for kind in KINDS {
-        eprintln!("{}", kind.name);
+        eprintln!("asking a {} sink", kind.name);
         let hook = Webhook::start().await;
         let server = match kind.server.map(|name| tokio::task::block_in_place(|| Server::own(name))) {
             Some(None) => continue,
@@ -68,7 +80,8 @@ async fn each_kind_says_whether_it_would_take_rows() {
         // The same when nobody is there: in words, and with what to do.
         let (code, said) = muster(&home, &["sinks", "check", "target"]).await;
         assert_eq!((code, said.contains("what to do: ")), (Some(1), true), "{}: {said}", kind.name);
-        assert!(said.contains("all_messages > target") && !said.contains("hunter"), "{}: {said}", kind.name);
+        let secret = ["hunter2", "muster-secret"].iter().any(|secret| said.contains(secret));
+        assert!(said.contains("all_messages > target") && !secret, "{}: {said}", kind.name);
     }
 }
 
