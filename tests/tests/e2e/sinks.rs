@@ -41,6 +41,13 @@ const KINDS: &[Kind] = &[
         into: "target",
         steps: Some(1),
     },
+    Kind {
+        name: "postgres",
+        server: Some("postgres"),
+        options: |at| format!("url = 'postgres://postgres:hunter2@{at}/postgres', connect_timeout_ms = 2000"),
+        into: "target.device_messages",
+        steps: Some(3),
+    },
 ];
 
 impl Kind {

@@ -5,6 +5,7 @@
 mod books;
 mod influxdb;
 mod outage;
+mod postgres;
 mod run;
 mod sqlite;
 mod target;
