@@ -48,6 +48,13 @@ const KINDS: &[Kind] = &[
         into: "target.device_messages",
         steps: Some(3),
     },
+    Kind {
+        name: "kafka",
+        server: Some("kafka"),
+        options: |at| format!("brokers = '{at}', create_topics = 'true', timeout_ms = 3000"),
+        into: "target.device_messages",
+        steps: None,
+    },
 ];
 
 impl Kind {

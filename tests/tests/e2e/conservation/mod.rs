@@ -4,6 +4,7 @@
 
 mod books;
 mod influxdb;
+mod kafka;
 mod outage;
 mod postgres;
 mod run;
