@@ -1,5 +1,5 @@
-//! Rows a second into SQLite by a pipeline, against bare prepared inserts of the same rows in equal transactions, in
-//! the same run. `cargo bench -p muster-sinks [-- ROWS]`
+//! Rows a second into PostgreSQL by a pipeline, against `psql`'s `\\copy` of the same rows from a file into an equal
+//! table of the same server, in the same run. `cargo bench -p muster-sinks --bench postgres [-- ROWS]`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +9,7 @@
 )]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,14 +21,46 @@ use muster_sinks::delivery::{
     DeliveryStore, LogReader, LogSource, Pipeline, PipelineConfig, ReadBatch, SourceError, Start, Transform,
 };
 use muster_sinks::{BoxFuture, PipelineId, SharedRow, SinkEnv, SinkSpec, build};
+use muster_test_servers::Server;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-const ROWS: u64 = 500_000;
-/// Rows in a transaction: the sink's default, for both.
-const TRANSACTION_ROWS: usize = 5_000;
+const ROWS: u64 = 300_000;
 /// Each side runs so often; the fastest counts.
 const ROUNDS: usize = 3;
+
+/// A table, and what fills it.
+struct Case {
+    name: &'static str,
+    create: &'static str,
+    /// What is copied: the columns that are not generated.
+    columns: &'static str,
+    star: bool,
+}
+
+const CASES: [Case; 3] = [
+    Case {
+        name: "telemetry, no key",
+        create: "CREATE TABLE $table (clientid text, topic text, temp float8, n bigint, at timestamptz)",
+        columns: "clientid, topic, temp, n, at",
+        star: false,
+    },
+    Case {
+        name: "telemetry, own columns",
+        create: "CREATE TABLE $table (clientid text, topic text, temp float8, n bigint, at timestamptz, \
+                 _event_id uuid, _rule text, _row int, UNIQUE (_event_id, _rule, _row))",
+        columns: "clientid, topic, temp, n, at, _event_id, _rule, _row",
+        star: false,
+    },
+    Case {
+        name: "device_messages",
+        create: "CREATE TABLE $table (LIKE device_messages INCLUDING ALL)",
+        columns: "timestamp, clientid, username, topic, qos, payload, event, peername, peerhost, \
+                  publish_received_at, node, session, seq, id, event_id, \"offset\", flags, pub_props, client_attrs, \
+                  extra, _event_id, _rule, _row",
+        star: true,
+    },
+];
 
 struct Events(Arc<Vec<Arc<Event>>>);
 struct EventsReader(Arc<Vec<Arc<Event>>>, usize);
@@ -69,14 +101,19 @@ impl LogReader for EventsReader {
     }
 }
 
-struct Telemetry;
+/// `SELECT *`, or what a rule on telemetry selects.
+struct Rule(bool);
 
-impl Transform for Telemetry {
+impl Transform for Rule {
     fn kinds(&self) -> EventKinds {
         EventKinds::ALL
     }
 
     fn apply(&mut self, event: &Event, rows: &mut Vec<SharedRow>) -> Result<(), String> {
+        if self.0 {
+            rows.push(event.columns().into());
+            return Ok(());
+        }
         let mut row = Row::with_capacity(5);
         row.insert("clientid", event.clientid());
         row.insert("topic", event.topic.as_str());
@@ -90,65 +127,68 @@ impl Transform for Telemetry {
 
 fn events(rows: u64) -> Vec<Arc<Event>> {
     let event = |offset| {
-        let client = proto::Client { clientid: format!("device-{}", offset % 1000), ..Default::default() };
-        let body = proto::Event { client: Some(client), ..Default::default() };
+        let clientid = format!("device-{}", offset % 1000);
+        let client = proto::Client {
+            clientid,
+            seq: offset,
+            peername: "10.0.0.1:51234".into(),
+            proto_name: "MQTT".into(),
+            proto_ver: 5,
+            ..Default::default()
+        };
+        let payload = format!(r#"{{"temp":{},"humidity":61,"battery":3.61,"rssi":-71}}"#, offset % 100);
+        let message = proto::Message { payload: payload.into(), qos: 1, ..Default::default() };
+        let body = proto::Event {
+            node: "muster@127.0.0.1".into(),
+            client: Some(client),
+            message: Some(message),
+            ..Default::default()
+        };
         let topic = format!("sensors/{}/up", offset % 1000);
-        let new = NewEvent { timestamp_ms: offset as i64, kind: EventKind::MessagePublish, topic, body };
-        Arc::new(new.at(1 << 100, offset))
+        let timestamp_ms = 1_700_000_000_000 + offset as i64;
+        Arc::new(NewEvent { timestamp_ms, kind: EventKind::MessagePublish, topic, body }.at(1 << 100, offset))
     };
     (0..rows).map(event).collect()
 }
 
-/// A loop that binds and steps one prepared statement: the limit of one connection.
-fn bare(dir: &Path, events: &[Arc<Event>]) -> Duration {
-    let connection = rusqlite::Connection::open(dir.join("bare.db")).unwrap();
-    connection
-        .execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-             CREATE TABLE telemetry (clientid TEXT, topic TEXT, temp REAL, n INTEGER, at INTEGER, \
-             _event_id TEXT NOT NULL, _rule TEXT NOT NULL, _row INTEGER NOT NULL, \
-             PRIMARY KEY (_event_id, _rule, _row)) WITHOUT ROWID",
-        )
-        .unwrap();
+fn psql(server: &Server, sql: &str) -> Duration {
+    let (host, port) = (server.address().ip().to_string(), server.address().port().to_string());
     let start = now();
-    let mut insert =
-        connection.prepare("INSERT INTO telemetry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)").unwrap();
-    for chunk in events.chunks(TRANSACTION_ROWS) {
-        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
-        for event in chunk {
-            let temp = 20.0 + (event.offset % 100) as f64 / 10.0;
-            let (n, id) = (event.offset as i64, event.id.to_string());
-            let row =
-                (event.clientid(), event.topic.as_str(), temp, n, event.timestamp_ms, id, "telemetry", 0);
-            insert.execute(row).unwrap();
-        }
-        connection.execute_batch("COMMIT").unwrap();
-    }
+    let done = Command::new("psql")
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", &host, "-p", &port, "-c", sql])
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{sql}: {}", String::from_utf8_lossy(&done.stderr));
     start.elapsed()
 }
 
-async fn pipeline(dir: &Path, events: Arc<Vec<Arc<Event>>>) -> Duration {
+fn spec<'a>(table: &'a str, options: &'a BTreeMap<String, String>) -> SinkSpec<'a> {
+    SinkSpec { kind: "postgres", name: "pg", target: Some(table), rule: "telemetry", options }
+}
+
+async fn pipeline(server: &Server, table: &str, star: bool, events: Arc<Vec<Arc<Event>>>) -> Duration {
+    let dir = tempfile::tempdir().unwrap();
     let clock = SystemClock::shared();
-    let env = SinkEnv { data_dir: dir.to_owned(), databases: Databases::default(), clock: clock.clone() };
-    let options = BTreeMap::from([("batch_rows".to_owned(), TRANSACTION_ROWS.to_string())]);
-    let spec =
-        SinkSpec { kind: "sqlite", name: "sqlite", target: None, rule: "telemetry", options: &options };
-    let built = build(&spec, &env).unwrap();
+    let env = SinkEnv { data_dir: "/nowhere".into(), databases: Databases::default(), clock: clock.clone() };
+    let url = format!("postgres://postgres@{}/postgres", server.address());
+    let options = BTreeMap::from([("url".to_owned(), url)]);
+    let built = build(&spec(table, &options), &env).unwrap();
     let config = PipelineConfig {
-        id: PipelineId::new("telemetry", "sqlite", built.target),
+        id: PipelineId::new("telemetry", "pg", built.target),
         rule_version: "1".into(),
         start: Start::Earliest,
         paused: false,
         limits: built.limits,
         retry_wait_max: muster_sinks::delivery::WAIT_MAX,
     };
-    let store = DeliveryStore::open(&dir.join("delivery.db")).unwrap();
+    let store = DeliveryStore::open(&dir.path().join("delivery.db")).unwrap();
     let end = events.len() as u64;
     let start = now();
     let rng = SmallRng::seed_from_u64(1);
     let source = Arc::new(Events(events));
-    let running = Pipeline::spawn(config, source, Box::new(Telemetry), built.sink, store, clock, rng);
+    let running = Pipeline::spawn(config, source, Box::new(Rule(star)), built.sink, store, clock, rng);
     while running.status().delivered < end {
+        assert!(running.status().last_error.is_none(), "{:?}", running.status());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let took = start.elapsed();
@@ -165,17 +205,27 @@ fn main() {
     let rows = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(ROWS);
     let events = Arc::new(events(rows));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (mut plain, mut piped) = (Duration::MAX, Duration::MAX);
-    for _ in 0..ROUNDS {
-        let dir = tempfile::tempdir().unwrap();
-        plain = plain.min(bare(dir.path(), &events));
-        piped = piped.min(runtime.block_on(pipeline(dir.path(), events.clone())));
+    let server = Server::own("postgres").unwrap();
+    psql(&server, include_str!("../../migrations/postgres/0004_device_messages.sql"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows");
+    let file = file.display();
+    println!("{rows} rows, PostgreSQL and both clients on this machine; rows/s: pipeline, \\copy, ratio");
+    for (at, Case { name, create, columns, star }) in CASES.iter().enumerate() {
+        let (mut copied, mut piped) = (Duration::MAX, Duration::MAX);
+        for round in 0..ROUNDS {
+            let (ours, theirs) = (format!("t{at}_{round}"), format!("u{at}_{round}"));
+            for table in [&ours, &theirs] {
+                psql(&server, &create.replace("$table", table));
+            }
+            psql(&server, "CHECKPOINT");
+            piped = piped.min(runtime.block_on(pipeline(&server, &ours, *star, events.clone())));
+            psql(&server, &format!("\\copy {ours} ({columns}) TO '{file}'"));
+            psql(&server, "CHECKPOINT");
+            copied = copied.min(psql(&server, &format!("\\copy {theirs} ({columns}) FROM '{file}'")));
+            psql(&server, &format!("DROP TABLE {ours}; DROP TABLE {theirs}"));
+        }
+        let rate = |took: Duration| rows as f64 / took.as_secs_f64();
+        println!("{name:<24} {:>9.0} {:>9.0} {:>6.2}", rate(piped), rate(copied), rate(piped) / rate(copied));
     }
-    let rate = |took: Duration| rows as f64 / took.as_secs_f64();
-    println!(
-        "{rows} rows of 5 columns and their key, {TRANSACTION_ROWS} in a transaction, WAL, synchronous = FULL"
-    );
-    println!("bare prepared inserts  {:>9.0} rows/s", rate(plain));
-    println!("pipeline into SQLite   {:>9.0} rows/s", rate(piped));
-    println!("ratio                  {:>9.2}", rate(piped) / rate(plain));
 }

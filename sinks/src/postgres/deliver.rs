@@ -11,7 +11,7 @@ use super::config::Config;
 use super::error::Trouble;
 use super::hint::create_table;
 use super::load::{self, Into, Load};
-use super::rows::entries;
+use super::rows::{Refused, entries};
 use super::upsert::Conflict;
 use crate::delivery::{int, uint};
 use crate::error::{ErrorKind, SinkError};
@@ -155,14 +155,14 @@ impl Session {
         };
         let replaces = matches!(conflict, Conflict::Newest { .. });
         let staged = careful || self.repeating || replaces || table.no_copy || as_text(&table, batch);
-        let encoded = entries(&table, &conflict, batch, !careful)
-            .and_then(|entries| load::encode(&table, &conflict, entries, (staged, careful), batch.len()));
-        let written = match &encoded {
-            Err(refused) => Ok(Written::Refused(refused.clone())),
-            Ok(load) => {
-                let into = Into { table: &table, conflict: &conflict, stage: &stage };
-                self.transaction(batch, epoch, Some((load, into, careful))).await
-            }
+        let mut refused = Refused::none(batch.len());
+        let entries = entries(&table, &conflict, batch, !careful, &mut refused);
+        let load = load::encode(&table, &conflict, entries, (staged, careful), &mut refused);
+        let written = if refused.any() {
+            Ok(Written::Refused(refused.into_reasons()))
+        } else {
+            let into = Into { table: &table, conflict: &conflict, stage: &stage };
+            self.transaction(batch, epoch, Some((&load, into, careful))).await
         };
         self.table = Some((table, conflict, stage));
         written
@@ -221,9 +221,10 @@ impl Session {
                 return take_back(connection, Written::Changed).await;
             }
             let taken = if careful {
-                let (refused, taken) = load.hunt(connection, &into, batch.len()).await?;
-                if refused.iter().any(Option::is_some) {
-                    return take_back(connection, Written::Refused(refused)).await;
+                let mut refused = Refused::none(batch.len());
+                let taken = load.hunt(connection, &into, &mut refused).await?;
+                if refused.any() {
+                    return take_back(connection, Written::Refused(refused.into_reasons())).await;
                 }
                 taken
             } else {

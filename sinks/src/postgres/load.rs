@@ -10,7 +10,7 @@ use super::catalog::Table;
 use super::client::{Connection, quote};
 use super::encode::Kind;
 use super::error::Trouble;
-use super::rows::Entry;
+use super::rows::{Entry, Refused};
 use super::upsert::{Conflict, key_of, refusal};
 
 /// How a binary `COPY` begins: its signature, no flags, no extension.
@@ -38,36 +38,31 @@ pub(super) struct Load {
     staged: bool,
 }
 
-/// Encodes `entries`; `careful` keeps rows of one key apart, so that a refused row can be told from the others.
-///
-/// # Errors
-/// Why rows of the batch cannot be encoded, by their places among `rows`.
+/// Encodes `entries`; `careful` keeps rows of one key apart, so that a refused row can be told from the others. Why a
+/// row cannot be encoded is noted in `refused`; then nothing of it may be sent.
 pub(super) fn encode(
     table: &Table,
     conflict: &Conflict,
     entries: Vec<Entry<'_>>,
     (staged, careful): (bool, bool),
-    rows: usize,
-) -> Result<Load, Vec<Option<String>>> {
+    refused: &mut Refused,
+) -> Load {
     let mut load = Load { groups: Vec::new(), sources: Vec::with_capacity(entries.len()), staged };
-    let mut refused: Vec<Option<String>> = Vec::new();
     for (columns, entries) in grouped(table, conflict, entries, careful) {
         let first = load.sources.len();
         let mut data = Vec::with_capacity(entries.len() * columns.len() * 16 + HEADER.len());
         data.extend_from_slice(HEADER);
         for entry in entries {
-            if let Err(reason) =
-                encode_entry(table, &columns, &entry, staged.then_some(load.sources.len()), &mut data)
-            {
-                refused.resize(rows, None);
-                refused[entry.source] = Some(reason);
+            let number = staged.then_some(load.sources.len());
+            if let Err(reason) = encode_entry(table, &columns, &entry, number, &mut data) {
+                refused.note(entry.source, reason);
             }
             load.sources.push(entry.source);
         }
         data.extend_from_slice(TRAILER);
         load.groups.push(Group { columns, numbers: first..load.sources.len(), data: data.into() });
     }
-    if refused.is_empty() { Ok(load) } else { Err(refused) }
+    load
 }
 
 fn encode_entry(
@@ -163,19 +158,17 @@ impl Load {
     }
 
     /// Finds exactly the rows that the table refuses, and why: what is refused is halved until it stands alone. The
-    /// others are in the table afterwards. Answers with the reasons by the places of `rows` rows, and how many the
-    /// table took.
+    /// others are in the table afterwards. Answers with how many the table took.
     pub(super) async fn hunt(
         &self,
         connection: &mut Connection,
         into: &Into<'_>,
-        rows: usize,
-    ) -> Result<(Vec<Option<String>>, u64), Trouble> {
+        refused: &mut Refused,
+    ) -> Result<u64, Trouble> {
         let doing = "looking for the row that is refused";
         for group in &self.groups {
             self.copy(connection, into, group).await?;
         }
-        let mut refused = vec![None; rows];
         let mut taken = 0;
         for group in &self.groups {
             let mut open = vec![group.numbers.clone()];
@@ -196,11 +189,11 @@ impl Load {
                     let middle = range.start + range.len() / 2;
                     open.extend([middle..range.end, range.start..middle]);
                 } else if let Some(source) = self.sources.get(range.start) {
-                    refused[*source] = Some(reason);
+                    refused.note(*source, reason);
                 }
             }
         }
-        Ok((refused, taken))
+        Ok(taken)
     }
 
     async fn copy(

@@ -53,28 +53,53 @@ pub(super) struct Entry<'a> {
     pub(super) fields: Vec<Field<'a>>,
 }
 
-/// The batch as entries, or why rows of it can be none.
-pub(super) type Entries<'a> = Result<Vec<Entry<'a>>, Vec<Option<String>>>;
-
-/// The rows of `batch` as entries of `table`. With `merging`, rows that replace each other become one.
+/// The rows of `batch` as entries of `table`, without those whose columns do not fit: why is noted in `refused`. With
+/// `merging`, rows that replace each other become one.
 pub(super) fn entries<'a>(
     table: &Table,
     conflict: &Conflict,
     batch: &'a Batch,
     merging: bool,
-) -> Entries<'a> {
+    refused: &mut Refused,
+) -> Vec<Entry<'a>> {
     let mut fitter = Fitter { table, own: OWN_COLUMNS.map(|own| table.find(own)), shapes: Vec::new() };
     let mut merged = Merging::new(table, conflict, merging);
-    let mut refused: Vec<Option<String>> = Vec::new();
-    for (at, row) in batch.rows().enumerate() {
+    for (source, row) in batch.rows().enumerate() {
         let fields = fitter.fields(&batch.pipeline.rule, row);
-        let taken = fields.and_then(|fields| merged.push(Entry { source: at, fields }));
-        if let Err(reason) = taken {
-            refused.resize(batch.len(), None);
-            refused[at] = Some(reason);
+        if let Err(reason) = fields.and_then(|fields| merged.push(Entry { source, fields })) {
+            refused.note(source, reason);
         }
     }
-    if refused.is_empty() { Ok(merged.into_entries()) } else { Err(refused) }
+    merged.into_entries()
+}
+
+/// Rows of a batch that are refused, by their places, and why.
+#[derive(Debug)]
+pub(super) struct Refused {
+    reasons: Vec<Option<String>>,
+    any: bool,
+}
+
+impl Refused {
+    /// None of `rows` rows yet.
+    pub(super) fn none(rows: usize) -> Self {
+        Self { reasons: vec![None; rows], any: false }
+    }
+
+    pub(super) fn note(&mut self, place: usize, reason: String) {
+        if let Some(kept) = self.reasons.get_mut(place) {
+            (*kept, self.any) = (Some(reason), true);
+        }
+    }
+
+    pub(super) fn any(&self) -> bool {
+        self.any
+    }
+
+    /// One a row of the batch.
+    pub(super) fn into_reasons(self) -> Vec<Option<String>> {
+        self.reasons
+    }
 }
 
 /// Where the columns of rows with the same names belong.
