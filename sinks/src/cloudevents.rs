@@ -42,8 +42,8 @@ pub(crate) struct CloudEvent<'a> {
 }
 
 impl<'a> CloudEvent<'a> {
-    /// The event of `row`: its id is made of the event, the rule and the row's place, so it is the same on every attempt
-    /// and on every replay; its source is the node and the log.
+    /// The event of `row`: its id is made of the event, the rule and the row's place, so it is the same on every
+    /// attempt and on every replay; its source is the node and the log.
     pub(crate) fn of(batch: &Batch, row: &'a BatchRow) -> Self {
         let event = &row.event;
         Self {

@@ -1,5 +1,5 @@
-//! Texts with places for a row's columns: `telemetry.${region}`, `${payload.room}`. For topics, keys, paths and bodies of
-//! any sink. It must never know where a text goes.
+//! Texts with places for a row's columns: `telemetry.${region}`, `${payload.room}`. For topics, keys, paths and bodies
+//! of any sink. It must never know where a text goes.
 
 use muster_core::value::{Map, Row, Value};
 

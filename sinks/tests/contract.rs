@@ -9,6 +9,10 @@ mod subjects {
     pub mod influxdb;
     pub mod postgres;
 }
+#[path = "subjects/kafka.rs"]
+mod kafka;
+#[path = "support/kafka.rs"]
+mod kafka_server;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -314,6 +318,14 @@ async fn postgres() {
     for (seed, columns) in ["", own, "", own].into_iter().enumerate() {
         let Some(subject) = PostgresSubject::new(columns).await else { return };
         history(&subject, seed as u64).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_transactions() {
+    let Some(mut subject) = kafka::KafkaSubject::new().await else { return };
+    for seed in 0..4 {
+        history(subject.anew().await, seed).await;
     }
 }
 

@@ -21,7 +21,7 @@ use crate::error::SinkError;
 /// How long a call blocks that can be taken up again where it stopped.
 const SLICE: Duration = Duration::from_millis(100);
 /// How long a call blocks at first that begins anew each time, and at most.
-const ASK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+const ASK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 /// How long reports of deliveries are waited for at a time.
 const REPORTS: Duration = Duration::from_millis(1);
 /// How long to wait before asking again for what the brokers are about to do.
@@ -122,8 +122,7 @@ impl Context {
         if now.saturating_sub(since) < DOWN_MAX {
             return None;
         }
-        let reason = troubles.last.iter().rev().find(|(code, _)| *code != RDKafkaErrorCode::AllBrokersDown);
-        let reason = reason.map_or_else(String::new, |(_, reason)| format!(": {reason}"));
+        let reason = troubles.last.back().map_or_else(String::new, |(_, reason)| format!(": {reason}"));
         Some(SinkError::unavailable(format!("no broker of Kafka can be reached{reason}")))
     }
 
@@ -142,7 +141,10 @@ impl Context {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         if code == RDKafkaErrorCode::AllBrokersDown {
             troubles.all_down_since.get_or_insert(self.clock.monotonic());
+            return;
         }
+        // Each is told twice, and some again and again.
+        troubles.last.retain(|(_, before)| before != reason);
         if troubles.last.len() == TROUBLES_MAX {
             troubles.last.pop_front();
         }
@@ -253,6 +255,12 @@ impl Client {
             context.all_is_well();
         }
         Ok(std::mem::take(&mut *failed))
+    }
+
+    /// Before a batch: what was told since the last one may be over.
+    pub(super) fn forget_troubles(&self) {
+        self.producer.poll(REPORTS);
+        self.context().all_is_well();
     }
 
     pub(super) fn init_transactions(&self, job: &Job) -> Result<(), SinkError> {

@@ -25,6 +25,7 @@ pub(super) fn transaction(
     job: &Job,
 ) -> Result<Outcome, SinkError> {
     let mut notes = Vec::new();
+    client.forget_troubles();
     let (topics, mut refused) = topics_of(client, config, batch, job, &mut notes)?;
     if !refused.is_empty() {
         refused.extend(unfit(config, batch, &topics));
@@ -54,6 +55,7 @@ pub(super) fn plain(
     job: &Job,
 ) -> Result<Outcome, SinkError> {
     let mut notes = Vec::new();
+    client.forget_troubles();
     let (topics, mut refused) = topics_of(client, config, batch, job, &mut notes)?;
     refused.extend(send_all(client, config, batch, &topics, false, job)?);
     let failed = client.settle(job, false)?;
@@ -184,6 +186,12 @@ fn taken_back(
     let Some((place, code)) = cause else {
         return Err(SinkError::unavailable("records failed without a reason"));
     };
+    if errors::is_consequence(code) {
+        // The producer has ended as a whole, and may not have been told why: mostly because another has its id.
+        let fatal = client.native().fatal_error();
+        let fatal = fatal.map_or_else(|| code.to_string(), |(_, words)| words);
+        return Err(SinkError::new(ErrorKind::Fenced, format!("Kafka did not write the records: {fatal}")));
+    }
     // The checkpoint, which comes last, is nobody's row.
     if !errors::is_about_the_record(code) || place >= batch.len() {
         return Err(failure(code));
@@ -191,7 +199,7 @@ fn taken_back(
     client.abort(job)?;
     let about_records = failed.iter().filter(|(_, code)| errors::is_about_the_record(*code)).count();
     if about_records > 1 {
-        return Err(refused_together(code));
+        return Ok(per_row(batch, Vec::new(), |_| RowOutcome::Untried, Some(refused_together(code))));
     }
     Ok(per_row(batch, vec![(place, refusal(code))], |_| RowOutcome::Untried, None))
 }

@@ -7,8 +7,8 @@ use crate::error::{ErrorKind, SinkError};
 const CREDENTIALS: &str = "see that `username`, `password` and `sasl_mechanism` are what the brokers know";
 const TLS: &str = "see that `ca_file` holds the authority of the brokers' certificates, that they name the host that \
                    `brokers` names, and that the listener speaks TLS";
-const RIGHTS: &str = "let the user write to the topic, and under `delivery = 'exactly_once'` use the transactional id and \
-                      read and write the checkpoint topic; to create topics takes that right, too";
+const RIGHTS: &str = "let the user write to the topic, and under `delivery = 'exactly_once'` use the transactional id \
+                      and read and write the checkpoint topic; to create topics takes that right, too";
 const TOO_OLD: &str =
     "the brokers are too old or set up otherwise; `delivery = 'at_least_once'` asks for less";
 const TOO_LONG: &str = "lower `timeout_ms`, or raise the brokers' `transaction.max.timeout.ms`";
@@ -24,11 +24,20 @@ pub(super) fn of_code(code: Code, reason: String) -> SinkError {
     with_hint(SinkError::new(kind(code), reason), code)
 }
 
-/// Why a client cannot even be made: a file that is missing, a key that does not open.
+/// Why a client cannot even be made: a file that is missing, a key that does not open. librdkafka names its properties;
+/// operators know our options.
 pub(super) fn of_creation(error: KafkaError) -> SinkError {
-    SinkError::misconfigured("the options cannot be used")
-        .with_hint("see that `ca_file`, `cert_file`, `key_file` and `key_password` are right")
-        .caused_by(error)
+    let mut words = error.to_string();
+    for (property, option) in [
+        ("ssl.ca.location", "`ca_file`"),
+        ("ssl.certificate.location", "`cert_file`"),
+        ("ssl.key.location", "`key_file`"),
+        ("ssl.key.password", "`key_password`"),
+    ] {
+        words = words.replace(property, option);
+    }
+    SinkError::misconfigured(format!("the options cannot be used: {words}"))
+        .with_hint("see that `ca_file`, `cert_file`, `key_file` and `key_password` are right, and may be read")
 }
 
 /// Whether the fault is in the record: any other record may be taken.

@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
         Ok(Self { consumer, client, topic, key, job })
     }
 
-    /// What is committed now, as far as it can be seen: behind the first open transaction of whatever pipeline it cannot.
+    /// What is committed now, as far as it can be seen: not what is behind an open transaction of whatever pipeline.
     pub(super) fn glance(&self) -> Result<Option<Remembered>, SinkError> {
         let (low, stable) = self.watermarks()?;
         self.last_before(low, stable)

@@ -244,7 +244,7 @@ fn exactly_once(
     };
     match deliver::transaction(&mut client, config, &mut owner, batch, job) {
         Ok(outcome) => Ok((client, owner, outcome)),
-        Err(error) if errors::is_fence(&error) => Err(owner.after_fence(&client, config, job)),
+        Err(error) if errors::is_fence(&error) => Err(owner.after_fence(&client, config, error, job)),
         Err(error) => Err(error),
     }
 }

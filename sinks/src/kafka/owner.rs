@@ -77,11 +77,17 @@ impl Owner {
 
     /// Whether somebody has taken the pipeline over, after the broker said that our transaction is not welcome: it says
     /// the same where a transaction has only taken too long.
-    pub(super) fn after_fence(&self, client: &Client, config: &Config, job: &Job) -> SinkError {
+    pub(super) fn after_fence(
+        &self,
+        client: &Client,
+        config: &Config,
+        fence: SinkError,
+        job: &Job,
+    ) -> SinkError {
         let reader =
             Reader::new(&config.reader(&self.pipeline), client, &config.checkpoint_topic, &self.id, job);
         match reader.and_then(|reader| reader.glance()).and_then(|found| self.is_still_seen(found)) {
-            Ok(()) => SinkError::unavailable("Kafka has ended the transaction"),
+            Ok(()) => SinkError::unavailable("Kafka has ended the transaction").caused_by(fence),
             Err(error) => error,
         }
     }
@@ -107,8 +113,8 @@ impl Owner {
                 "another process delivers {} under the transactional id `{}`",
                 self.pipeline, self.id
             );
-            let hint = "stop one of the two, then resume; where both are wanted, e.g. two installations with equal names \
-                        of rules, give one of them another `transactional_id`";
+            let hint = "stop one of the two, then resume; where both are wanted, e.g. two installations with equal \
+                        names of rules, give one of them another `transactional_id`";
             return Err(SinkError::new(ErrorKind::Fenced, message).with_hint(hint));
         }
         if epoch < self.epoch {
