@@ -145,7 +145,7 @@ struct Two {
 
 impl Two {
     async fn start() -> Option<(String, Self)> {
-        let database = Database::absent()?;
+        let database = Database::absent_on("influxdb-flux")?;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let ping = http.get(format!("{}/ping", database.url())).send().await.unwrap();
         if ping.headers()["x-influxdb-version"].to_str().unwrap().starts_with("1.6") {

@@ -74,8 +74,9 @@ async fn only_who_is_given_the_certificate_trusts_it() {
     let options = [("url", serve(dir.path())), ("bucket", "b".into())];
     let one = || vec![row([("n", Value::Int(1))])];
     let error = opened(&options, &[]).await.came(one()).await.error.unwrap();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.in_words().contains("certificate"), "{}", error.in_words());
+    assert_eq!(error.kind(), ErrorKind::Misconfigured);
+    assert!(error.in_words().contains("is not trusted"), "{}", error.in_words());
+    assert!(error.hint().contains("`ca_file`"), "{}", error.hint());
     let file = dir.path().join("cert.pem");
     opened(&options, &[("ca_file", file.to_str().unwrap())]).await.came(one()).await.all_durable();
     for (name, said) in [("missing.pem", "cannot be read"), ("key.pem", "holds no certificate")] {

@@ -1,5 +1,5 @@
-//! What InfluxDB's answers mean: written, about the points, or about the server. Pure, so that every version's words can
-//! be tried. It must never know HTTP beyond a status.
+//! What InfluxDB's answers mean: written, about the points, or about the server. Pure, so that every version's words
+//! can be tried. It must never know HTTP beyond a status.
 
 use std::time::Duration;
 
@@ -95,6 +95,9 @@ pub(super) fn judge(answer: &Answer, shown: &str, target: &str) -> Result<Verdic
             "see that `token` (in InfluxDB 1.8 `user:password`), or `username` and `password`, are right".into(),
         ),
         403 => misconfigured(format!("see that the token or the user may write to {target}")),
+        404 if said.contains("organization") => {
+            misconfigured("the organisation is not there, or the token may not see it: see `org`".into())
+        }
         404 if said.contains("not found") && !said.contains("page not found") => {
             misconfigured(format!("{target} is not there: correct the option, or create it with `muster migrate`"))
         }

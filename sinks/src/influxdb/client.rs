@@ -14,7 +14,7 @@ use reqwest::{Certificate, Method, Response, StatusCode, Url};
 
 use super::answer::{self, Answer, Verdict};
 use super::config::{Api, Connection};
-use crate::error::SinkError;
+use crate::error::{SinkError, in_words};
 
 /// How much of an answer is kept: a refusal may repeat every line that it is about.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -141,6 +141,12 @@ impl Client {
     }
 
     fn unreachable(&self, error: reqwest::Error) -> SinkError {
+        if in_words(&error).contains("certificate") {
+            let message = format!("the certificate of {} is not trusted", self.shown);
+            return SinkError::misconfigured(message)
+                .caused_by(error.without_url())
+                .with_hint("name a file with the certificate that signs it in `ca_file`, or renew the server's");
+        }
         let what = if error.is_timeout() { "did not answer in time" } else { "cannot be reached" };
         SinkError::unavailable(format!("{} {what}", self.shown)).caused_by(error.without_url())
     }

@@ -1,5 +1,5 @@
-//! A row as a line of line protocol, and the nanosecond that it belongs to. It must never know HTTP; nothing is read but
-//! the row, so that a second attempt writes the same line.
+//! A row as a line of line protocol, and the nanosecond that it belongs to. It must never know HTTP; nothing is read
+//! but the row, so that a second attempt writes the same line.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -12,16 +12,17 @@ use crate::sink::BatchRow;
 
 /// Nanoseconds in a millisecond: the places that rows of one millisecond share.
 const PLACES: u64 = 1_000_000;
-/// How far the rows of one event are apart: about the golden section, and prime to [`PLACES`]. Rows whose numbers differ
-/// by `d` (up to 1,000) are more than 330,000 / d places apart, so no event of the next thousands comes upon them.
+/// How far the rows of one event are apart: about the golden section, and prime to [`PLACES`]. Rows whose numbers
+/// differ by `d` (up to 1,000) are more than 330,000 / d places apart, so no event of the next thousands comes upon
+/// them.
 const ROW_STEP: u64 = 613_393;
 /// The longest key of a series and one of its fields, in bytes as written.
 const KEY_BYTES_MAX: usize = 65_535;
 /// What the server adds between the two.
 const KEY_SEPARATOR_BYTES: usize = 4;
 
-/// Appends `row` as a line that ends in a newline, and answers with its time in nanoseconds since 1970; why it cannot be
-/// a line, in words, and then `out` is as it was.
+/// Appends `row` as a line that ends in a newline, and answers with its time in nanoseconds since 1970; why it cannot
+/// be a line, in words, and then `out` is as it was.
 pub(super) fn line(shape: &Shape, rule: &str, row: &BatchRow, out: &mut String) -> Result<i64, String> {
     let start = out.len();
     let written = point(shape, rule, row, out);

@@ -1,5 +1,5 @@
-//! InfluxDB: a row is a point of line protocol. Its nanosecond follows from the event, so a row that is written again is
-//! the same point, and no checkpoint and no recorded batch is needed for once to be once.
+//! InfluxDB: a row is a point of line protocol. Its nanosecond follows from the event, so a row that is written again
+//! is the same point, and no checkpoint and no recorded batch is needed for once to be once.
 
 mod answer;
 mod client;

@@ -376,6 +376,7 @@ fn each_answer_has_its_kind() {
         (401, r#"{"error":"authorization failed"}"#, ErrorKind::Misconfigured, "`token`"),
         (403, "", ErrorKind::Misconfigured, "the bucket `b`"),
         (404, r#"{"error":"database not found: \"x\""}"#, ErrorKind::Misconfigured, "muster migrate"),
+        (404, r#"{"message":"organization name \"x\" not found"}"#, ErrorKind::Misconfigured, "`org`"),
         (404, "404 page not found", ErrorKind::Misconfigured, "`api`"),
         (500, r#"{"error":"retention policy not found: x"}"#, ErrorKind::Misconfigured, "retention policy"),
         (500, r#"{"error":"timeout"}"#, ErrorKind::Unavailable, "nothing to do"),

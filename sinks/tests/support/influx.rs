@@ -1,5 +1,5 @@
-//! A database of its own on the shared InfluxDB, and what is in it. It reads by InfluxQL, so that nothing of the sink is
-//! used to look at what the sink wrote.
+//! A database of its own on the shared InfluxDB, and what is in it. It reads by InfluxQL, so that nothing of the sink
+//! is used to look at what the sink wrote.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub struct Database {
     http: reqwest::Client,
 }
 
-/// A point: its columns by name, tags among them, and its `name` (the measurement).
+/// A point: its columns by name, tags among them, and its `name` (the measurement) where no column is called so.
 pub type Point = Map<String, Value>;
 
 impl Database {
@@ -38,7 +38,12 @@ impl Database {
 
     /// One that is not there yet.
     pub fn absent() -> Option<Self> {
-        let server = Server::shared("influxdb")?;
+        Self::absent_on("influxdb")
+    }
+
+    /// One that is not there yet, on another kind of server.
+    pub fn absent_on(kind: &'static str) -> Option<Self> {
+        let server = Server::shared(kind)?;
         Some(Self { _server: Some(server.clone()), ..Self::at(server.address()) })
     }
 
@@ -94,7 +99,7 @@ impl Database {
         for one in &series {
             let names: Vec<_> =
                 one["columns"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
-            for values in one["values"].as_array().unwrap() {
+            for values in one.get("values").and_then(Value::as_array).into_iter().flatten() {
                 let columns =
                     names.iter().zip(values.as_array().unwrap()).filter(|(_, value)| !value.is_null());
                 let mut point: Point =
@@ -102,7 +107,7 @@ impl Database {
                 for (tag, value) in one.get("tags").and_then(Value::as_object).into_iter().flatten() {
                     point.insert(tag.clone(), value.clone());
                 }
-                point.insert("name".into(), one["name"].clone());
+                point.entry("name").or_insert_with(|| one.get("name").cloned().unwrap_or_default());
                 points.push(point);
             }
         }
