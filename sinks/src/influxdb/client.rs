@@ -143,9 +143,9 @@ impl Client {
     fn unreachable(&self, error: reqwest::Error) -> SinkError {
         if in_words(&error).contains("certificate") {
             let message = format!("the certificate of {} is not trusted", self.shown);
-            return SinkError::misconfigured(message)
-                .caused_by(error.without_url())
-                .with_hint("name a file with the certificate that signs it in `ca_file`, or renew the server's");
+            return SinkError::misconfigured(message).caused_by(error.without_url()).with_hint(
+                "name a file with the certificate that signs it in `ca_file`, or renew the server's",
+            );
         }
         let what = if error.is_timeout() { "did not answer in time" } else { "cannot be reached" };
         SinkError::unavailable(format!("{} {what}", self.shown)).caused_by(error.without_url())

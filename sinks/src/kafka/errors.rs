@@ -36,8 +36,9 @@ pub(super) fn of_creation(error: KafkaError) -> SinkError {
     ] {
         words = words.replace(property, option);
     }
-    SinkError::misconfigured(format!("the options cannot be used: {words}"))
-        .with_hint("see that `ca_file`, `cert_file`, `key_file` and `key_password` are right, and may be read")
+    SinkError::misconfigured(format!("the options cannot be used: {words}")).with_hint(
+        "see that `ca_file`, `cert_file`, `key_file` and `key_password` are right, and may be read",
+    )
 }
 
 /// Whether the fault is in the record: any other record may be taken.
