@@ -8,6 +8,7 @@ pub mod error;
 mod influxdb;
 mod kafka;
 pub mod migrate;
+mod mongodb;
 mod part;
 mod postgres;
 mod registry;

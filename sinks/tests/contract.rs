@@ -7,6 +7,7 @@
 mod influx;
 mod subjects {
     pub mod influxdb;
+    mod mongodb;
     pub mod postgres;
 }
 #[path = "subjects/kafka.rs"]
