@@ -115,14 +115,14 @@ impl Subject for SqliteSubject {
 /// A receiver that obeys Standard Webhooks: an id that it has seen is taken for a repetition.
 struct WebhookSubject {
     url: String,
-    batch: &'static str,
+    options: &'static [(&'static str, &'static str)],
     away: Arc<AtomicBool>,
     cured: Arc<AtomicBool>,
     taken: Arc<Mutex<Taken>>,
 }
 
 impl WebhookSubject {
-    async fn new(batch: &'static str) -> Self {
+    async fn new(options: &'static [(&'static str, &'static str)]) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let (away, cured) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -140,6 +140,8 @@ impl WebhookSubject {
                 let rows: serde_json::Value = serde_json::from_str(&body).unwrap();
                 let rows = if rows.is_array() { rows } else { serde_json::Value::Array(vec![rows]) };
                 let place = |row: &serde_json::Value| {
+                    // The data of a CloudEvent.
+                    let row = row.get("data").unwrap_or(row);
                     (row["offset"].as_i64().unwrap(), row["part"].as_i64().unwrap())
                 };
                 taken.1.extend(rows.as_array().unwrap().iter().map(place));
@@ -147,13 +149,14 @@ impl WebhookSubject {
             StatusCode::OK
         });
         tokio::spawn(async move { axum::serve(listener, Router::new().route("/", take)).await.unwrap() });
-        Self { url, batch, away, cured, taken }
+        Self { url, options, away, cured, taken }
     }
 }
 
 impl Subject for WebhookSubject {
     fn build(&self) -> Built {
-        built("webhook", &env(Path::new("/nowhere")), &[("url", &self.url), ("batch", self.batch)])
+        let options = [self.options, &[("url", &*self.url)]].concat();
+        built("webhook", &env(Path::new("/nowhere")), &options)
     }
 
     fn go_away(&self) {
@@ -333,14 +336,33 @@ async fn kafka_transactions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webhook_rows() {
     for seed in 0..4 {
-        history(&WebhookSubject::new("false").await, seed).await;
+        history(&WebhookSubject::new(&[]).await, seed).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webhook_batches() {
     for seed in 0..4 {
-        history(&WebhookSubject::new("true").await, seed).await;
+        history(&WebhookSubject::new(&[("batch", "true")]).await, seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webhook_templates() {
+    const OPTIONS: &[(&str, &str)] = &[
+        ("body", r#"{"offset":${offset},"part":${part},"of":"${clientid}","payload":"${payload}"}"#),
+        ("in_flight", "4"),
+    ];
+    for seed in 0..2 {
+        history(&WebhookSubject::new(OPTIONS).await, seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webhook_cloudevents() {
+    for seed in 0..2 {
+        history(&WebhookSubject::new(&[("format", "cloudevents_structured")]).await, seed).await;
+        history(&WebhookSubject::new(&[("format", "cloudevents_batch")]).await, seed).await;
     }
 }
 

@@ -65,12 +65,16 @@ pub(super) fn sweep(
             connection.execute_batch(&format!("CREATE INDEX {index} ON {table} (_event_id)"))?;
         }
     }
-    let sql = "SELECT log, event_id, max(hour) FROM _muster_times WHERE hour <= ?1 GROUP BY log";
+    // The first event of an hour that stays; all before it are older. None: all are.
+    let sql = "SELECT log, (SELECT event_id FROM _muster_times AS next WHERE next.log = known.log \
+               AND next.hour >= ?1 ORDER BY next.hour LIMIT 1) FROM (SELECT DISTINCT log FROM _muster_times) AS known";
     let mut of_logs = connection.prepare_cached(sql)?;
-    let logs = of_logs.query_map([hour], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let logs =
+        of_logs.query_map([hour], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)))?;
     let mut left = ROWS_MIN.max(written.saturating_mul(ROWS_FOR_EACH));
     for log in logs {
         let (first, end) = log?;
+        let Some(end) = end.or_else(|| end_of_log(&first)) else { continue };
         let deleted = delete(connection, table, &first, &end, left)?;
         left = left.saturating_sub(deleted);
         if left == 0 {
@@ -106,6 +110,12 @@ fn delete(
     let sql = format!("DELETE FROM {table} WHERE _event_id >= ?1 AND _event_id <= ?2");
     connection.prepare_cached(&sql)?.execute([first, last.as_str()])?;
     Ok(rows_max)
+}
+
+/// The id that no event of the log whose first id is `first` can reach.
+fn end_of_log(first: &str) -> Option<String> {
+    let log_id = u128::from_str_radix(first, 16).ok()?;
+    Some(EventId::new(log_id, u64::MAX).to_string())
 }
 
 fn hour_of(retain_ms: i64, now_ms: i64) -> i64 {

@@ -13,7 +13,10 @@ use muster_core::value::Row;
 use muster_sinks::delivery::{
     Limits, LogReader, LogSource, PipelineHandle, ReadBatch, SourceError, Transform,
 };
-use muster_sinks::{BoxFuture, SharedRow};
+use muster_sinks::{
+    Batch, BatchRow, BoxFuture, Checkpoint, Cursor, Outcome, PipelineId, RowOutcome, SharedRow, Sink,
+    SinkEnv, SinkError, SinkSpec, Totals, build,
+};
 use tokio::sync::watch;
 
 /// The id of every log here: far from 0, so that an id and an offset are never mistaken for each other.
@@ -202,5 +205,61 @@ pub async fn until_settled(pipeline: &PipelineHandle, end: u64) {
         let status = pipeline.status();
         assert!(tokio::time::Instant::now() < deadline, "not settled up to {end}: {status:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A batch outside of any pipeline: events from `first` on, with one row each.
+pub fn batch(rule: &str, first: u64, rows: Vec<(NewEvent, Row)>) -> Batch {
+    let end = first + rows.len() as u64;
+    let rows: Vec<_> = (first..)
+        .zip(rows)
+        .map(|(at, (event, row))| BatchRow {
+            event: Arc::new(event.at(LOG_ID, at)),
+            index: 0,
+            row: row.into(),
+        })
+        .collect();
+    let totals = Totals { matched: end, delivered: end, dead: 0 };
+    let after = Checkpoint { log_id: LOG_ID, cursor: Cursor::at(end), totals };
+    let picked = (0..rows.len() as u32).collect();
+    Batch::new(Arc::new(PipelineId::new(rule, "sink", "")), after, 1, Arc::new(rows), picked)
+}
+
+/// A sink outside of any pipeline, opened; `INTO sink.target` by `rule`.
+pub async fn opened(
+    kind: &str,
+    (rule, target): (&str, Option<&str>),
+    env: &SinkEnv,
+    options: &[(&str, &str)],
+) -> Result<Box<dyn Sink>, SinkError> {
+    let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let mut sink = build(&SinkSpec { kind, name: "sink", target, rule, options: &options }, env)?.sink;
+    sink.open(&PipelineId::new(rule, "sink", "")).await?;
+    Ok(sink)
+}
+
+/// A row from its JSON.
+pub fn row(json: &str) -> Row {
+    match muster_core::value::Value::from_json(json) {
+        muster_core::value::Value::Map(map) => map,
+        other => panic!("{other:?} is no map"),
+    }
+}
+
+/// The reasons of the rows that were refused.
+///
+/// # Panics
+/// Where there was trouble of another kind.
+pub fn refused(outcome: Result<Outcome, SinkError>) -> Vec<String> {
+    match outcome {
+        Ok(Outcome::Durable(_)) => Vec::new(),
+        Ok(Outcome::PerRow { rows, error: None }) => {
+            let reason = |row| match row {
+                RowOutcome::Rejected(error) => Some(error.in_words()),
+                _ => None,
+            };
+            rows.into_iter().filter_map(reason).collect()
+        }
+        Ok(Outcome::PerRow { error: Some(error), .. }) | Err(error) => panic!("{}", error.in_words()),
     }
 }
