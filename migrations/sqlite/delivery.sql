@@ -72,3 +72,23 @@ CREATE TABLE IF NOT EXISTS lanes (
   generation INTEGER NOT NULL,
   lanes      INTEGER NOT NULL
 ) WITHOUT ROWID;
+
+-- Replays of recorded events: what was asked for, and how it ended. Cursor and books of one that has not ended are in
+-- `checkpoints`, or in the target.
+CREATE TABLE IF NOT EXISTS log_replays (
+  id              INTEGER PRIMARY KEY,
+  rule            TEXT NOT NULL,
+  sink            TEXT NOT NULL,
+  target          TEXT NOT NULL,
+  log_id          BLOB NOT NULL,
+  from_offset     INTEGER NOT NULL,
+  to_offset       INTEGER NOT NULL,
+  rows_per_second INTEGER,
+  created_ms      INTEGER NOT NULL,
+  ended_ms        INTEGER,
+  cancelled       INTEGER NOT NULL DEFAULT 0,
+  cursor_offset   INTEGER NOT NULL DEFAULT 0,
+  matched         INTEGER NOT NULL DEFAULT 0,
+  delivered       INTEGER NOT NULL DEFAULT 0,
+  dead            INTEGER NOT NULL DEFAULT 0
+);

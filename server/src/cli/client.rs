@@ -55,6 +55,21 @@ impl Client {
         self.ask(Method::POST, path, Some(body))
     }
 
+    /// The answer to `DELETE path`.
+    pub(super) fn delete(&self, path: &str) -> Result<Value, Error> {
+        self.ask(Method::DELETE, path, None)
+    }
+
+    /// Waits; true if somebody presses Ctrl-C meanwhile, which does not end the process from then on.
+    pub(super) fn interrupted(&self, wait: Duration) -> bool {
+        self.runtime.block_on(async {
+            tokio::select! {
+                pressed = tokio::signal::ctrl_c() => pressed.is_ok(),
+                () = tokio::time::sleep(wait) => false,
+            }
+        })
+    }
+
     fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Error> {
         let mut request = self.http.request(method, format!("http://{}{path}", self.address));
         if let Some(body) = body {

@@ -17,6 +17,7 @@ mod log;
 mod logging;
 mod migrate;
 mod pipelines;
+mod replay;
 mod rules;
 mod run;
 mod salvage;
@@ -77,6 +78,12 @@ enum Command {
     Sinks(sinks::Command),
     /// Make and upgrade what a sink's target needs: tables, indexes, buckets. Takes each step once.
     Migrate(migrate::MigrateArgs),
+    /// Send recorded events through a rule once more, into its sinks or another one.
+    #[command(after_help = replay::HELP)]
+    Replay(replay::ReplayArgs),
+    /// See how replays are doing, watch them, end them.
+    #[command(subcommand)]
+    Replays(replay::Command),
     /// List devices: who is here, who is missing, since when, and why.
     Devices(DevicesArgs),
 }
@@ -264,6 +271,8 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::DeadLetters(command) => letters::run(command),
         Command::Sinks(command) => sinks::run(command),
         Command::Migrate(args) => migrate::run(args),
+        Command::Replay(args) => replay::replay(&args),
+        Command::Replays(command) => replay::run(command),
         Command::Devices(DevicesArgs { online, offline, limit, config }) => {
             let online = (online || offline).then_some(online);
             let wanted = Wanted { online, limit, ..Wanted::default() };

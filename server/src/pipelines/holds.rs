@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use muster_core::journal::Journal;
 use muster_core::log::Hold;
-use muster_sinks::PipelineId;
 use muster_sinks::delivery::KnownPipeline;
+use muster_sinks::{Part, PipelineId};
 
 /// The holds of all pipelines.
 #[derive(Debug, Default)]
@@ -19,8 +19,8 @@ pub struct Cursors(Vec<(PipelineId, u64)>);
 
 impl Cursors {
     /// Without those of pipelines that have not found theirs yet, which show 0.
-    pub(super) fn of<'a>(all: impl Iterator<Item = (&'a PipelineId, u64)>) -> Self {
-        Self(all.filter(|(_, cursor)| *cursor > 0).map(|(id, cursor)| (id.clone(), cursor)).collect())
+    pub(super) fn of(all: impl Iterator<Item = (PipelineId, u64)>) -> Self {
+        Self(all.filter(|(_, cursor)| *cursor > 0).collect())
     }
 }
 
@@ -54,9 +54,10 @@ impl Holds {
         }
     }
 
-    /// Lets go of all that is not `wanted` and not of one of these rules.
+    /// Lets go of all that is not `wanted` and not of one of these rules. Replays are ended by themselves.
     pub(super) fn retain(&mut self, wanted: &BTreeSet<PipelineId>, rules: &BTreeSet<String>) {
-        self.0.retain(|id, _| wanted.contains(id) || rules.contains(&id.rule));
+        let replay = |id: &PipelineId| matches!(id.part, Part::Replay(_));
+        self.0.retain(|id, _| wanted.contains(id) || rules.contains(&id.rule) || replay(id));
     }
 
     /// Lets go of these.

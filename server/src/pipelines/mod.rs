@@ -26,6 +26,7 @@ mod beside;
 mod change;
 mod checks;
 mod declared;
+mod dry;
 mod evaluation;
 mod files;
 mod holds;
@@ -33,6 +34,8 @@ mod maker;
 mod managed;
 mod operate;
 mod plan;
+mod recipes;
+mod replays;
 mod republish;
 mod running;
 mod secrets;
@@ -47,12 +50,16 @@ pub use managed::{MANAGED_RULES_MAX, ManagedRule, RulePatch};
 pub use plan::{Identity, Listed, ListedTarget, Outlet, Plan, Planned, RuleFile, plan};
 
 use beside::{Chosen, is_managed, plan_all_files, plan_what_can_run};
+pub use dry::DryRun;
 use evaluation::Evaluation;
 pub use evaluation::RuleCounts;
 pub(crate) use files::{EXTENSION, read_paths};
 pub use holds::Cursors;
 use holds::Holds;
 pub use operate::{LettersReplayed, Which};
+use recipes::Recipes;
+use replays::UnderWay;
+pub use replays::{REPLAYS_MAX, ReplayRequest, ReplayStatus};
 use running::Running;
 pub(crate) use transform::RuleTransform;
 pub use transform::eval_context;
@@ -97,7 +104,11 @@ pub struct Pipelines {
     /// Held by whoever changes what runs.
     gate: tokio::sync::Mutex<Gate>,
     /// What keeps retention from what is not delivered yet.
-    holds: Mutex<Holds>,
+    holds: Arc<Mutex<Holds>>,
+    /// What replays are made of.
+    recipes: Mutex<Recipes>,
+    /// Replays that have not ended.
+    replays: UnderWay,
     /// The files that the last attempt to load looked at, and what was wrong with them.
     loaded: Mutex<Loaded>,
 }
@@ -171,7 +182,9 @@ impl Pipelines {
             evaluations: Mutex::default(),
             managed: Mutex::default(),
             gate: tokio::sync::Mutex::default(),
-            holds: Mutex::default(),
+            holds: Arc::default(),
+            recipes: Mutex::default(),
+            replays: UnderWay::default(),
             loaded: Mutex::default(),
         }
     }
@@ -203,7 +216,10 @@ impl Pipelines {
 
     /// Everything before these is committed.
     pub fn cursors(&self) -> Cursors {
-        Cursors::of(lock(&self.running).iter().map(|(id, running)| (id, running.handle.status().cursor)))
+        let mut all: Vec<_> = self.replay_cursors();
+        let running = lock(&self.running);
+        all.extend(running.iter().map(|(id, running)| (id.clone(), running.handle.status().cursor)));
+        Cursors::of(all.into_iter())
     }
 
     /// Lets go of what stands before `cursors` in the log.
@@ -327,6 +343,7 @@ impl Pipelines {
         while self.status().iter().any(behind) && tokio::time::Instant::now() < drained {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
+        self.stop_replays(limit / 4).await;
         let running = std::mem::take(&mut *lock(&self.running));
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         stop_all(running, left).await;
@@ -354,6 +371,7 @@ impl Pipelines {
                 lock(&self.running).insert(id.clone(), running);
             }
         }
+        self.follow_replays().await;
         changes
     }
 
@@ -375,6 +393,7 @@ impl Pipelines {
         loaded.rules = plan.rules;
         loaded.comments.clone_from(&plan.comments);
         loaded.listed.clone_from(&plan.listed);
+        lock(&self.recipes).clone_from(&plan.recipes);
     }
 }
 

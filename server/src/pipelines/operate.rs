@@ -76,7 +76,7 @@ impl Pipelines {
     /// # Errors
     /// The place cannot be read or is not in the log, or the order cannot be written down.
     pub async fn reset(&self, which: &Which, to: &str) -> Result<Vec<PipelineStatus>, Error> {
-        let offset = self.offset(to)?;
+        let offset = self.place("to", to)?;
         for id in self.meant(which) {
             let journal = &self.parts.journal;
             // In place before the order can be carried out, so that retention takes nothing of it.
@@ -88,16 +88,17 @@ impl Pipelines {
         Ok(self.status_of(which))
     }
 
-    fn offset(&self, to: &str) -> Result<u64, Error> {
+    /// The offset that `to`, the value of `name`, means in the log.
+    pub(super) fn place(&self, name: &str, to: &str) -> Result<u64, Error> {
         let journal = &self.parts.journal;
         let wrong = |message: String| Error::new(ErrorKind::Config, message);
         let (first, end) = (journal.first_offset(), journal.durable_offset());
-        match start::parse(to).map_err(|why| wrong(format!("to: {why}")))? {
+        match start::parse(to).map_err(|why| wrong(format!("{name}: {why}")))? {
             start::Written::Latest => Ok(end),
             start::Written::Earliest => Ok(first),
             start::Written::Offset(offset) if (first..=end).contains(&offset) => Ok(offset),
             start::Written::Offset(offset) => {
-                Err(wrong(format!("to: {offset} is not in the log, which goes from {first} to {end}")))
+                Err(wrong(format!("{name}: {offset} is not in the log, which goes from {first} to {end}")))
             }
             start::Written::Timestamp(ms) => match journal.offset_at_time(ms) {
                 Ok(offset) => Ok(offset.clamp(first, end)),
@@ -141,7 +142,9 @@ impl Pipelines {
     }
 
     fn letter_replay(&self, id: &PipelineId) -> Option<LetterReplay> {
-        lock(&self.running).get(id).map(|running| running.handle.letter_replay())
+        let of_replay = || self.letter_replay_of(id);
+        let running = lock(&self.running);
+        running.get(id).map(|running| running.handle.letter_replay()).or_else(of_replay)
     }
 
     fn meant(&self, which: &Which) -> Vec<PipelineId> {

@@ -16,6 +16,7 @@ use super::beside;
 use super::declared::Declared;
 use super::maker::SinkMaker;
 use super::managed::{ManagedRule, PLACE};
+use super::recipes::{Recipes, RuleRecipe, SinkRecipe};
 use super::{republish, secrets, start};
 
 /// The sink that exists without being declared, and its kind.
@@ -48,6 +49,8 @@ pub struct Plan {
     pub listed: BTreeMap<String, Listed>,
     /// The sinks that are declared or used, by name.
     pub sinks: BTreeMap<String, Declared>,
+    /// What replays are made of.
+    pub(super) recipes: Recipes,
 }
 
 /// A rule without errors, as it is shown.
@@ -184,6 +187,9 @@ pub(super) fn plan_with(
         planner.statement(statement);
     }
     let Planner { diagnostics, mut plan, sinks, .. } = planner;
+    let sound = sinks.iter().filter(|(_, it)| !it.broken);
+    let recipe = |it: &Declared| SinkRecipe { kind: it.kind.clone(), options: it.options.clone() };
+    plan.recipes.sinks = sound.map(|(name, it)| (name.clone(), recipe(it))).collect();
     plan.sinks = sinks;
     (plan, diagnostics)
 }
@@ -304,6 +310,10 @@ impl Planner<'_> {
                 }
             }
         }
+        self.plan
+            .recipes
+            .rules
+            .insert(rule.name.text.clone(), RuleRecipe::new(rule, &program, rule_version, &targets));
         let listed = Listed {
             place: beside::place_of(rule),
             sql: select_text(rule).to_owned(),

@@ -27,6 +27,7 @@ mod log;
 mod operate;
 mod pipelines;
 mod prometheus;
+mod replays;
 mod reply;
 mod rules;
 mod stats;
@@ -150,6 +151,8 @@ fn router(http: &Http, app: App) -> Router {
         .route("/api/v1/dead-letters", get(letters::list).delete(letters::discard))
         .route("/api/v1/dead-letters/replay", post(letters::replay))
         .route("/api/v1/dead-letters/{id}", get(letters::one).delete(letters::discard_one))
+        .route("/api/v1/replays", get(replays::list).post(replays::create))
+        .route("/api/v1/replays/{id}", get(replays::one).delete(replays::end))
         .route("/api/v1/devices", get(devices::list))
         .route("/api/v1/devices/{clientid}", get(devices::one))
         .route("/api/v1/log", get(log::stats))

@@ -28,8 +28,8 @@ pub use lanes::{Lanes, Supply};
 pub use source::{LogReader, LogSource, ReadBatch, SourceError};
 pub use status::{PipelineState, PipelineStatus};
 pub use store::{
-    DeadLetter, DeliveryStore, KnownPipeline, LETTERS_MAX, LanePlan, LetterFilter, NewLetter, Orders,
-    RecordedBatch, StoreError,
+    DeadLetter, DeliveryStore, EndedReplay, KnownPipeline, LETTERS_MAX, LanePlan, LetterFilter, NewLetter,
+    NewReplay, Orders, RecordedBatch, StoreError, StoredReplay,
 };
 pub(crate) use store::{balanced, checkpoint_at, int, meeting, uint};
 

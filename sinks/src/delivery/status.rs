@@ -70,6 +70,13 @@ pub struct PipelineStatus {
     pub notes: Vec<String>,
 }
 
+impl PipelineStatus {
+    /// The books, as far as they are committed.
+    pub fn totals(&self) -> Totals {
+        Totals { matched: self.delivered + self.dead, delivered: self.delivered, dead: self.dead }
+    }
+}
+
 /// What is shown of a pipeline that has not started any lane yet.
 pub(super) fn blank(id: &PipelineId, paused: bool) -> PipelineStatus {
     let state = if paused { PipelineState::Paused } else { PipelineState::Starting };

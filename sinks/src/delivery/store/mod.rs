@@ -1,6 +1,7 @@
 //! What delivery must not forget: checkpoints of the sinks that cannot keep their own, the boundaries of the batch
 //! under way, and the dead letters. One SQLite file, durable at each answer. It must never know a target or a rule.
 
+mod backfills;
 mod lanes;
 mod letters;
 mod orders;
@@ -17,6 +18,7 @@ use crate::sink::{Checkpoint, Cursor, PipelineId, Totals};
 
 pub(crate) use replays::ReplayedLetters;
 
+pub use backfills::{EndedReplay, NewReplay, StoredReplay};
 pub use lanes::LanePlan;
 pub(crate) use lanes::meeting;
 pub use letters::{DeadLetter, LETTERS_MAX, LetterFilter, NewLetter};

@@ -1,0 +1,157 @@
+//! `/api/v1/replays`: recorded events through a rule once more, into its own sinks or another one.
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::App;
+use super::audit;
+use super::reply::{ApiError, rfc3339};
+use crate::error::{Error, ErrorKind, chain};
+use crate::pipelines::{DryRun, ReplayRequest, ReplayStatus};
+
+/// What is to be replayed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    rule: String,
+    /// `sink` or `sink.target`.
+    into: Option<String>,
+    from: Value,
+    to: Option<Value>,
+    rate: Option<u32>,
+    #[serde(default)]
+    dry_run: bool,
+    /// Where a dry run goes on.
+    next: Option<u64>,
+}
+
+/// Begins replays, one for each target, or says what they would do.
+pub(super) async fn create(
+    State(app): State<App>,
+    body: Result<Json<Asked>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(asked) = body.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let place = |name: &str, value: Value| match value {
+        Value::String(text) => Ok(text),
+        Value::Number(offset) => Ok(offset.to_string()),
+        _ => Err(ApiError::bad_request(format!("{name}: an offset, or a time such as 2026-01-02T03:04:05Z"))),
+    };
+    if asked.rate == Some(0) {
+        return Err(ApiError::bad_request("rate: rows a second, at least 1"));
+    }
+    let split = |text: &str| match text.split_once('.') {
+        Some((sink, target)) => (sink.to_owned(), Some(target.to_owned())),
+        None => (text.to_owned(), None),
+    };
+    let request = ReplayRequest {
+        rule: asked.rule,
+        into: asked.into.as_deref().map(split),
+        from: place("from", asked.from)?,
+        to: asked.to.map_or_else(|| Ok("latest".to_owned()), |to| place("to", to))?,
+        rows_per_second: asked.rate,
+    };
+    if asked.dry_run {
+        let dry = app.pipelines.try_replay(&request, asked.next).await.map_err(failed)?;
+        return Ok(Json(shown_dry(&dry)).into_response());
+    }
+    let begun = app.pipelines.replay(&request).await.map_err(failed)?;
+    audit::write(&app, "replays.create", &request.rule).await;
+    let data: Vec<_> = begun.iter().map(shown).collect();
+    Ok((StatusCode::CREATED, Json(json!({"data": data}))).into_response())
+}
+
+/// All of them, newest first, those that are under way before the others.
+pub(super) async fn list(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    let all = app.pipelines.replays().await.map_err(failed)?;
+    Ok(Json(json!({"data": all.iter().map(shown).collect::<Vec<_>>()})))
+}
+
+/// One.
+pub(super) async fn one(State(app): State<App>, Path(id): Path<i64>) -> Result<Json<Value>, ApiError> {
+    let all = app.pipelines.replays().await.map_err(failed)?;
+    all.iter().find(|it| it.stored.id == id).map(|it| Json(shown(it))).ok_or_else(not_found)
+}
+
+/// Ends one that is under way, or forgets one that has ended.
+pub(super) async fn end(State(app): State<App>, Path(id): Path<i64>) -> Result<StatusCode, ApiError> {
+    if !app.pipelines.end_replay(id).await.map_err(failed)? {
+        return Err(not_found());
+    }
+    audit::write(&app, "replays.end", &id.to_string()).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn shown(it: &ReplayStatus) -> Value {
+    let ReplayStatus { stored, status, waits_for } = it;
+    let asked = &stored.asked;
+    let mut all = json!({
+        "id": stored.id,
+        "rule": asked.pipeline.rule,
+        "sink": asked.pipeline.sink,
+        "target": asked.pipeline.target,
+        "from": asked.from,
+        "to": asked.to,
+        "rate": asked.rows_per_second,
+        "created_at": rfc3339(stored.created_ms),
+        "ended_at": stored.ended.map_or(Value::Null, |ended| rfc3339(ended.at_ms)),
+    });
+    let now = match (&stored.ended, status) {
+        (Some(ended), _) => json!({
+            "state": if ended.cancelled { "cancelled" } else { "done" },
+            "offset": ended.cursor,
+            "matched": ended.totals.matched,
+            "delivered": ended.totals.delivered,
+            "dead": ended.totals.dead,
+            "pending": 0,
+        }),
+        (None, Some(status)) => json!({
+            "state": status.state,
+            // Before its target is open it stands where it began.
+            "offset": status.cursor.max(asked.from),
+            "matched": status.matched,
+            "delivered": status.delivered,
+            "dead": status.dead,
+            "pending": status.pending,
+            "last_error": status.last_error,
+            "hint": status.hint,
+            "next_attempt_at": status.next_attempt_at_ms.map_or(Value::Null, rfc3339),
+        }),
+        (None, None) => json!({"state": "waiting", "offset": asked.from, "hint": waits_for}),
+    };
+    if let (Some(all), Value::Object(now)) = (all.as_object_mut(), now) {
+        all.extend(now);
+    }
+    all
+}
+
+fn shown_dry(dry: &DryRun) -> Value {
+    let parsed = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str()));
+    let mut all = json!(dry);
+    if let Some(all) = all.as_object_mut() {
+        all.insert("first_rows".to_owned(), dry.first_rows.iter().map(parsed).collect());
+        all.insert("dry_run".to_owned(), true.into());
+    }
+    all
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is no such replay")
+}
+
+fn failed(error: Error) -> ApiError {
+    match error.kind() {
+        ErrorKind::Config => ApiError::bad_request(error.to_string()),
+        ErrorKind::Start => {
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", error.to_string())
+        }
+        _ => {
+            tracing::warn!(error = %chain(&error), "a replay failed");
+            ApiError::internal("the replay could not be carried out; see the log")
+        }
+    }
+}
