@@ -25,5 +25,6 @@ mod rules_offline;
 mod rules_rest;
 mod sessions;
 mod sinks;
+mod stalls;
 mod stop;
 mod webhook;

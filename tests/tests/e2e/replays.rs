@@ -56,11 +56,11 @@ async fn a_replay_into_the_same_table_doubles_nothing_and_into_another_fills_it(
 
     let told = muster(&home, &platform, &replay).await;
     assert!(told.contains("telemetry > sqlite.telemetry") && told.contains("done"), "{told}");
-    assert_eq!(home.lines("SELECT count(*), count(DISTINCT n) FROM telemetry"), ["500 500"]);
+    assert_eq!(home.lines("SELECT count(*), count(DISTINCT n) FROM telemetry"), ["500|500"]);
 
     let other = [&replay[..], &["--into", "sqlite.again"]].concat();
     muster(&home, &platform, &other).await;
-    assert_eq!(home.lines("SELECT count(*), count(DISTINCT n) FROM again"), ["500 500"]);
+    assert_eq!(home.lines("SELECT count(*), count(DISTINCT n) FROM again"), ["500|500"]);
     let all = platform.json("/api/v1/replays").await;
     let books: Vec<_> = all["data"].as_array().unwrap().iter().map(|it| it["delivered"].clone()).collect();
     assert_eq!(books, [500, 500]);
@@ -90,7 +90,7 @@ async fn a_replay_goes_on_after_a_kill_and_keeps_its_pace() {
     let platform = home.start().await;
     let replay = until_done(&platform, &id).await;
     assert_eq!((&replay["matched"], &replay["delivered"]), (&300.into(), &300.into()), "{replay}");
-    assert_eq!(home.lines("SELECT count(*), count(DISTINCT n) FROM slow"), ["300 300"]);
+    assert_eq!(home.lines("SELECT count(*), count(DISTINCT n) FROM slow"), ["300|300"]);
     platform.stop().await;
 }
 
