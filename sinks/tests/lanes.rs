@@ -1,6 +1,6 @@
-//! Lanes under faults: histories of appends, crashes, failing targets, and changes of the number of lanes at any moment;
-//! at the end every row is in the target once, those of a client in order, and the books are exact. A failing seed runs
-//! alone with `SEED=... cargo test -p muster-sinks --test lanes`; `SEEDS=...` asks for more of them.
+//! Lanes under faults: histories of appends, crashes, failing targets, and changes of the number of lanes at any
+//! moment; at the end every row is in the target once, those of a client in order, and the books are exact. A failing
+//! seed runs alone with `SEED=... cargo test -p muster-sinks --test lanes`; `SEEDS=...` asks for more of them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test")]
 #![allow(unreachable_pub, reason = "shared test code")]
 

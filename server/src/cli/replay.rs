@@ -1,5 +1,5 @@
-//! `muster replay` and `muster replays`: recorded events through a rule once more. Asks the running platform, and watches
-//! what comes of it.
+//! `muster replay` and `muster replays`: recorded events through a rule once more. Asks the running platform, and
+//! watches what comes of it.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;

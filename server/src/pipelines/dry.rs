@@ -1,5 +1,5 @@
-//! What a replay would do, without doing it: events and rows are counted, and the first rows shown. A part of the log at
-//! a time, so that a request ends in its time. It must never open a sink.
+//! What a replay would do, without doing it: events and rows are counted, and the first rows shown. A part of the log
+//! at a time, so that a request ends in its time. It must never open a sink.
 
 use std::sync::Arc;
 use std::time::Duration;

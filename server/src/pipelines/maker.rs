@@ -1,5 +1,5 @@
-//! Makes the sink of a pipeline as often as it is needed: one for each lane, and another for a replay. It holds secrets,
-//! so it is never shown.
+//! Makes the sink of a pipeline as often as it is needed: one for each lane, and another for a replay. It holds
+//! secrets, so it is never shown.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! What replays are made of: each rule that runs, and each sink that rules can name. Holds secrets, so it is never shown.
-//! It must never know what a replay is.
+//! What replays are made of: each rule that runs, and each sink that rules can name. Holds secrets, so it is never
+//! shown. It must never know what a replay is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Alarms about the event log and about pipelines that stand still: each is told once when it begins and once when it
-//! ends, as events that rules can carry and as lines on stderr. What a full log cannot take is written as soon as it takes something again. An alarm that
-//! the log says is on when the platform starts is not told again, and its end is told if it is over by then.
+//! ends, as events that rules can carry and as lines on stderr. What a full log cannot take is written as soon as it
+//! takes something again. An alarm that the log says is on when the platform starts is not told again, and its end is
+//! told if it is over by then.
 
 use muster_core::clock::SharedClock;
 use muster_core::event::proto::event::Detail;

@@ -1,5 +1,5 @@
-//! The alarm about a pipeline that stands still: `sink_stalled`, one for each, told when it begins and when the pipeline
-//! advances again, and kept over restarts. It must never know why a target does not take rows.
+//! The alarm about a pipeline that stands still: `sink_stalled`, one for each, told when it begins and when the
+//! pipeline advances again, and kept over restarts. It must never know why a target does not take rows.
 
 use std::collections::BTreeMap;
 

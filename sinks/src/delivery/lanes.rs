@@ -1,7 +1,7 @@
-//! A pipeline in lanes: several batches on their way at a time, rows of one client always in the same lane. Each lane is
-//! a pipeline of its own, with its reader, cursor, books and connection. To change their number, the lanes there are come
-//! to one place; the step to the others is one transaction of the store, and nobody delivers meanwhile. It must never
-//! know a rule or a particular target.
+//! A pipeline in lanes: several batches on their way at a time, rows of one client always in the same lane. Each lane
+//! is a pipeline of its own, with its reader, cursor, books and connection. To change their number, the lanes there
+//! are come to one place; the step to the others is one transaction of the store, and nobody delivers meanwhile. It
+//! must never know a rule or a particular target.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! Replays of recorded events: what was asked for, and how it ended. Each is a pipeline of its own, whose cursor and books
-//! are kept like those of any other. It must never know a rule or how rows are delivered.
+//! Replays of recorded events: what was asked for, and how it ended. Each is a pipeline of its own, whose cursor and
+//! books are kept like those of any other. It must never know a rule or how rows are delivered.
 
 use rusqlite::{Connection, Row, params};
 
