@@ -19,13 +19,22 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 pub(super) struct Kafka {
     server: Server,
+    way: Proxy,
 }
 
 impl Kafka {
     /// None where the server cannot be had here.
     pub(super) async fn start() -> Option<Self> {
         let server = tokio::task::block_in_place(|| Server::own("kafka"))?;
-        let target = Self { server };
+        // A broker tells its clients where to come; this listener of it sends them to the proxy.
+        let listeners = std::fs::read_to_string(server.dir().expect("a server of our own").join("listeners"));
+        let listeners = listeners.expect("where it listens");
+        let listener = |name: &str| {
+            let address = listeners.lines().find_map(|line| line.strip_prefix(name)).expect("a listener");
+            address.parse().expect("an address")
+        };
+        let way = Proxy::at(listener("proxy="), listener("behind=")).await;
+        let target = Self { server, way };
         let admin: AdminClient<DefaultClientContext> = target.config().create().expect("a client");
         let topic = NewTopic::new(TABLE, PARTITIONS, TopicReplication::Fixed(1));
         let made = admin.create_topics(&[topic], &AdminOptions::new()).await.expect("an answer");
@@ -66,7 +75,7 @@ impl Kafka {
 
 impl Target for Kafka {
     fn declaration(&self) -> String {
-        format!("kafka WITH (brokers = '{}', timeout_ms = 5000)", self.server.address())
+        format!("kafka WITH (brokers = '{}', timeout_ms = 5000)", self.way.address())
     }
 
     fn value(&self) -> &'static str {
@@ -79,7 +88,7 @@ impl Target for Kafka {
     }
 
     fn way(&self) -> Option<&Proxy> {
-        None
+        Some(&self.way)
     }
 
     async fn down(&mut self, at_once: bool) {
