@@ -55,6 +55,13 @@ const KINDS: &[Kind] = &[
         into: "target.device_messages",
         steps: None,
     },
+    Kind {
+        name: "clickhouse",
+        server: Some("clickhouse"),
+        options: |at| format!("url = 'http://{at}', user = 'muster', password = 'secret', timeout_ms = 5000"),
+        into: "target.device_messages",
+        steps: Some(3),
+    },
 ];
 
 impl Kind {

@@ -3,6 +3,7 @@
 //! file a target that says how it is reached, broken and read. A new target is such a file and a test here.
 
 mod books;
+mod clickhouse;
 mod influxdb;
 mod kafka;
 mod outage;
