@@ -62,6 +62,15 @@ const KINDS: &[Kind] = &[
         into: "target.device_messages",
         steps: Some(3),
     },
+    Kind {
+        name: "mongodb",
+        server: Some("mongodb"),
+        options: |at| {
+            format!("url = 'mongodb://muster:secret@{at}/fleet?authSource=admin', timeout_ms = 3000")
+        },
+        into: "target.device_messages",
+        steps: Some(3),
+    },
 ];
 
 impl Kind {

@@ -6,6 +6,7 @@ mod books;
 mod clickhouse;
 mod influxdb;
 mod kafka;
+mod mongodb;
 mod outage;
 mod postgres;
 mod run;
