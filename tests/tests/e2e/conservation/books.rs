@@ -197,7 +197,8 @@ mod tests {
     #[test]
     fn the_oracle_sees_each_kind_of_wrong() {
         findings().check();
-        let wrongs: [(&str, fn(&mut Findings)); 9] = [
+        type Wrong = fn(&mut Findings);
+        let wrongs: [(&str, Wrong); 9] = [
             ("an acknowledged message that is nowhere", |it| drop(it.logged.remove(0))),
             ("a message that nobody sent", |it| it.logged.push(("c0".to_owned(), 4))),
             ("a row that is lost", |it| drop(it.rows.remove(0))),
