@@ -135,6 +135,15 @@ async fn who_may_not_is_told_so() {
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{}", error.in_words());
 }
 
+/// Tells `tests/run` that a test passes without having run.
+fn not_run(line: &str) {
+    eprint!("not run: {line}");
+    if let Some(file) = std::env::var_os("E2E_NOT_RUN") {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
+        std::io::Write::write_all(&mut file, line.as_bytes()).unwrap();
+    }
+}
+
 /// What InfluxDB 2 has and 1.8 has not: organisations and buckets. Points and Flux go to the real server.
 #[derive(Clone)]
 struct Two {
@@ -149,7 +158,7 @@ impl Two {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let ping = http.get(format!("{}/ping", database.url())).send().await.unwrap();
         if ping.headers()["x-influxdb-version"].to_str().unwrap().starts_with("1.6") {
-            eprintln!("not run: InfluxDB 1.6 has no Flux");
+            not_run("a_bucket_is_made_once: InfluxDB 1.6 has no Flux\n");
             return None;
         }
         let two = Self { database, http, asked: Arc::default() };

@@ -195,8 +195,13 @@ impl Shape {
 
 /// A list of columns; none where the option is not given.
 fn columns(options: &Options<'_>, option: &str) -> Option<Vec<String>> {
-    let names = options.get(option)?.split(',').map(str::trim).filter(|name| !name.is_empty());
-    Some(names.map(str::to_owned).collect())
+    let mut columns: Vec<String> = Vec::new();
+    for name in options.get(option)?.split(',').map(str::trim) {
+        if !name.is_empty() && !columns.iter().any(|column| column == name) {
+            columns.push(name.to_owned());
+        }
+    }
+    Some(columns)
 }
 
 /// How long data lives, as the operator wrote it and in seconds.

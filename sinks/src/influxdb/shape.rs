@@ -2,6 +2,7 @@
 //! are checked and escaped once. It must never know HTTP or a batch.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use muster_core::value::{Map, Value};
 
@@ -160,7 +161,7 @@ impl Shape {
         row: &'a Map,
         each: impl FnMut(&str, Field<'a>) -> Result<(), String>,
     ) -> Result<(), String> {
-        let mut walk = Walk { shape: self, each, count: 0, path: String::new() };
+        let mut walk = Walk { shape: self, row, each, count: 0, path: String::new(), made: HashSet::new() };
         match &self.fields {
             Some(listed) => {
                 for name in listed {
@@ -192,15 +193,18 @@ impl Shape {
     }
 }
 
-struct Walk<'s, F> {
+struct Walk<'s, 'a, F> {
     shape: &'s Shape,
+    row: &'a Map,
     each: F,
     count: usize,
     /// The key of what is being looked at inside a map or list.
     path: String,
+    /// Keys that are no column's name, or may be another's too.
+    made: HashSet<String>,
 }
 
-impl<'a, F: FnMut(&str, Field<'a>) -> Result<(), String>> Walk<'_, F> {
+impl<'a, F: FnMut(&str, Field<'a>) -> Result<(), String>> Walk<'_, 'a, F> {
     fn column(&mut self, name: &str, value: &'a Value) -> Result<(), String> {
         let nested = matches!(value, Value::Array(_) | Value::Map(_));
         if nested && self.shape.nested == Nested::Flatten {
@@ -259,7 +263,11 @@ impl<'a, F: FnMut(&str, Field<'a>) -> Result<(), String>> Walk<'_, F> {
     fn bytes(&mut self, key: &str, bytes: &[u8]) -> Result<(), String> {
         use base64::Engine as _;
         let text = base64::engine::general_purpose::STANDARD.encode(bytes);
-        self.emit(&format!("{key}_base64"), Field::Text(text.into()))
+        let key = format!("{key}_base64");
+        if self.row.contains_key(&key) {
+            return Err(twice(&key));
+        }
+        self.emit(&key, Field::Text(text.into()))
     }
 
     fn emit(&mut self, key: &str, field: Field<'a>) -> Result<(), String> {
@@ -268,8 +276,15 @@ impl<'a, F: FnMut(&str, Field<'a>) -> Result<(), String>> Walk<'_, F> {
         if self.count > FIELDS_MAX {
             return Err(format!("the row has more than {FIELDS_MAX} fields"));
         }
+        if self.shape.nested == Nested::Flatten && !self.made.insert(key.to_owned()) {
+            return Err(twice(key));
+        }
         (self.each)(key, field)
     }
+}
+
+fn twice(key: &str) -> String {
+    format!("two of the row's values would be the field `{}`; give one an alias", key.escape_debug())
 }
 
 /// The text of a value where a name or a tag needs one; none where there is nothing to say.

@@ -112,6 +112,12 @@ fn what_cannot_be_said_is_refused_in_words() {
         said += &(line(&shape, "r", &row, &mut out).unwrap_err() + "\n");
         assert_eq!(out, "before\n", "what was begun is taken back");
     }
+    let bytes = || ("b", Value::Str(vec![0xff].into()));
+    said += &(written(&shape, &row([bytes(), ("b_base64", Value::Int(1))])).unwrap_err() + "\n");
+    let mut flat = shape_of(&[]);
+    flat.nested = Nested::Flatten;
+    let map: Row = [("b", Value::Int(1))].into_iter().collect();
+    said += &(written(&flat, &row([("a.b", Value::Int(1)), ("a", Value::Map(map))])).unwrap_err() + "\n");
     let mut named = shape_of(&[]);
     named.measurement = Template::parse("${kind}").unwrap();
     said += &(written(&named, &row([x()])).unwrap_err() + "\n");
@@ -135,6 +141,8 @@ fn what_cannot_be_said_is_refused_in_words() {
         `clientid` is of type array, which neither a tag nor a name may be
         `clientid` is no UTF-8, which neither a tag nor a name may be
         measurement, tags and a field's name have more than 65535 bytes
+        two of the row's values would be the field `b_base64`; give one an alias
+        two of the row's values would be the field `a.b`; give one an alias
         the measurement's name needs the column `kind`
         the measurement's name begins with `#`, which makes a line a comment
         `at`, which says when, is missing
