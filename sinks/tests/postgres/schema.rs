@@ -109,7 +109,6 @@ async fn select_star_fits_into_the_tables_as_they_are() {
         reason: "normal".into(),
         connected_at_ms: 1_700_000_000_000,
         disconnected_at_ms: 1_700_000_001_000,
-        ..Default::default()
     });
     let came = event(EventKind::ClientConnected, 7, Some(connected));
     let went = event(EventKind::ClientDisconnected, 8, Some(disconnected));

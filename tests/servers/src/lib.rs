@@ -66,7 +66,8 @@ impl Server {
     /// # Panics
     /// As [`Server::own`].
     pub fn shared(name: &'static str) -> Option<Arc<Self>> {
-        static SHARED: OnceLock<Mutex<HashMap<&'static str, Option<Arc<Server>>>>> = OnceLock::new();
+        type Shared = HashMap<&'static str, Option<Arc<Server>>>;
+        static SHARED: OnceLock<Mutex<Shared>> = OnceLock::new();
         let mut shared = SHARED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {
             let server = match std::env::var(format!("MUSTER_TEST_{}", name.to_uppercase())) {
