@@ -247,11 +247,11 @@ fn encoder(options: &Options<'_>) -> Result<Encoder, SinkError> {
 
 fn brokers(options: &Options<'_>) -> Result<String, SinkError> {
     let list: Vec<&str> = options.required("brokers")?.split(',').map(str::trim).collect();
-    let good = |broker: &&str| {
+    let good = |broker: &str| {
         let (host, port) = broker.rsplit_once(':').unwrap_or((broker, "9092"));
         !host.is_empty() && port.parse::<u16>().is_ok() && !host.contains(['/', ' ', '@'])
     };
-    if !list.iter().all(|broker| good(&broker)) {
+    if !list.iter().all(|broker| good(broker)) {
         return Err(options.wrong("brokers", "must be `host:port`, or several with commas between"));
     }
     Ok(list.join(","))

@@ -15,6 +15,8 @@ use crate::sink::{Batch, BatchRow, Durable, Outcome, RowOutcome};
 
 /// Why rows were refused, by their places.
 type Refusals = Vec<(usize, SinkError)>;
+/// The topic of each row, by their places; none for those that have none.
+type Topics<'a> = Vec<Option<Cow<'a, str>>>;
 
 /// Rows and checkpoint, or nothing.
 pub(super) fn transaction(
@@ -87,7 +89,7 @@ fn topics_of<'a>(
     batch: &Batch,
     job: &Job,
     notes: &mut Vec<String>,
-) -> Result<(Vec<Option<Cow<'a, str>>>, Refusals), SinkError> {
+) -> Result<(Topics<'a>, Refusals), SinkError> {
     let mut topics = Vec::with_capacity(batch.len());
     let mut refused = Vec::new();
     let one_for_all = config.encoder.topic.constant().is_some();

@@ -149,13 +149,11 @@ impl<'a> Reader<'a> {
         loop {
             match self.consumer.poll(WAIT) {
                 Some(Ok(record)) if record.offset() >= to => return Ok(found),
-                Some(Ok(record)) => {
-                    if record.key() == Some(self.key.as_bytes()) {
-                        let value = record.payload().unwrap_or_default();
-                        found =
-                            Some(Remembered::decode(value).ok_or_else(|| self.unreadable(record.offset()))?);
-                    }
+                Some(Ok(record)) if record.key() == Some(self.key.as_bytes()) => {
+                    let value = record.payload().unwrap_or_default();
+                    found = Some(Remembered::decode(value).ok_or_else(|| self.unreadable(record.offset()))?);
                 }
+                Some(Ok(_)) => {}
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
                 Some(Err(error)) if errors::is_waiting(&error) || errors::is_about_the_group(&error) => {}
                 Some(Err(error)) => return Err(errors::of(error, WHAT)),
