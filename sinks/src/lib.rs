@@ -1,6 +1,7 @@
 //! Sinks and delivery: how the rows that rules make reach their targets, none lost and none doubled. The engine
 //! ([`delivery`]) reads the log and knows the promises; a sink knows its target. Neither knows a rule.
 
+mod clickhouse;
 mod cloudevents;
 pub mod database;
 pub mod delivery;

@@ -14,7 +14,7 @@ use crate::error::SinkError;
 use crate::migrate::Migrate;
 use crate::part::LANES_MAX;
 use crate::sink::Sink;
-use crate::{influxdb, kafka, mongodb, postgres, sqlite, webhook};
+use crate::{clickhouse, influxdb, kafka, mongodb, postgres, sqlite, webhook};
 
 /// A kind of sink.
 #[derive(Debug)]
@@ -108,8 +108,15 @@ const RETRY_WAIT_MAX: &str = "retry_wait_max_ms";
 const RETRY_WAIT_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// One row a kind.
-const KINDS: &[Kind] =
-    &[influxdb::KIND, kafka::KIND, mongodb::KIND, postgres::KIND, sqlite::KIND, webhook::KIND];
+const KINDS: &[Kind] = &[
+    clickhouse::KIND,
+    influxdb::KIND,
+    kafka::KIND,
+    mongodb::KIND,
+    postgres::KIND,
+    sqlite::KIND,
+    webhook::KIND,
+];
 
 /// Every kind.
 pub fn kinds() -> &'static [Kind] {

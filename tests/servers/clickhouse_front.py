@@ -26,7 +26,6 @@ NO_SETTINGS = {"query", "database", "default_format", "decompress", "compress", 
 INSERT = re.compile(rb"^\s*(INSERT\s+INTO\s.*?)\sFORMAT\s+(\w+)\s*(.*)$", re.I | re.S)
 STATUS = {6: 400, 26: 400, 27: 400, 38: 400, 41: 400, 43: 400, 53: 400, 62: 400, 72: 400, 117: 400, 376: 400,
           16: 404, 60: 404, 81: 404, 497: 403, 516: 403}
-PIECE_BYTES = 1 << 20
 
 engine = session.Session(sys.argv[2])
 one_at_a_time = threading.Lock()
@@ -70,10 +69,11 @@ def ask(sql, form="TabSeparated"):
 
 
 def insert(statement, form, data):
-    with engine.send_insert(statement.decode(), form.decode()) as stream:
-        for at in range(0, len(data), PIECE_BYTES):
-            stream.append(data[at:at + PIECE_BYTES])
-        stream.finish()
+    # By a file, since text behind a statement is searched for further statements.
+    path = os.path.join(sys.argv[2], "..", "insert")
+    with open(path, "wb") as file:
+        file.write(data)
+    ask(statement + b" FROM INFILE " + text(path).encode() + b" FORMAT " + form)
 
 
 def run(url, body):
@@ -90,7 +90,7 @@ def run(url, body):
             if found := INSERT.match(sql):
                 insert(*found.groups())
                 return b""
-            return ask(sql.decode(), url.get("default_format", "TabSeparated"))
+            return ask(sql, url.get("default_format", "TabSeparated"))
         finally:
             for name, _ in settings:
                 try:
