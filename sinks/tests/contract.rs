@@ -6,6 +6,7 @@
 #[path = "support/influx.rs"]
 mod influx;
 mod subjects {
+    pub mod clickhouse;
     pub mod influxdb;
     mod mongodb;
     pub mod postgres;
@@ -33,6 +34,7 @@ use muster_sinks::delivery::{
 use muster_sinks::{Built, PipelineId, SinkEnv, SinkSpec, build, kinds};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use subjects::clickhouse::{BY_KEY, BY_TOKEN, ClickHouseSubject};
 use subjects::postgres::PostgresSubject;
 use support::{ByPayload, MemoryLog, noise, publish};
 
@@ -321,6 +323,14 @@ async fn postgres() {
     let own = ", _event_id uuid, _rule text, _row int, UNIQUE (_event_id, _rule, _row)";
     for (seed, columns) in ["", own, "", own].into_iter().enumerate() {
         let Some(subject) = PostgresSubject::new(columns).await else { return };
+        history(&subject, seed as u64).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clickhouse() {
+    for (seed, engine) in [BY_TOKEN, BY_KEY, BY_TOKEN, BY_KEY].into_iter().enumerate() {
+        let Some(subject) = ClickHouseSubject::new(engine).await else { return };
         history(&subject, seed as u64).await;
     }
 }
