@@ -329,7 +329,7 @@ async fn postgres() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clickhouse() {
-    for (seed, engine) in [BY_TOKEN, BY_KEY, BY_TOKEN, BY_KEY].into_iter().enumerate() {
+    for (seed, engine) in [BY_TOKEN, BY_KEY].into_iter().enumerate() {
         let Some(subject) = ClickHouseSubject::new(engine).await else { return };
         history(&subject, seed as u64).await;
     }

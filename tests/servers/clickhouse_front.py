@@ -85,18 +85,24 @@ def run(url, body):
         database = url.get("database", "default")
         ask(f"USE `{database}`")
         try:
-            for name, value in settings:
-                ask(f"SET {name} = {text(value)}")
+            if settings:
+                ask("SET " + ", ".join(f"{name} = {text(value)}" for name, value in settings))
             if found := INSERT.match(sql):
                 insert(*found.groups())
                 return b""
             return ask(sql, url.get("default_format", "TabSeparated"))
         finally:
-            for name, _ in settings:
-                try:
-                    ask(f"SET {name} = DEFAULT")
-                except Exception:
-                    pass  # There is no such setting; the request was refused for it.
+            forget([name for name, _ in settings])
+
+
+def forget(names):
+    try:
+        if names:
+            ask("SET " + ", ".join(f"{name} = DEFAULT" for name in names))
+    except Exception:
+        # There is no such setting; the request was refused for it. The others may be set all the same.
+        for name in names if len(names) > 1 else []:
+            forget([name])
 
 
 class Front(BaseHTTPRequestHandler):
