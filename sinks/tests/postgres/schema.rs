@@ -84,13 +84,7 @@ fn event(kind: EventKind, seq: u64, detail: Option<proto::event::Detail>) -> Eve
         publish_received_at_ms: flags,
         ..Default::default()
     });
-    let body = proto::Event {
-        node: "muster@test".into(),
-        client: Some(client),
-        message,
-        detail,
-        ..Default::default()
-    };
+    let body = proto::Event { node: "muster@test".into(), client: Some(client), message, detail };
     NewEvent { timestamp_ms: 1_700_000_000_000, kind, topic: "sensors/7".into(), body }.at(LOG_ID, seq)
 }
 
@@ -109,6 +103,7 @@ async fn select_star_fits_into_the_tables_as_they_are() {
         reason: "normal".into(),
         connected_at_ms: 1_700_000_000_000,
         disconnected_at_ms: 1_700_000_001_000,
+        ..Default::default()
     });
     let came = event(EventKind::ClientConnected, 7, Some(connected));
     let went = event(EventKind::ClientDisconnected, 8, Some(disconnected));
