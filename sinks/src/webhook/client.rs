@@ -181,6 +181,9 @@ fn kind(status: StatusCode, retry_after: Option<Duration>) -> ErrorKind {
 
 /// The beginning of an answer's text; the rest is read and forgotten, so that the connection can be used again.
 async fn read(mut answer: Response) -> String {
+    if answer.content_length() == Some(0) {
+        return String::new();
+    }
     let mut kept = Vec::new();
     let mut seen = 0;
     while let Ok(Some(chunk)) = answer.chunk().await {

@@ -1,6 +1,7 @@
 //! Options of the webhook sink.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -32,7 +33,7 @@ const OWN_HEADERS: &[(&str, &str)] = &[
 ];
 
 pub(super) struct Config {
-    pub(super) shape: Shape,
+    pub(super) shape: Arc<Shape>,
     pub(super) method: Method,
     pub(super) keys: Vec<hmac::Key>,
     pub(super) idempotency_key: bool,
@@ -81,7 +82,7 @@ impl Config {
         let idempotency_key = options.one_of("idempotency_key", &[("true", true), ("false", false)])?;
         let keys = signing_keys(options)?;
         let (headers, row_headers) = headers(options)?;
-        let shape = Shape::parse(options, address, row_headers)?;
+        let shape = Arc::new(Shape::parse(options, address, row_headers)?);
         Ok(Self { shape, method, keys, idempotency_key, timeout, in_flight, headers, public_only, tls })
     }
 }

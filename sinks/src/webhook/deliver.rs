@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinSet;
 
 use super::client::Client;
 use super::encode;
@@ -20,19 +22,39 @@ pub(super) async fn whole(client: &Client, shape: &Shape, batch: &Batch) -> Resu
 }
 
 /// A request a row, `in_flight` at the same time.
-pub(super) async fn rows(client: &Client, shape: &Shape, batch: &Batch, in_flight: usize) -> Outcome {
+pub(super) async fn rows(
+    client: &Arc<Client>,
+    shape: &Arc<Shape>,
+    batch: &Batch,
+    in_flight: usize,
+) -> Outcome {
     let mut outcomes: Vec<RowOutcome> = batch.rows().map(|_| RowOutcome::Untried).collect();
     let mut error = None;
-    let sender = Sender { client, shape, rule: &batch.pipeline.rule, trouble: AtomicBool::new(false) };
-    if in_flight == 1 {
-        settle(sender.chain(batch.rows().enumerate().collect()).await, &mut outcomes, &mut error);
+    let chains =
+        if in_flight == 1 { vec![batch.rows().cloned().enumerate().collect()] } else { chains(batch) };
+    let workers = in_flight.min(chains.len());
+    let sender = Sender {
+        client: client.clone(),
+        shape: shape.clone(),
+        rule: batch.pipeline.rule.clone(),
+        waiting: Mutex::new(chains.into_iter()),
+        trouble: AtomicBool::new(false),
+    };
+    if workers == 1 {
+        sender.work().await.into_iter().for_each(|done| settle(done, &mut outcomes, &mut error));
     } else {
-        let chains = chains(batch);
-        let workers = in_flight.min(chains.len());
-        let waiting = Mutex::new(chains.into_iter());
-        // The workers run inside this future: when it is dropped, no request of it goes on.
-        for done in join_all((0..workers).map(|_| sender.work(&waiting))).await {
-            done.into_iter().for_each(|done| settle(done, &mut outcomes, &mut error));
+        // Tasks of their own, so that a request that goes on wakes none of the others. Dropping the set ends them.
+        let (sender, mut running) = (Arc::new(sender), JoinSet::new());
+        for _ in 0..workers {
+            let sender = sender.clone();
+            running.spawn(async move { sender.work().await });
+        }
+        while let Some(done) = running.join_next().await {
+            match done {
+                Ok(done) => done.into_iter().for_each(|done| settle(done, &mut outcomes, &mut error)),
+                // The rows of a task that broke are untried, as far as anybody knows.
+                Err(broken) => error = Some(SinkError::unavailable("sending broke off").caused_by(broken)),
+            }
         }
     }
     if error.is_none() && outcomes.iter().all(|outcome| matches!(outcome, RowOutcome::Durable)) {
@@ -42,35 +64,36 @@ pub(super) async fn rows(client: &Client, shape: &Shape, batch: &Batch, in_fligh
 }
 
 /// Rows with their places in the batch, one client's in the order of the log.
-type Chain<'a> = Vec<(usize, &'a BatchRow)>;
+type Chain = Vec<(usize, BatchRow)>;
 type Done = (Vec<(usize, RowOutcome)>, Option<SinkError>);
 
-fn chains(batch: &Batch) -> Vec<Chain<'_>> {
-    let (mut chains, mut of_client) = (Vec::<Chain<'_>>::new(), HashMap::new());
+fn chains(batch: &Batch) -> Vec<Chain> {
+    let (mut chains, mut of_client) = (Vec::<Chain>::new(), HashMap::new());
     for (at, row) in batch.rows().enumerate() {
         let chain = *of_client.entry(row.clientid()).or_insert(chains.len());
         match chains.get_mut(chain) {
-            Some(chain) => chain.push((at, row)),
-            None => chains.push(vec![(at, row)]),
+            Some(chain) => chain.push((at, row.clone())),
+            None => chains.push(vec![(at, row.clone())]),
         }
     }
     chains
 }
 
-struct Sender<'a> {
-    client: &'a Client,
-    shape: &'a Shape,
-    rule: &'a str,
+struct Sender {
+    client: Arc<Client>,
+    shape: Arc<Shape>,
+    rule: String,
+    waiting: Mutex<std::vec::IntoIter<Chain>>,
     /// Set by the first trouble, so that nothing more is begun.
     trouble: AtomicBool,
 }
 
-impl Sender<'_> {
+impl Sender {
     /// Sends chains as long as there are some and nothing is wrong.
-    async fn work(&self, waiting: &Mutex<std::vec::IntoIter<Chain<'_>>>) -> Vec<Done> {
+    async fn work(&self) -> Vec<Done> {
         let mut done = Vec::new();
         while !self.trouble.load(Ordering::Relaxed) {
-            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let next = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(chain) = next else { break };
             done.push(self.chain(chain).await);
         }
@@ -78,13 +101,13 @@ impl Sender<'_> {
     }
 
     /// Sends rows one after the other, up to the first trouble.
-    async fn chain(&self, rows: Chain<'_>) -> Done {
+    async fn chain(&self, rows: Chain) -> Done {
         let mut done = Vec::with_capacity(rows.len());
         for (at, row) in rows {
             if self.trouble.load(Ordering::Relaxed) {
                 break;
             }
-            let sent = match encode::row(self.shape, self.rule, row) {
+            let sent = match encode::row(&self.shape, &self.rule, &row) {
                 Ok(message) => self.client.send(message).await,
                 Err(error) => Err(error),
             };
@@ -113,22 +136,4 @@ fn settle((done, trouble): Done, outcomes: &mut [RowOutcome], error: &mut Option
     if error.is_none() || trouble.as_ref().is_some_and(|trouble| trouble.kind() == ErrorKind::Gone) {
         *error = trouble.or(error.take());
     }
-}
-
-/// Drives futures together in this task; their answers in order.
-async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    use std::task::Poll;
-    let mut running: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(|context| {
-        let mut waiting = false;
-        for (future, done) in running.iter_mut().filter(|(_, done)| done.is_none()) {
-            match future.as_mut().poll(context) {
-                Poll::Ready(answer) => *done = Some(answer),
-                Poll::Pending => waiting = true,
-            }
-        }
-        if waiting { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
-    running.into_iter().filter_map(|(_, done)| done).collect()
 }

@@ -13,6 +13,7 @@ mod template;
 mod tests;
 mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::clock::SharedClock;
@@ -97,13 +98,13 @@ pub(crate) const KIND: Kind = Kind {
 struct Webhook {
     config: Config,
     clock: SharedClock,
-    client: Option<Client>,
+    client: Option<Arc<Client>>,
 }
 
 impl Webhook {
     async fn open(&mut self) -> Result<(), SinkError> {
         if self.client.is_none() {
-            self.client = Some(Client::new(&self.config, self.clock.clone()).await?);
+            self.client = Some(Arc::new(Client::new(&self.config, self.clock.clone()).await?));
         }
         Ok(())
     }

@@ -210,15 +210,17 @@ pub async fn until_settled(pipeline: &PipelineHandle, end: u64) {
 
 /// A batch outside of any pipeline: events from `first` on, with one row each.
 pub fn batch(rule: &str, first: u64, rows: Vec<(NewEvent, Row)>) -> Batch {
-    let end = first + rows.len() as u64;
-    let rows: Vec<_> = (first..)
-        .zip(rows)
-        .map(|(at, (event, row))| BatchRow {
-            event: Arc::new(event.at(LOG_ID, at)),
-            index: 0,
-            row: row.into(),
-        })
-        .collect();
+    let row = |(at, (event, row)): (u64, (NewEvent, Row))| BatchRow {
+        event: Arc::new(event.at(LOG_ID, at)),
+        index: 0,
+        row: row.into(),
+    };
+    batch_of(rule, (first..).zip(rows).map(row).collect())
+}
+
+/// A batch of these rows.
+pub fn batch_of(rule: &str, rows: Vec<BatchRow>) -> Batch {
+    let end = rows.last().map_or(0, |row| row.offset() + 1);
     let totals = Totals { matched: end, delivered: end, dead: 0 };
     let after = Checkpoint { log_id: LOG_ID, cursor: Cursor::at(end), totals };
     let picked = (0..rows.len() as u32).collect();
