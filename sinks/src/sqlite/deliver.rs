@@ -1,5 +1,6 @@
 //! What happens inside the transaction. It runs on the writer's thread.
 
+use muster_core::event::EventId;
 use muster_core::value::Row;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params};
 
@@ -158,28 +159,39 @@ fn insert_all(
     for (row, refused) in batch.rows().zip(refused).filter(|(_, refused)| refused.is_none()) {
         let statement = match &mut prepared {
             Some((shape, statement)) if same_shape(table, shape, &row.row) => statement,
-            other => &mut other.insert((&row.row, connection.prepare_cached(&table.insert(&row.row))?)).1,
+            other => {
+                let mut statement = connection.prepare_cached(&table.insert(&row.row))?;
+                // Stays bound from row to row.
+                statement.raw_bind_parameter(2, &*batch.pipeline.rule)?;
+                &mut other.insert((&row.row, statement)).1
+            }
         };
-        if let Err(error) = insert(statement, table, &batch.pipeline.rule, row) {
+        if let Err(error) = insert(statement, table, row) {
             *refused = Some(about_the_row(error)?);
         }
     }
     Ok(())
 }
 
-fn insert(
-    statement: &mut CachedStatement<'_>,
-    table: &Table<'_>,
-    rule: &str,
-    row: &BatchRow,
-) -> rusqlite::Result<usize> {
-    statement.raw_bind_parameter(1, row.event_id().to_string())?;
-    statement.raw_bind_parameter(2, rule)?;
+fn insert(statement: &mut CachedStatement<'_>, table: &Table<'_>, row: &BatchRow) -> rusqlite::Result<usize> {
+    let id = digits(row.event_id());
+    statement.raw_bind_parameter(1, std::str::from_utf8(&id).unwrap_or_default())?;
     statement.raw_bind_parameter(3, row.index)?;
     for (at, (_, value)) in table.written(&row.row).enumerate() {
         statement.raw_bind_parameter(at + 1 + OWN_COLUMNS.len(), encode(value))?;
     }
     statement.raw_execute()
+}
+
+/// An event's id as its `Display` writes it, without the cost of formatting.
+fn digits(id: EventId) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let (mut text, mut rest) = ([b'0'; 32], id.as_u128());
+    for place in text.iter_mut().rev() {
+        *place = DIGITS.get((rest & 15) as usize).copied().unwrap_or(b'0');
+        rest >>= 4;
+    }
+    text
 }
 
 /// The words of an error that is about the row alone; any other is about the database.
@@ -195,4 +207,17 @@ fn about_the_row(error: rusqlite::Error) -> rusqlite::Result<String> {
 fn same_shape(table: &Table<'_>, one: &Row, other: &Row) -> bool {
     let names = |row| table.written(row).map(|(name, _)| name);
     std::ptr::eq(one, other) || names(one).eq(names(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_the_digits_that_it_shows() {
+        for id in [0, 7, 0xabcd << 112, u128::MAX] {
+            let id = EventId::new(id, 0);
+            assert_eq!(std::str::from_utf8(&digits(id)).unwrap(), id.to_string());
+        }
+    }
 }
