@@ -10,7 +10,7 @@ use crate::common::{pipeline, until_delivered};
 
 fn rules(url: &str) -> String {
     format!(
-        "CREATE SINK hook TYPE webhook WITH (url = '{url}');\n\
+        "CREATE SINK hook TYPE webhook WITH (url = '{url}', retry_wait_max_ms = 500);\n\
          CREATE RULE telemetry INTO sqlite.telemetry, hook AS\n\
          SELECT payload.n AS n FROM \"sensors/+/up\";\n"
     )
@@ -35,7 +35,8 @@ async fn until_failing(muster: &muster_tests::Muster) {
 async fn an_outage_delays_and_loses_nothing() {
     let mut hook = Webhook::start().await;
     let home = Home::with_rules(&rules(&hook.url()));
-    let waits = ["--set", "delivery.retry_wait_max=500ms"];
+    // What the sink says of itself goes before what the platform says of all.
+    let waits = ["--set", "delivery.retry_wait_max=600s"];
     let muster = home.start_with(&waits).await;
     let mut client = Client::connect(muster.mqtt, Version::V5, "device").await;
     publish_range(&mut client, 0..100).await;
@@ -76,7 +77,7 @@ async fn an_outage_delays_and_loses_nothing() {
 async fn a_target_that_answers_503_is_tried_again_with_the_same_batch() {
     let hook = Webhook::start().await;
     let home = Home::with_rules(&rules(&hook.url()));
-    let muster = home.start_with(&["--set", "delivery.retry_wait_max=500ms"]).await;
+    let muster = home.start_with(&["--set", "delivery.retry_wait_max=600s"]).await;
     let mut client = Client::connect(muster.mqtt, Version::V4, "device").await;
     hook.answer(StatusCode::SERVICE_UNAVAILABLE);
     publish_range(&mut client, 0..50).await;
