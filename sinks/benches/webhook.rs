@@ -1,5 +1,6 @@
-//! Requests a second that the sink makes of rows, alone and in a pipeline, against a bare reqwest client that sends the same bodies to the
-//! same receiver in the same run, one and eight at a time. `cargo bench --workspace --bench webhook [-- ROWS] [OPTION=VALUE]`
+//! Requests a second that the sink makes of rows, alone and in a pipeline, against a bare reqwest client that sends the
+//! same bodies to the same receiver in the same run, one and eight at a time.
+//! `cargo bench --workspace --bench webhook [-- ROWS] [OPTION=VALUE]`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
