@@ -57,8 +57,8 @@ pub(super) type UnderWay = Arc<Mutex<BTreeMap<i64, Replay>>>;
 /// A replay that has not ended.
 pub(super) enum Replay {
     Runs {
-        handle: PipelineHandle,
-        identity: RecipeIdentity,
+        handle: Box<PipelineHandle>,
+        identity: Box<RecipeIdentity>,
     },
     /// What it needs is not there, in words.
     Waits(String),
@@ -184,7 +184,7 @@ impl Pipelines {
                 false => Err("it is of another event log".to_owned()),
             };
             let same = match (lock(&self.replays).get(&stored.id), &recipe) {
-                (Some(Replay::Runs { identity, .. }), Ok(recipe)) => *identity == recipe.identity,
+                (Some(Replay::Runs { identity, .. }), Ok(recipe)) => **identity == recipe.identity,
                 _ => false,
             };
             if same {
@@ -242,7 +242,7 @@ impl Pipelines {
         let seed = self.seed(&asked.pipeline);
         // On its own: it is far from the rule's other pipelines, and its events were counted long ago.
         let transform = Box::new(RuleTransform::alone(rule.program, clock.clone(), seed));
-        let handle = Pipeline::spawn_within(
+        let handle = Box::new(Pipeline::spawn_within(
             (config, scope),
             Arc::new(journal.clone()),
             transform,
@@ -250,9 +250,9 @@ impl Pipelines {
             store.clone(),
             clock.clone(),
             SmallRng::seed_from_u64(seed),
-        );
+        ));
         let done = handle.done();
-        lock(&self.replays).insert(*id, Replay::Runs { handle, identity });
+        lock(&self.replays).insert(*id, Replay::Runs { handle, identity: Box::new(identity) });
         self.end_when_done(*id, asked.pipeline.clone(), done);
     }
 

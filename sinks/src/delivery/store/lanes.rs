@@ -58,7 +58,7 @@ impl DeliveryStore {
                 .collect::<rusqlite::Result<Option<Vec<_>>>>()
         });
         let least = found.await?.and_then(|all| all.into_iter().min_by_key(|it| it.cursor));
-        Ok(least.map(balanced).transpose()?)
+        least.map(balanced).transpose()
     }
 
     /// Goes over from the lanes of `from`, which all stand at `place` and ended with `totals`, to `to` lanes that begin
