@@ -15,9 +15,6 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 use crate::pipelines::{self, Declared, ListedTarget, Outlet, Plan};
 
-/// The table that is asked about where no rule names one.
-const NO_RULE: &str = "check";
-
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List the sinks of the rule files: kind, place, options (secrets masked), and which rules write into them.
@@ -143,7 +140,7 @@ fn check(config: &Config, name: &str) -> Result<(), Error> {
     let alone = writers(&plan, name).next().is_none();
     let mut sinks: Vec<(String, Box<dyn Sink>)> = Vec::new();
     if alone {
-        let built = declared.build(name, None, NO_RULE, &env);
+        let built = declared.build_alone(name, &env);
         let built = built.map_err(|error| Error::new(ErrorKind::Negative, error.in_words()))?;
         sinks.push((format!("{name}, into which no rule writes"), built.sink));
     }

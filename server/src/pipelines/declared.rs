@@ -8,6 +8,8 @@ use muster_rules::{Diagnostic, Severity};
 use muster_sinks::migrate::Migrate;
 use muster_sinks::{Built, COMMON, SinkEnv, SinkError, SinkSpec, build, kinds, migrator};
 
+/// In the place of a rule where none is meant.
+const NO_RULE: &str = "check";
 /// What stands where a secret would.
 const MASK: &str = "******";
 
@@ -66,6 +68,14 @@ impl Declared {
         own.iter().chain(COMMON).find(|option| covers(option.name)).is_none_or(|option| option.secret)
     }
 
+    /// Makes the sink as if a rule wrote into it, for those that none writes into.
+    ///
+    /// # Errors
+    /// What is wrong with its options.
+    pub fn build_alone(&self, name: &str, env: &SinkEnv) -> Result<Built, SinkError> {
+        build(&self.spec(name, None, NO_RULE), env)
+    }
+
     /// Makes the sink, for what `rule` writes into `target`.
     ///
     /// # Errors
@@ -85,7 +95,7 @@ impl Declared {
     /// # Errors
     /// As [`Declared::build`].
     pub fn migrator(&self, name: &str, env: &SinkEnv) -> Result<Option<Box<dyn Migrate>>, SinkError> {
-        migrator(&self.spec(name, None, ""), env)
+        migrator(&self.spec(name, None, NO_RULE), env)
     }
 
     fn spec<'a>(&'a self, name: &'a str, target: Option<&'a str>, rule: &'a str) -> SinkSpec<'a> {

@@ -238,7 +238,7 @@ impl Planner<'_> {
         let mut declared = Declared { def: Some(def), kind, options, broken };
         if !broken {
             // Nothing is opened; this finds mistakes also in a sink that no rule uses yet.
-            if let Err(error) = declared.build(&name, None, "check", self.env) {
+            if let Err(error) = declared.build_alone(&name, self.env) {
                 declared.broken = true;
                 self.sink_error(&declared, &error);
             }
