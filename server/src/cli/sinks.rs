@@ -1,5 +1,5 @@
-//! `muster sinks`: what rule files declare, and whether it would take rows. Works without a platform; what is checked is
-//! built as `muster run` builds it.
+//! `muster sinks`: what rule files declare, and whether it would take rows. Works without a platform; what is checked
+//! is built as `muster run` builds it.
 
 use std::io::{self, IsTerminal as _, Write as _};
 

@@ -1,5 +1,5 @@
-//! What runs is asked once, after the start, whether its targets would take rows, so that an operator reads of a mistake
-//! at once and not with the first row. Nothing waits for it, and nothing follows from it but a line in the log.
+//! What runs is asked once, after the start, whether its targets would take rows, so that an operator reads of a
+//! mistake at once and not with the first row. Nothing waits for it, and nothing follows from it but a line in the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! ClickHouse, read over HTTP. Poison is no number, and the column takes numbers alone. The table is one that shows each
-//! row as often as it was written: what is there once was written once.
+//! ClickHouse, read over HTTP. Poison is no number, and the column takes numbers alone. The table is one that shows
+//! each row as often as it was written: what is there once was written once.
 
 use muster_test_servers::Proxy;
 use muster_tests::muster::http_client;

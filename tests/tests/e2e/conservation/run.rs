@@ -1,5 +1,5 @@
-//! The oracle's run: publishers that never rest, a target that comes and goes, a Muster that is killed, all of it chosen
-//! by one seed; then silence, and the question whether everything is where it belongs.
+//! The oracle's run: publishers that never rest, a target that comes and goes, a Muster that is killed, all of it
+//! chosen by one seed; then silence, and the question whether everything is where it belongs.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,8 +11,8 @@ pub(super) const TABLE: &str = "oracle";
 /// What stands in the place of a number in a message that is to be refused.
 pub(super) const POISON: &str = "poison";
 
-/// A row that is in the target. It has the columns `client`, `n` and `v`; `v` is a number, and a text in rows that are to
-/// be refused.
+/// A row that is in the target. It has the columns `client`, `n` and `v`; `v` is a number, and a text in rows that are
+/// to be refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Arrived {
     /// The client's name.

@@ -1,5 +1,5 @@
-//! A webhook: an HTTP receiver that cannot commit, so repetitions are told by `webhook-id`. It refuses poison, in a batch
-//! without saying which row it was.
+//! A webhook: an HTTP receiver that cannot commit, so repetitions are told by `webhook-id`. It refuses poison, in a
+//! batch without saying which row it was.
 
 use std::sync::{Arc, Mutex};
 
