@@ -19,6 +19,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(60);
 
+/// How often the end of a transaction is looked for, a round trip each time.
+const LOOKS_MAX: u32 = 100_000;
+
 /// A record as a reader sees it.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -74,11 +77,24 @@ pub fn partitions(brokers: SocketAddr, topic: &str) -> usize {
 }
 
 fn reader(brokers: SocketAddr) -> BaseConsumer {
+    reader_of(brokers, "read_committed")
+}
+
+fn reader_of(brokers: SocketAddr, isolation: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers.to_string()).set("group.id", fresh("reader"));
-    config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
+    config.set("isolation.level", isolation).set("enable.partition.eof", "true");
     config.set("enable.auto.commit", "false").set("check.crcs", "true").set("fetch.wait.max.ms", "10");
     config.create().unwrap()
+}
+
+/// Waits until the transactions that are under way are over: Kafka answers a commit once it cannot be undone, and lets
+/// readers see it a moment later.
+fn until_stable(brokers: SocketAddr, topic: &str, committed: &BaseConsumer, partition: i32) {
+    let all = reader_of(brokers, "read_uncommitted");
+    let (_, end) = all.fetch_watermarks(topic, partition, ANSWER).unwrap();
+    let stable = |_| committed.fetch_watermarks(topic, partition, ANSWER).unwrap().1 >= end;
+    assert!((0..LOOKS_MAX).any(stable), "a transaction does not end");
 }
 
 /// Everything that is committed in `topic`, partition by partition; nothing where there is no such topic.
@@ -88,6 +104,7 @@ pub fn read_all(brokers: SocketAddr, topic: &str) -> Vec<Seen> {
     let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|it| it.id()).collect();
     let mut places = TopicPartitionList::new();
     for partition in &partitions {
+        until_stable(brokers, topic, &consumer, *partition);
         places.add_partition_offset(topic, *partition, Offset::Beginning).unwrap();
     }
     consumer.assign(&places).unwrap();
