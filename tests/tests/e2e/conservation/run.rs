@@ -23,6 +23,8 @@ use crate::common::pipelines;
 const PUBLISHERS: usize = 16;
 /// Most messages that one of them has unacknowledged.
 const WINDOW_MAX: usize = 20;
+/// Most batches of the rule that are on their way at a time; how many may be, changes while it runs.
+const LANES_MAX: u32 = 4;
 /// How long a fault lasts at most after the round's messages are sent.
 const FAULT_MAX: Duration = Duration::from_millis(1_000);
 /// A failed target is tried again this soon, so that a run has time for many faults.
@@ -104,12 +106,16 @@ impl Round {
 pub(super) async fn conserve(mut target: impl Target) {
     let (form, seed) = (Form::of_this_run(), seed());
     let mut random = StdRng::seed_from_u64(seed);
-    let home = Home::with_rules(&rules(&target));
+    let home = Home::with_rules(&rules(&target, random.random_range(1..=LANES_MAX)));
     let mut muster = home.start_with(&RETRIES).await;
     let mut sent = Sent::new(PUBLISHERS + 1);
     let mut kills = 0;
     let started = Instant::now();
     for left in (1..=form.rounds).rev() {
+        if random.random_bool(0.25) {
+            // While it runs, and while rows of the lanes before are on their way.
+            home.write_rules("rules.sql", &rules(&target, random.random_range(1..=LANES_MAX)));
+        }
         let events = form.events.saturating_sub(sent.count()) / left;
         let kill = form.kills.saturating_sub(kills) >= left || random.random_bool(0.4);
         let round = Round::choose(&mut random, u32::try_from(events).expect("few"), kill);
@@ -148,11 +154,11 @@ pub(super) async fn conserve(mut target: impl Target) {
     Findings { sent, logged, rows, ordered: target.keeps_order(), dead, pipeline }.check();
 }
 
-fn rules(target: &impl Target) -> String {
+fn rules(target: &impl Target, lanes: u32) -> String {
     let (declaration, into, value) = (target.declaration(), target.destination(), target.value());
     format!(
         "CREATE SINK target TYPE {declaration};\n\
-         CREATE RULE oracle INTO {into} WITH (start = 'earliest') AS\n\
+         CREATE RULE oracle INTO {into} WITH (start = 'earliest', lanes = {lanes}) AS\n\
          SELECT clientid AS client, payload.n AS n, {value} AS v FROM \"oracle/+/up\";\n"
     )
 }
