@@ -107,6 +107,8 @@ def forget(names):
 
 class Front(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body of an answer are two packets; the second must not wait for an acknowledgement of the first.
+    disable_nagle_algorithm = True
 
     def log_message(self, *_):
         pass
