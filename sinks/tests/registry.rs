@@ -44,10 +44,10 @@ fn what_is_wrong_is_named() {
     refused("sqlite", None, &[("synchronous", "off")]);
     expect![[r#"
         there is no sink of type `webhok`; did you mean `webhook`?
-        there is no sink of type `pigeon`; known are `sqlite`, `webhook`
+        there is no sink of type `pigeon`; known are `clickhouse`, `influxdb`, `kafka`, `mongodb`, `postgres`, `sqlite`, `webhook`
         the webhook sink `ops` needs the option `url`
         a webhook sink has no option `timeout`; did you mean `timeout_ms`?
-        a webhook sink has no option `colour`; known are `url`, `secret`, `batch`, `timeout_ms`, `in_flight`, `header.`, `batch_rows`, `batch_bytes`, `batch_wait_ms`, `max_dead_letters_per_minute`
+        a webhook sink has no option `colour`; known are `url`, `secret`, `method`, `batch`, `format`, `body`, `content_type`, `ce_source`, `ce_type`, `idempotency_key`, `timeout_ms`, `in_flight`, `private_ranges`, `ca_file`, `cert_file`, `key_file`, `header.`, `batch_rows`, `batch_bytes`, `batch_wait_ms`, `max_dead_letters_per_minute`, `retry_wait_max_ms`, `lanes`
         option `url` of the webhook sink `ops` is no address: relative URL without a base
         option `url` of the webhook sink `ops` must begin with http:// or https://
         option `batch` of the webhook sink `ops` must be one of `true`, `false`

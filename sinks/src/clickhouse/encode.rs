@@ -13,11 +13,20 @@ use super::types::Type;
 /// Appends `value` as `kind` has it. After an error what was appended is of no use.
 pub(super) fn write(kind: &Type, value: &Value, out: &mut Vec<u8>) -> Result<(), Reason> {
     match (kind, value) {
-        (Type::Nullable(_), Value::Null | Value::Undefined) => Ok(out.extend_from_slice(b"null")),
+        (Type::Nullable(_), Value::Null | Value::Undefined) => {
+            out.extend_from_slice(b"null");
+            Ok(())
+        }
         (Type::Nullable(inner), _) => write(inner, value, out),
-        (Type::Other, _) => Ok(other(value, out)),
+        (Type::Other, _) => {
+            other(value, out);
+            Ok(())
+        }
         (_, Value::Null | Value::Undefined) => Err("null".into()),
-        (Type::Text, _) => Ok(text(value, out)),
+        (Type::Text, _) => {
+            text(value, out);
+            Ok(())
+        }
         (Type::Fixed(max), _) => fixed(value, *max, out),
         (Type::Int { bits, signed }, _) => integer(value, *bits, *signed, out),
         (Type::Float { bits }, _) => float(value, *bits, out),
@@ -101,7 +110,10 @@ fn integer(value: &Value, bits: u16, signed: bool, out: &mut Vec<u8>) -> Result<
         _ => {
             let digits = whole(value)?;
             return match fits(&digits, bits, signed) {
-                true => Ok(out.extend_from_slice(digits.as_bytes())),
+                true => {
+                    out.extend_from_slice(digits.as_bytes());
+                    Ok(())
+                }
                 false => Err(beyond(&digits)),
             };
         }
@@ -173,9 +185,18 @@ fn fits(digits: &str, bits: u16, signed: bool) -> bool {
 
 fn float(value: &Value, bits: u16, out: &mut Vec<u8>) -> Result<(), Reason> {
     let float = match value {
-        Value::Int(int) => return Ok(drop(write!(out, "{int}"))),
-        Value::BigInt(int) => return Ok(drop(write!(out, "{int}"))),
-        Value::Bool(flag) => return Ok(out.push(b'0' + u8::from(*flag))),
+        Value::Int(int) => {
+            drop(write!(out, "{int}"));
+            return Ok(());
+        }
+        Value::BigInt(int) => {
+            drop(write!(out, "{int}"));
+            return Ok(());
+        }
+        Value::Bool(flag) => {
+            out.push(b'0' + u8::from(*flag));
+            return Ok(());
+        }
         Value::Float(float) => *float,
         Value::Str(_) => value
             .as_str()
@@ -351,11 +372,15 @@ fn fields<'a>(
 /// An object: the type takes nothing else.
 fn json(value: &Value, out: &mut Vec<u8>) -> Result<(), Reason> {
     match value {
-        Value::Map(map) => Ok(out.extend_from_slice(map.to_json().as_bytes())),
+        Value::Map(map) => {
+            out.extend_from_slice(map.to_json().as_bytes());
+            Ok(())
+        }
         Value::Str(_) => {
             let text = value.as_str().map(str::trim).filter(|text| text.starts_with('{'));
             let text = text.filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok());
-            Ok(out.extend_from_slice(text.ok_or("a string that is no JSON object")?.as_bytes()))
+            out.extend_from_slice(text.ok_or("a string that is no JSON object")?.as_bytes());
+            Ok(())
         }
         _ => Err(of_type(value)),
     }

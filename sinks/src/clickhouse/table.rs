@@ -87,7 +87,7 @@ impl Table {
     }
 
     pub(super) fn new(columns: &[Cells]) -> Self {
-        let columns: Vec<_> = columns.iter().map(|cells| Column::new(cells)).collect();
+        let columns: Vec<_> = columns.iter().map(Column::new).collect();
         let by_name: HashMap<_, _> =
             columns.iter().enumerate().map(|(at, column)| (column.name.clone(), at)).collect();
         let own = OWN_COLUMNS.map(|name| by_name.get(name).copied());

@@ -27,9 +27,12 @@ fn good_options_are_taken() {
     assert_eq!(refusal(&[("librdkafka.batch.size", "500000")], None), "");
 }
 
+/// Options, a target, and words of the refusal.
+type Refused<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>, &'a str);
+
 #[test]
 fn what_is_wrong_is_said_and_no_secret_with_it() {
-    let cases: &[(&[(&str, &str)], Option<&str>, &str)] = &[
+    let cases: &[Refused<'_>] = &[
         (&[("brokers", "http://x/")], None, "`brokers`"),
         (&[("acks", "1")], None, "must be `all`"),
         (&[("topic", "x")], Some("y"), "without `.y`"),

@@ -99,7 +99,7 @@ impl Shape {
         for (name, template) in [("ce_source", &self.ce_source), ("ce_type", &self.ce_type)] {
             let plain = |byte: u8| byte.is_ascii_graphic();
             let given = options.get(name).unwrap_or_default();
-            if template.is_some() && !(given.bytes().all(plain) && !given.is_empty()) {
+            if template.is_some() && (given.is_empty() || !given.bytes().all(plain)) {
                 return Err(options.wrong(name, "must be printable ASCII without blanks"));
             }
         }
