@@ -1,155 +1,213 @@
-//! CloudEvents 1.0 (<https://cloudevents.io>): the attributes of a row's event, and the JSON envelope of its structured
-//! mode. Pure: which header of which protocol an attribute becomes is the sink's business.
+//! CloudEvents 1.0 (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>): what a row is called as one,
+//! the same by whatever sink it goes, its envelope and its attributes. Pure: it must never know who sends it.
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use muster_core::value::Value;
 
-use crate::sink::{Batch, BatchRow};
+use crate::sink::BatchRow;
 
-/// The content type of the structured mode.
+/// The content type of one event in structured mode.
 pub(crate) const STRUCTURED: &str = "application/cloudevents+json";
-/// The content type of a row as JSON, which is what `datacontenttype` says.
+/// The content type of a batch.
+pub(crate) const BATCH: &str = "application/cloudevents-batch+json";
+
+/// The content type of a row.
 pub(crate) const JSON: &str = "application/json";
-/// The content type of a text that an operator's template makes.
-pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What happened, as others are told.
+/// A row's id: of its event and its place among the event's rows. With the source, which names the rule, it is unique,
+/// and equal on every attempt and on every replay.
+pub(crate) fn id(row: &BatchRow) -> String {
+    format!("{}.{}", row.event_id(), row.index)
+}
+
+/// The source of a rule's rows.
+pub(crate) fn source(rule: &str) -> String {
+    let mut source = b"/muster/rules/".to_vec();
+    percent_encode(rule.as_bytes(), |byte| b"-._~".contains(&byte), &mut source);
+    String::from_utf8(source).unwrap_or_default()
+}
+
+/// The type of a row: of its event.
+pub(crate) fn kind(row: &BatchRow) -> String {
+    format!("muster.{}", row.event.kind.name())
+}
+
+/// The attributes of an event. `source` and `id` together are unique.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Data<'a> {
-    /// A JSON text.
-    Json(&'a str),
-    /// Any other text.
-    Text(&'a str),
+pub(crate) struct Attributes<'a> {
+    pub(crate) id: &'a str,
+    /// A URI reference.
+    pub(crate) source: &'a str,
+    pub(crate) kind: &'a str,
+    /// What the event is about; empty where there is nothing.
+    pub(crate) subject: &'a str,
+    /// When it happened, milliseconds since 1970.
+    pub(crate) time_ms: i64,
+    /// What the data is.
+    pub(crate) content_type: &'a str,
 }
 
-impl<'a> Data<'a> {
-    fn content_type(self) -> &'static str {
-        match self {
-            Self::Json(_) => JSON,
-            Self::Text(_) => TEXT,
-        }
-    }
-}
-
-/// An event without its data.
-#[derive(Debug, Clone)]
-pub(crate) struct CloudEvent<'a> {
-    id: String,
-    source: String,
-    kind: &'static str,
-    subject: &'a str,
-    time: String,
-}
-
-impl<'a> CloudEvent<'a> {
-    /// The event of `row`: its id is made of the event, the rule and the row's place, so it is the same on every
-    /// attempt and on every replay; its source is the node and the log.
-    pub(crate) fn of(batch: &Batch, row: &'a BatchRow) -> Self {
-        let event = &row.event;
-        Self {
-            id: format!("{}/{}/{}", row.event_id(), batch.pipeline.rule, row.index),
-            source: format!("/{}/{:032X}", encoded(&event.body.node), batch.after.log_id),
-            kind: event.kind.name(),
-            subject: row.clientid(),
-            time: rfc3339(event.timestamp_ms),
-        }
-    }
-
-    /// The attributes by their names, apart from `datacontenttype`. `subject` is left out where there is no client.
-    pub(crate) fn attributes(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let Self { id, source, kind, subject, time } = self;
+impl Attributes<'_> {
+    /// Names and values, in this order, apart from `datacontenttype`. The extension `partitionkey` says whose events keep their order.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let subject = (!self.subject.is_empty()).then(|| self.subject.to_owned());
         [
-            ("specversion", "1.0"),
-            ("id", id),
-            ("source", source),
-            ("type", *kind),
-            ("subject", *subject),
-            ("time", time),
+            ("specversion", Some("1.0".to_owned())),
+            ("id", Some(self.id.to_owned())),
+            ("source", Some(self.source.to_owned())),
+            ("type", Some(self.kind.to_owned())),
+            ("time", rfc3339(self.time_ms)),
+            ("subject", subject.clone()),
+            ("partitionkey", subject),
         ]
         .into_iter()
-        .filter(|(name, value)| *name != "subject" || !value.is_empty())
+        .filter_map(|(name, value)| Some((name, value?)))
     }
 
-    /// The envelope with `data` in it.
-    pub(crate) fn structured(&self, data: Data<'_>) -> String {
-        let mut out = String::from("{");
-        for (name, value) in self.attributes().chain([("datacontenttype", data.content_type())]) {
-            let _ = write!(out, "\"{name}\":{},", quoted(value));
+    /// The event as a JSON object. Data is JSON where its content type says so, else a text, else base64.
+    pub(crate) fn structured(&self, data: &[u8]) -> String {
+        let mut json = String::with_capacity(data.len() + 256);
+        for (name, value) in self.pairs().chain([("datacontenttype", self.content_type.to_owned())]) {
+            json.push_str(if json.is_empty() { "{\"" } else { ",\"" });
+            json.push_str(name);
+            json.push_str("\":");
+            Value::from(value).write_json(&mut json);
         }
-        out.push_str("\"data\":");
-        match data {
-            Data::Json(json) => out.push_str(json),
-            Data::Text(text) => out.push_str(&quoted(text)),
-        }
-        out.push('}');
-        out
-    }
-}
-
-fn quoted(text: &str) -> Cow<'_, str> {
-    serde_json::to_string(text).map_or(Cow::Borrowed("\"\""), Cow::Owned)
-}
-
-/// A name as a segment of a URI's path.
-fn encoded(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' | b':' => {
-                out.push(byte.into())
+        match std::str::from_utf8(data) {
+            Ok(text) if is_json(self.content_type) => {
+                json.push_str(",\"data\":");
+                json.push_str(text);
             }
-            other => drop(write!(out, "%{other:02X}")),
+            Ok(text) => {
+                json.push_str(",\"data\":");
+                Value::from(text).write_json(&mut json);
+            }
+            Err(_) => {
+                json.push_str(",\"data_base64\":\"");
+                STANDARD.encode_string(data, &mut json);
+                json.push('"');
+            }
         }
+        json.push('}');
+        json
     }
-    out
+
+    /// The attributes as headers; the data is the body, its content type the request's.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (String, String)> {
+        self.pairs().map(|(name, value)| (format!("ce-{name}"), header_value(&value)))
+    }
 }
 
-/// Milliseconds since 1970 as RFC 3339 in UTC.
-fn rfc3339(ms: i64) -> String {
-    const DAY_MS: i64 = 86_400_000;
-    let (days, of_day) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
-    // The calendar repeats every 400 years of 146,097 days; a year that begins in March ends with its leap day.
-    let days = days + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
-    let (hour, minute) = (of_day / 3_600_000, of_day / 60_000 % 60);
-    let (second, milli) = (of_day / 1_000 % 60, of_day % 1_000);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+/// Whether a content type promises one JSON text.
+pub(crate) fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || kind == "text/json" || kind.ends_with("+json")
+}
+
+/// As the binding asks: what is not printable ASCII, space, quote and percent are percent-encoded.
+fn header_value(value: &str) -> String {
+    let mut out = Vec::with_capacity(value.len());
+    percent_encode(
+        value.as_bytes(),
+        |byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'%'),
+        &mut out,
+    );
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// `2023-11-14T22:13:20.000Z`; none outside of the years 0 to 9999, which RFC 3339 does not know.
+fn rfc3339(time_ms: i64) -> Option<String> {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let (days, ms) = (time_ms.div_euclid(DAY_MS), time_ms.rem_euclid(DAY_MS));
+    // Days since 0000-03-01 in eras of 400 years (146,097 days), so that the leap day is a year's last day.
+    let shifted = days.checked_add(719_468)?;
+    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+    (0..=9999).contains(&year).then(|| {
+        format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
+    })
+}
+
+/// Appends `bytes`, percent-encoded but for letters, digits and what `keep` keeps.
+pub(crate) fn percent_encode(bytes: &[u8], keep: impl Fn(u8) -> bool, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
+    for &byte in bytes {
+        if byte.is_ascii_alphanumeric() || keep(byte) {
+            out.push(byte);
+        } else {
+            out.extend([b'%', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn times_are_rfc_3339() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
-        assert_eq!(rfc3339(951_782_400_000), "2000-02-29T00:00:00.000Z");
-        assert_eq!(rfc3339(-1), "1969-12-31T23:59:59.999Z");
+    fn attributes() -> Attributes<'static> {
+        Attributes {
+            id: "E1.0",
+            source: "/muster/rules/hot",
+            kind: "muster.message.publish",
+            subject: "pümp \"7\" 100%",
+            time_ms: 1_700_000_000_042,
+            content_type: "application/json",
+        }
     }
 
     #[test]
-    fn the_envelope_is_json_whatever_is_in_it() {
-        let event = CloudEvent {
-            id: "1/a \"rule\"/0".into(),
-            source: format!("/{}/0", encoded("muster@host/1")),
-            kind: "message.publish",
-            subject: "",
-            time: rfc3339(0),
-        };
-        assert_eq!(
-            event.structured(Data::Json(r#"{"a":1}"#)),
-            concat!(
-                r#"{"specversion":"1.0","id":"1/a \"rule\"/0","source":"/muster@host%2F1/0","type":"message.publish","#,
-                r#""time":"1970-01-01T00:00:00.000Z","datacontenttype":"application/json","data":{"a":1}}"#
-            )
+    fn structured_holds_json_text_or_bytes() {
+        let head = r#"{"specversion":"1.0","id":"E1.0","source":"/muster/rules/hot","type":"muster.message.publish","time":"2023-11-14T22:13:20.042Z","subject":"pümp \"7\" 100%","partitionkey":"pümp \"7\" 100%","#;
+        let json = attributes().structured(br#"{"a":1}"#);
+        assert_eq!(json, format!(r#"{head}"datacontenttype":"application/json","data":{{"a":1}}}}"#));
+        let text = Attributes { content_type: "text/plain", ..attributes() };
+        assert!(
+            text.structured(b"a \"b\"").ends_with(r#","datacontenttype":"text/plain","data":"a \"b\""}"#)
         );
-        assert!(event.structured(Data::Text("a\nb")).ends_with(r#""data":"a\nb"}"#));
+        assert!(text.structured(&[0xff]).ends_with(r#","data_base64":"/w=="}"#));
+    }
+
+    #[test]
+    fn headers_hold_what_headers_can() {
+        let headers: Vec<_> =
+            attributes().headers().map(|(name, value)| format!("{name}: {value}")).collect();
+        assert_eq!(
+            headers[1..4],
+            ["ce-id: E1.0", "ce-source: /muster/rules/hot", "ce-type: muster.message.publish"]
+        );
+        assert_eq!(headers[5], "ce-subject: p%C3%BCmp%20%227%22%20100%25");
+        let none = Attributes { subject: "", ..attributes() };
+        assert_eq!(none.headers().count(), 5);
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (ms, text) in [
+            (0, Some("1970-01-01T00:00:00.000Z")),
+            (-1, Some("1969-12-31T23:59:59.999Z")),
+            (951_782_400_000, Some("2000-02-29T00:00:00.000Z")),
+            (4_107_542_399_999, Some("2100-02-28T23:59:59.999Z")),
+            (4_107_542_400_000, Some("2100-03-01T00:00:00.000Z")),
+            (253_402_300_799_999, Some("9999-12-31T23:59:59.999Z")),
+            (253_402_300_800_000, None),
+            (i64::MIN, None),
+            (i64::MAX, None),
+        ] {
+            assert_eq!(rfc3339(ms).as_deref(), text, "{ms}");
+        }
+    }
+
+    #[test]
+    fn json_by_its_content_type() {
+        assert!(is_json("application/json; charset=utf-8") && is_json("Application/Vnd.X+JSON"));
+        assert!(!is_json("text/plain") && !is_json("application/x-ndjson"));
     }
 }

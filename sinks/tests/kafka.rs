@@ -200,8 +200,8 @@ async fn topics_keys_and_values_come_from_columns() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cloud_events_in_both_modes() {
     let Some(server) = Server::shared("kafka") else { return };
-    let id = "ABCD0000000000000000000000000000/hot/0";
-    let source = "/muster@test/ABCD0000000000000000000000000000";
+    let id = "ABCD0000000000000000000000000000.0";
+    let source = "/muster/rules/hot";
     let topic = fresh("structured");
     let mut structured = sink(server.address(), &topic, &[("format", "cloudevents_structured")]);
     open(&mut *structured, &topic).await.unwrap();
@@ -209,7 +209,8 @@ async fn cloud_events_in_both_modes() {
     let seen = read_all(server.address(), &topic).remove(0);
     assert_eq!(seen.headers["content-type"], "application/cloudevents+json");
     let expected = serde_json::json!({
-        "specversion": "1.0", "id": id, "source": source, "type": "message.publish", "subject": "pump-7",
+        "specversion": "1.0", "id": id, "source": source, "type": "muster.message.publish",
+        "subject": "pump-7", "partitionkey": "pump-7",
         "time": "2023-11-14T22:13:20.000Z", "datacontenttype": "application/json",
         "data": {"clientid": "pump-7", "text": "1"}
     });
@@ -222,7 +223,7 @@ async fn cloud_events_in_both_modes() {
     assert_eq!(seen.value, r#"{"clientid":"pump-7","text":"1"}"#);
     let attribute = |name: &str| seen.headers[&format!("ce_{name}")].clone();
     assert_eq!([attribute("id"), attribute("source"), attribute("subject")], [id, source, "pump-7"]);
-    assert_eq!([attribute("specversion"), attribute("type")], ["1.0", "message.publish"]);
+    assert_eq!([attribute("specversion"), attribute("type")], ["1.0", "muster.message.publish"]);
     assert_eq!(attribute("time"), "2023-11-14T22:13:20.000Z");
     assert_eq!(seen.headers["content-type"], "application/json");
 }

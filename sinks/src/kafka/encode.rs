@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use muster_core::value::Row;
 use rdkafka::message::{Header, OwnedHeaders};
 
-use crate::cloudevents::{self, CloudEvent, Data};
+use crate::cloudevents::{self, Attributes};
 use crate::sink::{Batch, BatchRow};
 use crate::template::Template;
 
@@ -14,7 +14,10 @@ const TOPIC_BYTES_MAX: usize = 249;
 /// Headers of our own, and the content type.
 const OWN_HEADERS: usize = 6;
 /// Attributes of a CloudEvent.
-const ATTRIBUTES: usize = 6;
+const ATTRIBUTES: usize = 7;
+
+/// The content type of a text that an operator's template makes.
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What a record's value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,24 +71,30 @@ impl Encoder {
         let (value, content_type) = match &self.value {
             Some(value) => {
                 let value = value.render(&row.row).map_err(|what| format!("the value {what}"))?;
-                (Cow::Owned(value), cloudevents::TEXT)
+                (Cow::Owned(value), TEXT)
             }
             None => (Cow::Borrowed(row.row.json().as_bytes()), cloudevents::JSON),
         };
         if self.format == Format::Json {
             return Ok(Record { key, value, headers: headers(batch, row, content_type, 0) });
         }
-        let event = CloudEvent::of(batch, row);
+        let (id, source) = (cloudevents::id(row), cloudevents::source(&batch.pipeline.rule));
+        let event = Attributes {
+            id: &id,
+            source: &source,
+            kind: &cloudevents::kind(row),
+            subject: row.clientid(),
+            time_ms: row.event.timestamp_ms,
+            content_type,
+        };
         if self.format == Format::CloudEventsBinary {
             let mut headers = headers(batch, row, content_type, ATTRIBUTES);
-            for (name, value) in event.attributes() {
-                headers = headers.insert(Header { key: &format!("ce_{name}"), value: Some(value) });
+            for (name, value) in event.pairs() {
+                headers = headers.insert(Header { key: &format!("ce_{name}"), value: Some(&value) });
             }
             return Ok(Record { key, value, headers });
         }
-        let text = String::from_utf8_lossy(&value);
-        let data = if self.value.is_some() { Data::Text(&text) } else { Data::Json(&text) };
-        let value = Cow::Owned(event.structured(data).into_bytes());
+        let value = Cow::Owned(event.structured(&value).into_bytes());
         Ok(Record { key, value, headers: headers(batch, row, cloudevents::STRUCTURED, 0) })
     }
 }

@@ -7,9 +7,9 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use ring::hmac;
 
-use super::cloudevents::{self, Attributes, is_json};
 use super::shape::{Format, Shape};
-use super::template::{Lands, Scope, percent_encode};
+use super::template::{Lands, Scope};
+use crate::cloudevents::{self, Attributes, is_json};
 use crate::error::{ErrorKind, SinkError};
 use crate::sink::{Batch, BatchRow};
 
@@ -110,15 +110,12 @@ fn with_attributes<T>(
     let mut source = Vec::new();
     match &shape.ce_source {
         Some(template) => template.render(scope, Lands::Address, &mut source),
-        None => {
-            source.extend_from_slice(b"/muster/rules/");
-            percent_encode(scope.rule.as_bytes(), |byte| b"-._~".contains(&byte), &mut source);
-        }
+        None => source.extend_from_slice(cloudevents::source(scope.rule).as_bytes()),
     }
     let mut kind = Vec::new();
     match &shape.ce_type {
         Some(template) => template.render(scope, Lands::Text, &mut kind),
-        None => kind.extend_from_slice(format!("muster.{}", row.event.kind.name()).as_bytes()),
+        None => kind.extend_from_slice(cloudevents::kind(row).as_bytes()),
     }
     for (what, value) in [("ce_source", &source), ("ce_type", &kind)] {
         if value.is_empty() {
@@ -126,7 +123,7 @@ fn with_attributes<T>(
         }
     }
     Ok(write(Attributes {
-        id: &format!("{}.{}", scope.event_id, row.index),
+        id: &cloudevents::id(row),
         source: &String::from_utf8_lossy(&source),
         kind: &String::from_utf8_lossy(&kind),
         subject: row.clientid(),

@@ -2,7 +2,6 @@
 //! `webhook-id`, which is the same on every attempt, also after a crash.
 
 mod client;
-mod cloudevents;
 mod config;
 mod deliver;
 mod encode;

@@ -5,9 +5,9 @@
 use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::cloudevents::is_json;
 use super::encode::rejected;
 use super::template::{Lands, Scope, Template};
+use crate::cloudevents::is_json;
 use crate::error::SinkError;
 use crate::registry::Options;
 

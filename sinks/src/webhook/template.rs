@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use muster_core::value::{Row, Value};
 
+use crate::cloudevents::percent_encode;
+
 /// Where values land, and thus how they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lands {
@@ -191,19 +193,6 @@ fn write(value: &Value, lands: Lands, quoted: bool, out: &mut Vec<u8>) {
         }
         Lands::Json => out.extend_from_slice(value.to_json().as_bytes()),
         Lands::Address => percent_encode(&as_text(value), |byte| b"-._~".contains(&byte), out),
-    }
-}
-
-/// Appends `bytes`, percent-encoded but for letters, digits and what `keep` keeps.
-pub(super) fn percent_encode(bytes: &[u8], keep: impl Fn(u8) -> bool, out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
-    for &byte in bytes {
-        if byte.is_ascii_alphanumeric() || keep(byte) {
-            out.push(byte);
-        } else {
-            out.extend([b'%', digit(byte >> 4), digit(byte & 15)]);
-        }
     }
 }
 
