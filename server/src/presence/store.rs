@@ -401,6 +401,6 @@ mod tests {
         let db = Connection::open(&path).expect("open directly");
         db.execute("UPDATE _muster_migrations SET version = 99", []).expect("pretend");
         drop(db);
-        assert!(matches!(Store::open(&path, 7), Err(StoreError::Newer { found: 99, known: 2, .. })));
+        assert!(matches!(Store::open(&path, 7), Err(StoreError::Newer { found: 99, known: 3, .. })));
     }
 }
