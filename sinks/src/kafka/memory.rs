@@ -27,6 +27,8 @@ const WAIT: std::time::Duration = std::time::Duration::from_millis(50);
 pub(super) struct Remembered {
     /// Grows with each that takes the pipeline over.
     pub(super) epoch: u64,
+    /// Who that was, by chance.
+    pub(super) writer: u64,
     /// None where the pipeline was taken over and nothing was delivered yet.
     pub(super) checkpoint: Option<Checkpoint>,
 }
@@ -36,6 +38,7 @@ pub(super) struct Remembered {
 struct Written {
     pipeline: String,
     epoch: u64,
+    writer: String,
     #[serde(flatten)]
     checkpoint: Option<WrittenCheckpoint>,
 }
@@ -60,13 +63,15 @@ impl Remembered {
             delivered: totals.delivered,
             dead: totals.dead,
         });
-        let written = Written { pipeline: pipeline.to_string(), epoch: self.epoch, checkpoint };
+        let writer = format!("{:016x}", self.writer);
+        let written = Written { pipeline: pipeline.to_string(), epoch: self.epoch, writer, checkpoint };
         serde_json::to_string(&written).unwrap_or_default()
     }
 
     /// None where it was written by something else.
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
-        let Written { epoch, checkpoint, .. } = serde_json::from_slice(value).ok()?;
+        let Written { epoch, writer, checkpoint, .. } = serde_json::from_slice(value).ok()?;
+        let writer = u64::from_str_radix(&writer, 16).ok()?;
         let checkpoint = match checkpoint {
             None => None,
             Some(it) => Some(Checkpoint {
@@ -75,7 +80,7 @@ impl Remembered {
                 totals: Totals { matched: it.matched, delivered: it.delivered, dead: it.dead },
             }),
         };
-        Some(Self { epoch, checkpoint })
+        Some(Self { epoch, writer, checkpoint })
     }
 }
 

@@ -1,6 +1,12 @@
 //! Who writes a pipeline, and how far it is: taking it over from whoever had it, and committing. It runs on a thread
 //! that may block.
 
+use std::collections::BTreeSet;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+
 use super::client::{Client, Job, Record};
 use super::config::Config;
 use super::errors;
@@ -16,6 +22,8 @@ pub(super) struct Owner {
     /// Transactional id and key of the checkpoint.
     id: String,
     epoch: u64,
+    /// Tells a takeover of ours whose outcome we never learned from one by somebody else.
+    writer: u64,
     pub(super) committed: Option<Checkpoint>,
 }
 
@@ -34,6 +42,7 @@ impl Owner {
             return Err(topics::missing(config, topic, Use::Checkpoints));
         }
         let id = config.transactional_id(pipeline);
+        let _turn = Turn::take(&id, || job.go_on(client.context(), "end what was under way before"))?;
         let reader = Reader::new(&config.reader(pipeline), &client, topic, &id, job)?;
         match before {
             None => topics::must_be_kept(config, topic, job)?,
@@ -48,7 +57,11 @@ impl Owner {
         }
         let epoch = found.map_or(0, |found| found.epoch) + 1;
         let committed = found.and_then(|found| found.checkpoint);
-        let owner = Self { pipeline: pipeline.clone(), id, epoch, committed };
+        let writer = match before {
+            Some(before) => before.writer,
+            None => chance()?,
+        };
+        let owner = Self { pipeline: pipeline.clone(), id, epoch, writer, committed };
         client.begin()?;
         owner.write(&client, config, committed, 0, job)?;
         if let Some((_, code)) = client.settle(job, true)?.first() {
@@ -67,7 +80,7 @@ impl Owner {
         place: usize,
         job: &Job,
     ) -> Result<(), SinkError> {
-        let value = Remembered { epoch: self.epoch, checkpoint }.encode(&self.pipeline);
+        let value = Remembered { epoch: self.epoch, writer: self.writer, checkpoint }.encode(&self.pipeline);
         let record = Record::with_opaque_to(&config.checkpoint_topic, place).partition(PARTITION);
         match client.send(record.key(self.id.as_bytes()).payload(value.as_bytes()), job)? {
             None => Ok(()),
@@ -108,7 +121,7 @@ impl Owner {
 
     fn is_still(&self, found: Option<Remembered>) -> Result<(), SinkError> {
         let epoch = found.map_or(0, |found| found.epoch);
-        if epoch > self.epoch {
+        if epoch > self.epoch && found.is_some_and(|found| found.writer != self.writer) {
             let message = format!(
                 "another process delivers {} under the transactional id `{}`",
                 self.pipeline, self.id
@@ -126,4 +139,43 @@ impl Owner {
         }
         Ok(())
     }
+}
+
+/// How long to wait before looking again whether it is our turn.
+const LOOK: Duration = Duration::from_millis(50);
+
+static TAKING: (Mutex<BTreeSet<String>>, Condvar) = (Mutex::new(BTreeSet::new()), Condvar::new());
+
+/// The right to take over under an id. What nobody waits for any more ends soon, but not at once: were it still about
+/// to take over, it would fence off whoever came after it in this very process.
+struct Turn(String);
+
+impl Turn {
+    /// Waits until nobody else in this process takes over under `id`, or until `go_on` says that it is of no use.
+    fn take(id: &str, go_on: impl Fn() -> Result<(), SinkError>) -> Result<Self, SinkError> {
+        let (taking, changed) = &TAKING;
+        let mut busy = taking.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            go_on()?;
+            if busy.insert(id.to_owned()) {
+                return Ok(Self(id.to_owned()));
+            }
+            (busy, _) = changed.wait_timeout(busy, LOOK).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (taking, changed) = &TAKING;
+        taking.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+        changed.notify_all();
+    }
+}
+
+fn chance() -> Result<u64, SinkError> {
+    let mut bytes = [0; 8];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map_err(|_| SinkError::unavailable("the system has no randomness to give"))?;
+    Ok(u64::from_le_bytes(bytes))
 }

@@ -62,9 +62,10 @@ fn checkpoints_are_read_as_they_were_written() {
         cursor: Cursor { offset: u64::MAX, row: 7 },
         totals: Totals { matched: 3, delivered: 2, dead: 1 },
     };
-    for remembered in
-        [Remembered { epoch: 1, checkpoint: None }, Remembered { epoch: 9, checkpoint: Some(checkpoint) }]
-    {
+    for remembered in [
+        Remembered { epoch: 1, writer: 0, checkpoint: None },
+        Remembered { epoch: 9, writer: u64::MAX - 1, checkpoint: Some(checkpoint) },
+    ] {
         let written = remembered.encode(&pipeline);
         assert_eq!(Remembered::decode(written.as_bytes()), Some(remembered), "{written}");
     }
