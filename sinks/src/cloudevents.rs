@@ -1,5 +1,5 @@
-//! CloudEvents 1.0 (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>): what a row is called as one,
-//! the same by whatever sink it goes, its envelope and its attributes. Pure: it must never know who sends it.
+//! CloudEvents 1.0 (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>): what a row is called as
+//! one, the same by whatever sink it goes, its envelope and its attributes. Pure: it must never know who sends it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -49,7 +49,8 @@ pub(crate) struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    /// Names and values, in this order, apart from `datacontenttype`. The extension `partitionkey` says whose events keep their order.
+    /// Names and values, in this order, apart from `datacontenttype`. The extension `partitionkey` says whose events
+    /// keep their order.
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
         let subject = (!self.subject.is_empty()).then(|| self.subject.to_owned());
         [
