@@ -179,3 +179,28 @@ fn chance() -> Result<u64, SinkError> {
     filled.map_err(|_| SinkError::unavailable("the system has no randomness to give"))?;
     Ok(u64::from_le_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_takes_over_under_an_id() {
+        let patient = || Ok(());
+        let first = Turn::take("a", patient).unwrap();
+        let asked = Cell::new(0);
+        let impatient = || {
+            asked.set(asked.get() + 1);
+            if asked.get() < 3 { Ok(()) } else { Err(SinkError::unavailable("nobody waits any more")) }
+        };
+        assert!(Turn::take("a", impatient).is_err());
+        assert_eq!(asked.get(), 3, "it waits as long as somebody waits for it");
+        let other = Turn::take("b", patient).unwrap();
+        let second = std::thread::spawn(|| Turn::take("a", || Ok(())).is_ok());
+        drop(first);
+        assert!(second.join().unwrap());
+        drop((Turn::take("a", patient).unwrap(), other));
+    }
+}
