@@ -97,6 +97,8 @@ pub struct Pipelines {
     parts: Parts,
     folder: PathBuf,
     running: Mutex<BTreeMap<PipelineId, Running>>,
+    /// How those are doing that are being started anew; locked only while `running` is.
+    changing: Mutex<BTreeMap<PipelineId, PipelineStatus>>,
     /// What the pipelines of each rule share.
     evaluations: Mutex<BTreeMap<String, Arc<Evaluation>>>,
     /// Rules made over REST, by id.
@@ -179,6 +181,7 @@ impl Pipelines {
             parts,
             folder: folder.to_owned(),
             running: Mutex::default(),
+            changing: Mutex::default(),
             evaluations: Mutex::default(),
             managed: Mutex::default(),
             gate: tokio::sync::Mutex::default(),
@@ -283,15 +286,18 @@ impl Pipelines {
         }
     }
 
-    /// How each pipeline is doing.
+    /// How each pipeline is doing. One that is being started anew is as it was before.
     pub fn status(&self) -> Vec<PipelineStatus> {
-        lock(&self.running).values().map(|running| running.handle.status()).collect()
+        self.status_with_lanes().into_iter().map(|(status, _)| status).collect()
     }
 
     /// How each pipeline is doing, and each of its lanes.
     pub fn status_with_lanes(&self) -> Vec<(PipelineStatus, Vec<PipelineStatus>)> {
         let running = lock(&self.running);
-        running.values().map(|it| (it.handle.status(), it.handle.lanes())).collect()
+        let changing = lock(&self.changing).clone();
+        let mut all: BTreeMap<_, _> = changing.into_iter().map(|(id, it)| (id, (it, Vec::new()))).collect();
+        all.extend(running.iter().map(|(id, it)| (id.clone(), (it.handle.status(), it.handle.lanes()))));
+        all.into_values().collect()
     }
 
     /// What is wrong with the rule files, as of the last look, and with rules made over REST.
@@ -357,6 +363,10 @@ impl Pipelines {
         let mut ending = BTreeMap::new();
         {
             let mut running = lock(&self.running);
+            for id in &changes.changed {
+                let before = running.get(id).map(|it| (id.clone(), it.handle.status()));
+                lock(&self.changing).extend(before);
+            }
             for id in changes.changed.iter().chain(&changes.stopped) {
                 ending.extend(running.remove_entry(id));
             }
@@ -368,7 +378,9 @@ impl Pipelines {
         for id in changes.started.iter().chain(&changes.changed) {
             if let Some(planned) = plan.pipelines.remove(id) {
                 let running = self.spawn(id, planned).await;
-                lock(&self.running).insert(id.clone(), running);
+                let mut all = lock(&self.running);
+                all.insert(id.clone(), running);
+                lock(&self.changing).remove(id);
             }
         }
         self.follow_replays().await;

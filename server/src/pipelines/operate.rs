@@ -148,7 +148,9 @@ impl Pipelines {
     }
 
     fn meant(&self, which: &Which) -> Vec<PipelineId> {
-        lock(&self.running).keys().filter(|id| which.means(id)).cloned().collect()
+        let running = lock(&self.running);
+        let all: BTreeSet<_> = running.keys().chain(lock(&self.changing).keys()).cloned().collect();
+        all.into_iter().filter(|id| which.means(id)).collect()
     }
 
     fn with(&self, id: &PipelineId, order: impl FnOnce(&Running)) {
@@ -159,9 +161,7 @@ impl Pipelines {
     }
 
     fn status_of(&self, which: &Which) -> Vec<PipelineStatus> {
-        let running = lock(&self.running);
-        let meant = running.iter().filter(|(id, _)| which.means(id));
-        meant.map(|(_, running)| running.handle.status()).collect()
+        self.status().into_iter().filter(|status| which.means(&PipelineId::new(&status.rule, &status.sink, &status.target))).collect()
     }
 }
 
