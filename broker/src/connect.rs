@@ -11,7 +11,7 @@ use muster_core::topic;
 use rand::RngCore as _;
 use tokio::io::{ReadHalf, WriteHalf};
 
-use crate::access::{Authn, Credentials, Identity};
+use crate::access::{Authn, Credentials, Identity, Subject};
 use crate::clients::{Facts, Turn};
 use crate::codec::encode::{self, ConnAck};
 use crate::codec::{self, Connect, DecodeError, Packet, Version, reason};
@@ -147,7 +147,9 @@ impl Handshake {
             username: self.connect.username.as_deref(),
             password: self.connect.password.as_ref().map(|password| &password.0[..]),
             peername: &self.endpoints.peername,
+            listener: self.endpoints.listener,
             proto_ver: self.connect.version.level(),
+            cert_common_name: None,
         };
         match self.hub.authenticator.authenticate(&credentials).get().await {
             Authn::Allow(identity) => Ok(identity),
@@ -204,7 +206,8 @@ impl Handshake {
         if hub.shutdown.is_cancelled() {
             hub.clients.shut_down_one(&self.connect.clientid).await;
         }
-        let mut actor = Actor { hub, recorder, facts, control, registration, session };
+        let subject = Box::new(self.subject(identity));
+        let mut actor = Actor { hub, recorder, facts, subject, control, registration, session };
         actor.publish_subscriptions();
         // A router that is gone is noticed again, and dealt with, in the session's loop.
         let _ = actor.rejoin().await;
@@ -224,6 +227,17 @@ impl Handshake {
             packet_bytes_max,
         };
         Some(Box::new(parts))
+    }
+
+    fn subject(&self, identity: Identity) -> Subject {
+        let address = self.endpoints.peername.parse().ok().map(|it: std::net::SocketAddr| it.ip());
+        Subject {
+            clientid: self.connect.clientid.clone(),
+            username: self.connect.username.clone(),
+            address: address.map(|it| it.to_canonical()),
+            listener: self.endpoints.listener.to_owned(),
+            identity: Arc::new(identity),
+        }
     }
 
     async fn record(

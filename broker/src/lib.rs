@@ -12,6 +12,8 @@
 //! do.
 
 mod access;
+pub mod authn;
+pub mod authz;
 mod broker;
 mod clients;
 mod codec;
@@ -34,7 +36,7 @@ mod stats;
 mod wanted;
 
 pub use access::{
-    Action, AllowAll, Answer, Authenticator, Authn, Authorizer, Authz, Credentials, Identity, Request,
+    Action, AllowAll, Answer, Authenticator, Authn, Authorizer, Authz, Credentials, Identity, Request, Subject,
 };
 pub use broker::{Accepted, Broker, Environment, PublishOutcome, PublishRequest};
 pub use codec::Qos;

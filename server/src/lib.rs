@@ -1,6 +1,7 @@
 //! The server: configuration, wiring, pipelines, presence, REST, command line. The parts (log, broker, rules, sinks)
 //! live in their own crates and meet here; whatever can be decided without two of them belongs there, not here.
 
+pub mod access;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -1,12 +1,16 @@
 //! Who may come in and who may do what: the two questions that the broker asks, and the answer "everybody, everything".
+//! What answers them in earnest is in [`crate::authn`] and [`crate::authz`].
 //! An answer may come at once or later, so that a check in memory costs no allocation and one over the network is
 //! possible.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
+use crate::authz::Rule;
 use crate::codec::Qos;
 
 /// An answer that is there, or that is being found.
@@ -37,8 +41,12 @@ pub struct Credentials<'a> {
     pub password: Option<&'a [u8]>,
     /// `address:port` of the client.
     pub peername: &'a str,
+    /// The listener's name, e.g. `tcp:default`.
+    pub listener: &'a str,
     /// 3, 4 or 5.
     pub proto_ver: u8,
+    /// The common name in the client's certificate, if it showed one that the listener trusts.
+    pub cert_common_name: Option<&'a str>,
 }
 
 /// Everything but the password.
@@ -74,6 +82,10 @@ pub struct Identity {
     pub is_superuser: bool,
     /// Attributes that events carry.
     pub attrs: BTreeMap<String, String>,
+    /// When the credentials cease to be worth anything, milliseconds since 1970: the connection ends then.
+    pub expires_at_ms: Option<i64>,
+    /// Permissions that came with the credentials (a token's claims): they are asked before any other.
+    pub rules: Vec<Rule>,
 }
 
 /// Decides who is let in.
@@ -109,15 +121,26 @@ impl Action {
     }
 }
 
+/// Whose permissions are asked for: what does not change during a connection.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// Client identifier.
+    pub clientid: String,
+    /// User name, if one was given.
+    pub username: Option<String>,
+    /// The client's address; none where there is none, e.g. in tests.
+    pub address: Option<IpAddr>,
+    /// The listener's name, e.g. `tcp:default`.
+    pub listener: String,
+    /// What authentication found.
+    pub identity: Arc<Identity>,
+}
+
 /// A question about a permission.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// Who.
-    pub clientid: &'a str,
-    /// Who, by the name that was authenticated.
-    pub username: Option<&'a str>,
-    /// From where, `address:port`.
-    pub peername: &'a str,
+    pub subject: &'a Subject,
     /// What.
     pub action: Action,
     /// On which topic, or with which filter (`$share/GROUP/` kept).

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use muster_core::event::{EventKind, proto};
 use tokio::sync::mpsc;
 
+use crate::access::Subject;
 use crate::clients::{Control, Facts, Registration};
 use crate::codec::Qos;
 use crate::groups::GroupMessage;
@@ -160,6 +161,8 @@ pub(crate) struct Actor {
     pub(crate) hub: Arc<Hub>,
     pub(crate) recorder: Recorder,
     pub(crate) facts: Arc<Facts>,
+    /// Whose permissions count.
+    pub(crate) subject: Box<Subject>,
     pub(crate) control: mpsc::Receiver<Control>,
     pub(crate) registration: Registration,
     pub(crate) session: Box<Session>,

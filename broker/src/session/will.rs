@@ -54,14 +54,7 @@ impl Actor {
         use muster_core::event::EventKind;
         use muster_core::event::proto::{Authz, event::Detail};
 
-        let client = self.recorder.client();
-        let request = Request {
-            clientid: &client.clientid,
-            username: client.username.as_deref(),
-            peername: &client.peername,
-            action,
-            topic,
-        };
+        let request = Request { subject: &self.subject, action, topic };
         let answer = self.hub.authorizer.authorize(&request).get().await;
         if !answer.allow {
             self.hub.counters.authorizations_denied.add(1);

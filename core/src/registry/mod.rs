@@ -1,7 +1,7 @@
 //! The registry: what must be found again after a restart and is no history, in an embedded SQLite database
-//! (`registry.db`). Today: retained messages, and up to where the event log is in them; rules made over REST. Writes
-//! are queued and committed in batches by one thread, so that no session waits for SQLite. It must never know what a
-//! message or a rule means.
+//! (`registry.db`): retained messages, and up to where the event log is in them; rules made over REST; documents of
+//! operators. Writes are queued and committed in batches by one thread, so that no session waits for SQLite. It must
+//! never know what a message, a rule or a document means.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +10,12 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{mpsc, oneshot};
 
+mod documents;
 mod rules;
 #[cfg(test)]
 mod tests;
 
+pub use documents::{Document, DocumentChange};
 pub use rules::StoredRule;
 
 /// Each version's statements, in order. A version that has been released is never changed.
@@ -21,6 +23,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/registry/0001_retained.sql"),
     include_str!("../../../migrations/sqlite/registry/0002_mark.sql"),
     include_str!("../../../migrations/sqlite/registry/0003_rules.sql"),
+    include_str!("../../../migrations/sqlite/registry/0004_documents.sql"),
 ];
 
 /// The name of the mark of retained messages.
@@ -95,6 +98,7 @@ enum Command {
     Retained(RetainedChange, Mark),
     Mark(Mark),
     Rule(rules::RuleChange, oneshot::Sender<Result<(), rusqlite::Error>>),
+    Documents(Vec<DocumentChange>, oneshot::Sender<Result<(), rusqlite::Error>>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -257,6 +261,9 @@ fn write_all(mut connection: Connection, mut commands: mpsc::Receiver<Command>) 
                 Command::Mark(mark) => newest_mark = Some(mark),
                 Command::Rule(change, done) => {
                     let _ = done.send(rules::write(&mut connection, &change)); // who waits may have gone
+                }
+                Command::Documents(changes, done) => {
+                    let _ = done.send(documents::write(&mut connection, &changes)); // who waits may have gone
                 }
                 Command::Flush(done) => flushed.push(done),
             }

@@ -1,5 +1,3 @@
-//! The registry over real files.
-
 //! The registry over a real file: what is written is found again.
 
 use super::*;
@@ -57,6 +55,37 @@ async fn rules_are_found_again_in_their_last_state() {
     }
     let registry = Registry::open(&path).unwrap();
     assert_eq!(registry.rules().unwrap(), [rule("b", "{\"x\":1}", 2), rule("c", "{}", 1)]);
+}
+
+#[tokio::test]
+async fn documents_change_together_and_are_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.db");
+    let put = |collection, id: &str, body: &str| DocumentChange::Put {
+        collection,
+        document: Document { id: id.to_owned(), body: body.to_owned() },
+    };
+    {
+        let registry = Registry::open(&path).unwrap();
+        let version = registry.version().unwrap();
+        let changes = vec![put("keys", "b", "1"), put("keys", "a", "2"), put("bans", "a", "3")];
+        registry.change_documents(changes).await.unwrap();
+        assert_ne!(registry.version().unwrap(), version);
+        let remove = DocumentChange::Remove { collection: "keys", id: "b".to_owned() };
+        let changes = vec![remove, put("keys", "a", "4"), DocumentChange::Clear { collection: "bans" }];
+        registry.change_documents(changes).await.unwrap();
+    }
+    // Another process beside this one.
+    let (registry, other) = (Registry::open(&path).unwrap(), Registry::open(&path).unwrap());
+    let found = Document { id: "a".to_owned(), body: "4".to_owned() };
+    assert_eq!(registry.documents("keys").unwrap(), std::slice::from_ref(&found));
+    assert_eq!(registry.document("keys", "a").unwrap(), Some(found));
+    assert_eq!(registry.documents("bans").unwrap(), []);
+    let version = registry.version().unwrap();
+    assert_eq!(registry.version().unwrap(), version);
+    other.change_documents(vec![put("keys", "c", "5")]).await.unwrap();
+    assert_ne!(registry.version().unwrap(), version);
+    assert_eq!(registry.document("keys", "c").unwrap().unwrap().body, "5");
 }
 
 #[tokio::test]

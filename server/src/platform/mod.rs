@@ -28,6 +28,7 @@ mod keep;
 mod sessions;
 mod stalls;
 
+use crate::access::Access;
 use crate::config::{Config, Durability};
 use crate::error::{Error, ErrorKind};
 use crate::pipelines::{Parts, Pipelines};
@@ -318,8 +319,9 @@ async fn open_doors(
     wanted: Wanted,
     clock: SharedClock,
 ) -> Result<(Broker, RestServer), Error> {
-    let broker = start_broker(config, journal, registry, wanted, clock.clone()).await?;
-    let app = App::new(config, &clock, journal, &broker, pipelines);
+    let access = Access::load(config, &registry, &clock)?;
+    let broker = start_broker(config, journal, registry, wanted, clock.clone(), &access).await?;
+    let app = App::new(config, &clock, journal, &broker, &access, pipelines);
     match RestServer::start(&config.http, app).await {
         Ok(rest) => Ok((broker, rest)),
         Err(error) => {
@@ -335,12 +337,21 @@ async fn start_broker(
     registry: Registry,
     wanted: Wanted,
     clock: SharedClock,
+    access: &Access,
 ) -> Result<Broker, Error> {
     let mut broker =
         BrokerConfig { listen: config.mqtt.listen, node: config.node.clone(), ..BrokerConfig::default() };
     broker.limits.connections_max = config.mqtt.connections_max;
     broker.limits.packet_bytes_max = config.mqtt.packet_bytes_max;
-    Broker::start(broker, Environment::open(journal.clone(), registry, wanted, clock))
+    let environment = Environment {
+        journal: journal.clone(),
+        registry,
+        wanted,
+        clock,
+        authenticator: access.authn.clone(),
+        authorizer: access.authz.clone(),
+    };
+    Broker::start(broker, environment)
         .await
         .map_err(|error: BrokerError| Error::because(ErrorKind::Start, "cannot start the broker", error))
 }

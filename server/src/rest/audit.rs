@@ -2,20 +2,19 @@
 
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{EventKind, NewEvent, proto};
+use serde_json::Value;
 
 use super::App;
+use crate::access::Caller;
 
-/// Who did it: REST asks nobody for a name yet.
-const ACTOR: &str = "rest";
-
-/// Writes that `action` was done to `object`, and waits until that is durable. A log that takes nothing does not undo
-/// what was done.
-pub(super) async fn write(app: &App, action: &str, object: &str) {
+/// Writes that `action` was done to `object` by `caller`, and waits until that is durable. `details` is an object
+/// without secrets. A log that takes nothing does not undo what was done.
+pub(super) async fn write(app: &App, caller: &Caller, action: &str, object: &str, details: Value) {
     let admin = proto::Admin {
         action: action.to_owned(),
-        actor: ACTOR.to_owned(),
+        actor: caller.name.clone(),
         object: object.to_owned(),
-        details: "{}".to_owned(),
+        details: details.to_string(),
         result: "success".to_owned(),
     };
     let body = proto::Event {

@@ -2,7 +2,6 @@
 //! Prometheus. It reads the other parts and has rules changed by those whose business they are; it must never know how
 //! they do their work.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,31 +14,40 @@ use axum::routing::{get, post};
 use muster_broker::Broker;
 use muster_core::clock::SharedClock;
 use muster_core::journal::Journal;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
 
 mod audit;
+mod authn;
+mod authz;
+mod bans;
+mod caller;
 mod clients;
 mod devices;
+mod keys;
 mod letters;
 mod log;
+mod nodes;
+mod openapi;
 mod operate;
 mod pipelines;
 mod prometheus;
+mod publish;
 mod replays;
 mod reply;
+mod retained;
 mod rules;
+mod serve;
 mod stats;
 mod status;
+mod subscriptions;
+mod topic_metrics;
+mod v4;
 
+use crate::access::Access;
 use crate::config::{Config, Durability, Http};
-use crate::error::{Error, ErrorKind};
 use crate::pipelines::Pipelines;
 use reply::ApiError;
-
-/// How long requests that are under way may take when the server stops.
-const STOP_WAIT: Duration = Duration::from_millis(500);
+pub use serve::RestServer;
 
 /// What the endpoints look at. Cheap to clone.
 #[derive(Clone)]
@@ -50,6 +58,7 @@ pub struct App {
     started: Duration,
     journal: Journal,
     broker: Broker,
+    access: Access,
     pipelines: Arc<Pipelines>,
     durability: Durability,
     maxima: Arc<stats::Maxima>,
@@ -64,6 +73,7 @@ impl App {
         clock: &SharedClock,
         journal: &Journal,
         broker: &Broker,
+        access: &Access,
         pipelines: &Arc<Pipelines>,
     ) -> Self {
         Self {
@@ -73,6 +83,7 @@ impl App {
             started: clock.monotonic(),
             journal: journal.clone(),
             broker: broker.clone(),
+            access: access.clone(),
             pipelines: pipelines.clone(),
             durability: config.journal.durability,
             maxima: Arc::default(),
@@ -82,68 +93,12 @@ impl App {
     }
 }
 
-/// REST, served.
-#[derive(Debug)]
-pub struct RestServer {
-    address: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl RestServer {
-    /// Listens and serves.
-    ///
-    /// # Errors
-    /// The address cannot be had, or is not a loopback address: there are no keys yet that would protect it.
-    pub async fn start(http: &Http, app: App) -> Result<Self, Error> {
-        let listen = http.listen;
-        if !listen.ip().is_loopback() {
-            let message =
-                format!("cannot serve REST on {listen}: it asks for no key yet, so loopback addresses only");
-            return Err(Error::new(ErrorKind::Config, message));
-        }
-        let cannot =
-            |error| Error::because(ErrorKind::Start, format!("cannot listen on {listen} for REST"), error);
-        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
-        let address = listener.local_addr().map_err(cannot)?;
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        tokio::spawn(app.meters.clone().run(stop.clone()));
-        let router = router(http, app);
-        let task = tokio::spawn(async move {
-            let served =
-                axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await;
-            if let Err(error) = served {
-                tracing::error!(%error, "REST ended");
-            }
-        });
-        Ok(Self { address, stop, task })
-    }
-
-    /// Where it is served.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Takes no more requests and ends those that take long.
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        if tokio::time::timeout(STOP_WAIT, &mut self.task).await.is_err() {
-            self.task.abort();
-        }
-    }
-}
-
 fn router(http: &Http, app: App) -> Router {
-    Router::new()
+    let (router, _described) = openapi::described()
         .route("/status", get(status::status))
         .route("/metrics", get(prometheus::metrics))
-        .route("/api/v5/status", get(status::status))
-        .route("/api/v5/clients", get(clients::list))
-        .route("/api/v5/clients/{clientid}", get(clients::one))
-        .route("/api/v5/stats", get(stats::stats))
-        .route("/api/v5/metrics", get(stats::metrics))
-        .nest("/api/v5", rules::router())
+        .nest("/api/v5", v5())
+        .nest("/api/v4", v4::router())
         .route("/api/v1/pipelines", get(pipelines::list))
         .route("/api/v1/pipelines/pause", post(operate::pause))
         .route("/api/v1/pipelines/resume", post(operate::resume))
@@ -156,6 +111,8 @@ fn router(http: &Http, app: App) -> Router {
         .route("/api/v1/devices", get(devices::list))
         .route("/api/v1/devices/{clientid}", get(devices::one))
         .route("/api/v1/log", get(log::stats))
+        .split_for_parts();
+    router
         .method_not_allowed_fallback(async || {
             ApiError::new(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -169,12 +126,43 @@ fn router(http: &Http, app: App) -> Router {
         .with_state(app)
 }
 
+fn v5() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .route("/status", get(status::status))
+        .route("/clients", get(clients::list))
+        .route("/clients/{clientid}", get(clients::one))
+        .route("/stats", get(stats::stats))
+        .route("/metrics", get(stats::metrics))
+        .merge(rules::router())
+        .merge(keys::router())
+        .merge(authn::router())
+        .merge(authz::router())
+        .merge(bans::router())
+        .merge(subscriptions::router())
+        .merge(publish::router())
+        .merge(retained::router())
+        .merge(nodes::router())
+        .merge(topic_metrics::router())
+}
+
+/// Ends the wait for an answer after `limit`. What may change something goes on to its end all the same, also when the
+/// client hangs up: half of a change would be worse than none.
 async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            let message = "the request took too long";
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", message).into_response()
-        }
-    }
+    let changes = !request.method().is_safe();
+    let answer = next.run(request);
+    let answered = if changes {
+        let finished = tokio::time::timeout(limit, tokio::spawn(answer)).await;
+        finished.map(|joined| joined.unwrap_or_else(|_| interrupted()))
+    } else {
+        tokio::time::timeout(limit, answer).await
+    };
+    answered.unwrap_or_else(|_| {
+        let message = "the request took too long";
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", message).into_response()
+    })
+}
+
+fn interrupted() -> Response {
+    let message = "the change was interrupted; look at what there is before trying again";
+    ApiError::internal(message).into_response()
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::App;
 use super::audit;
 use super::reply::{ApiError, rfc3339};
+use crate::access::Caller;
 use crate::error::{Error, ErrorKind, chain};
 use crate::pipelines::{DryRun, ReplayRequest, ReplayStatus};
 
@@ -33,6 +34,7 @@ pub(super) struct Asked {
 /// Begins replays, one for each target, or says what they would do.
 pub(super) async fn create(
     State(app): State<App>,
+    caller: Caller,
     body: Result<Json<Asked>, JsonRejection>,
 ) -> Result<Response, ApiError> {
     let Json(asked) = body.map_err(|error| ApiError::bad_request(error.body_text()))?;
@@ -60,7 +62,7 @@ pub(super) async fn create(
         return Ok(Json(shown_dry(&dry)).into_response());
     }
     let begun = app.pipelines.replay(&request).await.map_err(failed)?;
-    audit::write(&app, "replays.create", &request.rule).await;
+    audit::write(&app, &caller, "replays.create", &request.rule, json!({})).await;
     let data: Vec<_> = begun.iter().map(shown).collect();
     Ok((StatusCode::CREATED, Json(json!({"data": data}))).into_response())
 }
@@ -78,11 +80,15 @@ pub(super) async fn one(State(app): State<App>, Path(id): Path<i64>) -> Result<J
 }
 
 /// Ends one that is under way, or forgets one that has ended.
-pub(super) async fn end(State(app): State<App>, Path(id): Path<i64>) -> Result<StatusCode, ApiError> {
+pub(super) async fn end(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<i64>,
+) -> Result<StatusCode, ApiError> {
     if !app.pipelines.end_replay(id).await.map_err(failed)? {
         return Err(not_found());
     }
-    audit::write(&app, "replays.end", &id.to_string()).await;
+    audit::write(&app, &caller, "replays.end", &id.to_string(), json!({})).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

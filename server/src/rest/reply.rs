@@ -12,6 +12,47 @@ const LIMIT_MAX: u64 = 10_000;
 /// Entries on one page when nobody says how many.
 const LIMIT_DEFAULT: u64 = 100;
 
+/// The body of an error.
+#[derive(Debug, utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what ApiError writes")]
+pub(super) struct ErrorBody {
+    /// What is wrong, in one upper-case word, for programs.
+    #[schema(example = "BAD_REQUEST")]
+    code: String,
+    /// What is wrong, for people.
+    message: String,
+}
+
+/// What every path may answer. Named among the `responses` of each.
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "describes answers that are made in many places")]
+pub(super) enum Refused {
+    /// Nobody says who asks, or it is not true.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// Who asks may not do this.
+    #[response(status = 403)]
+    Forbidden(ErrorBody),
+    /// The request took too long, the node stops, or the log takes nothing.
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+}
+
+/// What every path with a body may answer besides. Named among the `responses` of each.
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "describes answers that are made in many places")]
+pub(super) enum BodyRefused {
+    /// The body is no JSON, or a field of it cannot be used.
+    #[response(status = 400)]
+    Bad(ErrorBody),
+    /// The body is larger than `http.body_bytes_max`.
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// The body is not said to be JSON.
+    #[response(status = 415)]
+    MediaType(ErrorBody),
+}
+
 /// An error as a body `{"code", "message"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ApiError {
@@ -37,7 +78,6 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "CLIENTID_NOT_FOUND", "Client ID not found")
     }
 
-    #[cfg(test)]
     pub(super) fn message(&self) -> &str {
         &self.message
     }

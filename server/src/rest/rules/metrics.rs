@@ -14,6 +14,7 @@ use muster_sinks::delivery::PipelineStatus;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Caller;
 use super::super::App;
 use super::super::audit;
 use super::super::reply::ApiError;
@@ -189,10 +190,14 @@ pub(super) async fn show(State(app): State<App>, Path(id): Path<String>) -> Resu
 }
 
 /// Begins one rule's metrics anew.
-pub(super) async fn reset(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+pub(super) async fn reset(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
     shown::one(&app, &id).ok_or_else(not_found)?;
     app.meters.reset(&id);
-    audit::write(&app, "rules.metrics.reset", &id).await;
+    audit::write(&app, &caller, "rules.metrics.reset", &id, json!({})).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

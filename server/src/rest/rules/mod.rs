@@ -3,9 +3,10 @@
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::{Json, Router, routing};
+use axum::{Json, routing};
 use muster_rules::Diagnostic;
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
 
 mod body;
 mod engine;
@@ -19,6 +20,7 @@ mod trial;
 use super::App;
 use super::audit;
 use super::reply::{ApiError, Body, Page, Params};
+use crate::access::Caller;
 use crate::pipelines::{ChangeError, MANAGED_RULES_MAX};
 use body::bad;
 use filter::Filter;
@@ -26,8 +28,8 @@ pub(super) use metrics::Meters;
 pub(super) use trial::Trials;
 
 /// The paths about rules.
-pub(super) fn router() -> Router<App> {
-    Router::new()
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
         .route("/rules", routing::get(list).post(create))
         .route("/rules/{id}", routing::get(one).put(update).delete(remove))
         .route("/rules/{id}/metrics", routing::get(metrics::show))
@@ -57,35 +59,41 @@ async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Valu
     shown(&app, &id).map(Json)
 }
 
-async fn create(State(app): State<App>, Body(fields): Body) -> Result<(StatusCode, Json<Value>), ApiError> {
+async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Body(fields): Body,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
     let rule = body::new_rule(fields)?;
-    let pipelines = app.pipelines.clone();
-    let made = settled(async move { pipelines.create_rule(rule).await }).await?;
-    audit::write(&app, "rules.create", &made.id).await;
+    let made = app.pipelines.create_rule(rule).await.map_err(refusal)?;
+    audit::write(&app, &caller, "rules.create", &made.id, json!({})).await;
     Ok((StatusCode::CREATED, Json(shown(&app, &made.id)?)))
 }
 
 async fn update(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<String>,
     Body(fields): Body,
 ) -> Result<Json<Value>, ApiError> {
     let patch = body::patch(&id, fields)?;
-    let (pipelines, of) = (app.pipelines.clone(), id.clone());
     let before = app.pipelines.managed_rule(&id).map(|rule| rule.sql);
-    let rule = settled(async move { pipelines.update_rule(&of, patch).await }).await?;
+    let rule = app.pipelines.update_rule(&id, patch).await.map_err(refusal)?;
     if !rule.enable || before.is_some_and(|sql| sql != rule.sql) {
         app.meters.forget(&id);
     }
-    audit::write(&app, "rules.update", &id).await;
+    audit::write(&app, &caller, "rules.update", &id, json!({})).await;
     shown(&app, &id).map(Json)
 }
 
-async fn remove(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
-    let (pipelines, of) = (app.pipelines.clone(), id.clone());
-    settled(async move { pipelines.remove_rule(&of).await }).await?;
+async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    app.pipelines.remove_rule(&id).await.map_err(refusal)?;
     app.meters.forget(&id);
-    audit::write(&app, "rules.delete", &id).await;
+    audit::write(&app, &caller, "rules.delete", &id, json!({})).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -96,17 +104,6 @@ fn shown(app: &App, id: &str) -> Result<Value, ApiError> {
 
 fn not_found() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "Rule Id Not Found")
-}
-
-/// The outcome of a change that goes on to its end, also when the client hangs up or the time for a request is over:
-/// half of a change would be worse than none.
-async fn settled<T: Send + 'static>(
-    change: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
-) -> Result<T, ApiError> {
-    match tokio::spawn(change).await {
-        Ok(outcome) => outcome.map_err(refusal),
-        Err(_) => Err(ApiError::internal("the change was interrupted; look at the rule before trying again")),
-    }
 }
 
 fn refusal(error: ChangeError) -> ApiError {

@@ -1,0 +1,51 @@
+//! Who may manage, who may connect, who may do what, and who is shut out: everything of it in memory, where it is asked,
+//! and in the registry, where it survives. A change is durable before it counts. It must never know HTTP's requests nor
+//! MQTT's packets.
+
+use std::sync::Arc;
+
+use muster_core::clock::SharedClock;
+use muster_core::registry::Registry;
+
+mod authn;
+mod authz;
+mod bans;
+mod collection;
+mod keys;
+
+pub use authn::Authn;
+pub use authz::Authz;
+pub use bans::Bans;
+pub use collection::Collection;
+pub use keys::{Caller, Keys, Role};
+
+use crate::config::Config;
+use crate::error::Error;
+
+/// All of it. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Who may manage.
+    pub keys: Arc<Keys>,
+    /// Who may connect.
+    pub authn: Arc<Authn>,
+    /// Who may publish and subscribe where.
+    pub authz: Arc<Authz>,
+    /// Who is shut out.
+    pub bans: Arc<Bans>,
+}
+
+impl Access {
+    /// Reads what is stored.
+    ///
+    /// # Errors
+    /// The registry cannot be read, or holds what this program does not understand.
+    pub fn load(config: &Config, registry: &Registry, clock: &SharedClock) -> Result<Self, Error> {
+        Ok(Self {
+            keys: Arc::new(Keys::load(config, registry, clock)?),
+            authn: Arc::new(Authn::load(config, registry, clock)?),
+            authz: Arc::new(Authz::load(config, registry, clock)?),
+            bans: Arc::new(Bans::load(config, registry, clock)?),
+        })
+    }
+}

@@ -1,0 +1,10 @@
+//! `/authorization`: who may publish and subscribe where.
+
+use utoipa_axum::router::OpenApiRouter;
+
+use super::App;
+
+/// The paths of it.
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+}

@@ -1,0 +1,10 @@
+//! `/nodes` and `/monitor`: how the node is doing.
+
+use utoipa_axum::router::OpenApiRouter;
+
+use super::App;
+
+/// The paths of it.
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+}

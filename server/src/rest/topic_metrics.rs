@@ -1,0 +1,10 @@
+//! `/mqtt/topic_metrics`: counters of single topics.
+
+use utoipa_axum::router::OpenApiRouter;
+
+use super::App;
+
+/// The paths of it.
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+}
