@@ -1,11 +1,13 @@
 //! A first rule in five minutes: history and telemetry, rule files that change while Muster runs, `rules check`.
 
+use bytes::Bytes;
+use muster_tests::mqtt::{Client, Version};
 use muster_tests::paho::Paho;
 use muster_tests::webhook::Webhook;
 use muster_tests::{Home, PATIENCE, need, tools, until};
 use serde_json::json;
 
-use crate::common::{HISTORY, publish, until_delivered, until_history};
+use crate::common::{HISTORY, pipeline, publish, until_delivered, until_history};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn history_and_telemetry_reach_sqlite_and_a_webhook() {
@@ -180,4 +182,32 @@ async fn the_examples_are_valid() {
     let home = Home::new();
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/rules");
     tools::run(&mut home.command(&["rules", "check", examples])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_whose_rule_changes_stays_in_the_list() {
+    // It takes requests and never answers, so that the change waits for the one that is under way.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address");
+    let rules = |lanes: u32| {
+        format!(
+            "CREATE SINK hook TYPE webhook WITH (url = 'http://{address}/');\n\
+             CREATE RULE telemetry INTO hook WITH (lanes = {lanes}) AS SELECT payload.n AS n FROM \"up\";\n"
+        )
+    };
+    let home = Home::with_rules(&rules(1));
+    let muster = home.start().await;
+    let mut client = Client::connect(muster.mqtt, Version::V5, "device").await;
+    client.publish_all("up", [Bytes::from("{\"n\":1}")], 1).await;
+    until("the row is under way", PATIENCE, async || {
+        (pipeline(&muster, "telemetry", "hook").await["pending"] == 1).then_some(())
+    })
+    .await;
+    home.write_rules("rules.sql", &rules(2));
+    until("the change is there", PATIENCE, async || {
+        // It is in the list at every look.
+        (pipeline(&muster, "telemetry", "hook").await["lanes"] == 2).then_some(())
+    })
+    .await;
+    muster.kill().await;
 }
