@@ -23,7 +23,7 @@ use crate::config::BrokerConfig;
 use crate::error::BrokerError;
 use crate::groups::Groups;
 use crate::hub::{Hub, NewMessage, PublishError};
-use crate::info::{ClientInfo, SubscriptionInfo};
+use crate::info::{ClientInfo, RetainedInfo, SubscriptionInfo};
 use crate::listener;
 use crate::record::Recorder;
 use crate::retained::Retained;
@@ -82,6 +82,14 @@ pub struct PublishRequest {
     pub republished_by: String,
     /// Which of the rule's rows it is.
     pub republication: Option<proto::Republication>,
+}
+
+impl PublishRequest {
+    /// What it takes of [`crate::Limits::packet_bytes_max`]: topic, payload and properties.
+    pub fn bytes(&self) -> usize {
+        let props_bytes = self.props.as_ref().map_or(0, prost::Message::encoded_len);
+        self.topic.len() + self.payload.len() + props_bytes
+    }
 }
 
 /// A message from inside whose event is in the log, but perhaps not on the disk: what the journal says of its offset
@@ -158,6 +166,11 @@ impl Broker {
         tokio::spawn(keep_mark(Arc::clone(&hub)));
         tracing::info!(address = %local_addr, "MQTT listens");
         Ok(Self { hub, local_addr })
+    }
+
+    /// The largest packet that a client may send, and the largest message from inside.
+    pub fn packet_bytes_max(&self) -> usize {
+        self.hub.config.limits.packet_bytes_max
     }
 
     /// The address of the listener.
@@ -245,8 +258,7 @@ impl Broker {
     /// As [`Broker::publish`].
     pub async fn submit(&self, request: PublishRequest) -> Result<Accepted, BrokerError> {
         topic::validate_name(&request.topic)?;
-        let props_bytes = request.props.as_ref().map_or(0, prost::Message::encoded_len);
-        let bytes = request.topic.len() + request.payload.len() + props_bytes;
+        let bytes = request.bytes();
         let bytes_max = self.hub.config.limits.packet_bytes_max;
         if bytes > bytes_max {
             return Err(BrokerError::TooLarge { bytes, bytes_max });
@@ -282,6 +294,41 @@ impl Broker {
             PublishError::Router(stopped) => stopped.into(),
         })?;
         Ok(Accepted { offset: published.offset, id: published.id, has_subscribers: published.matched })
+    }
+
+    /// A page of the retained messages whose topics `filter` matches, in the order of topics, and how many there are.
+    pub fn retained(&self, filter: Option<&str>, skip: usize, count: usize) -> (Vec<RetainedInfo>, usize) {
+        let (page, total) = self.hub.retained.page(filter, (skip, count), self.hub.clock.wall_ms());
+        (page.into_iter().map(|(topic, envelope)| envelope.info(topic)).collect(), total)
+    }
+
+    /// The retained message of a topic.
+    pub fn retained_message(&self, topic: &str) -> Option<RetainedInfo> {
+        let found = self.hub.retained.get(topic, self.hub.clock.wall_ms());
+        found.map(|envelope| envelope.info(topic.to_owned()))
+    }
+
+    /// Deletes the retained message of one topic, or all; how many. Each is a durable event when it returns. Nobody
+    /// who subscribes is told.
+    ///
+    /// # Errors
+    /// The log refused an event; those before it are deleted.
+    pub async fn clear_retained(&self, topic: Option<&str>) -> Result<usize, BrokerError> {
+        let topics = match topic {
+            Some(topic) => Vec::from_iter(self.retained_message(topic).map(|it| it.topic)),
+            None => self.hub.retained.topics(),
+        };
+        let client = proto::Client::default();
+        let mut recorder =
+            Recorder::outside(&self.hub.journal, &self.hub.clock, &self.hub.config.node, client);
+        let mut last = None;
+        for topic in &topics {
+            last = Some(self.hub.clear_retained(&mut recorder, topic).await?);
+        }
+        if let Some(offset) = last {
+            self.hub.journal.durable(offset).await?;
+        }
+        Ok(topics.len())
     }
 
     /// Stops listening, tells every client, and waits until every event is appended.

@@ -5,10 +5,11 @@
 //! properties (4, Protocol Buffers), where the flags say so who republished it (4, Protocol Buffers), then the payload.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use muster_core::event::proto;
+use muster_core::event::{EventId, proto};
 use prost::Message as _;
 
 use crate::codec::Qos;
+use crate::info::RetainedInfo;
 
 const QOS: u8 = 0b0011;
 const RETAIN: u8 = 0b0100;
@@ -47,6 +48,20 @@ pub(crate) fn republished(message: &proto::Message) -> Option<Bytes> {
 }
 
 impl Envelope {
+    /// What others are told of a message that is kept.
+    pub(crate) fn info(self, topic: String) -> RetainedInfo {
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        RetainedInfo {
+            id: EventId::new(u128::from_be_bytes(self.id), 0),
+            topic,
+            qos: self.qos.as_u8(),
+            published_at_ms: self.received_at_ms,
+            from_clientid: text(&self.from_clientid),
+            from_username: self.from_username.as_ref().map(text),
+            payload: self.payload,
+        }
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let username = self.from_username.as_deref().unwrap_or_default();
         let props = self.props.as_deref().unwrap_or_default();

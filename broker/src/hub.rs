@@ -141,6 +141,32 @@ impl Hub {
         Ok(Published { offset: appended.offset, id: appended.id, matched })
     }
 
+    /// Writes the event that takes a topic its retained message, and takes it; the event's offset.
+    pub(crate) async fn clear_retained(&self, recorder: &mut Recorder, topic: &str) -> Result<u64, LogError> {
+        let received_at_ms = recorder.wall_ms();
+        let message = proto::Message {
+            retain: true,
+            publish_received_at_ms: received_at_ms,
+            origin: "rest".to_owned(),
+            ..proto::Message::default()
+        };
+        let under_way = self.retained.begin();
+        let appended = recorder.append(EventKind::MessagePublish, topic, Some(message), None).await?;
+        let envelope = Envelope {
+            id: appended.id.to_bytes(),
+            qos: Qos::AtMostOnce,
+            retain: true,
+            received_at_ms,
+            from_clientid: Bytes::new(),
+            from_username: None,
+            props: None,
+            republished: None,
+            payload: Bytes::new(),
+        };
+        self.retained.apply(under_way, topic, &envelope).await;
+        Ok(appended.offset)
+    }
+
     /// Whether some session subscribes to the topic.
     pub(crate) fn is_subscribed(&self, topic: &str) -> bool {
         self.index.read().unwrap_or_else(PoisonError::into_inner).any_match(topic)

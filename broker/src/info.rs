@@ -1,5 +1,8 @@
 //! What the broker tells others about a client and its subscriptions: plain values, copied at the time of asking.
 
+use bytes::Bytes;
+use muster_core::event::EventId;
+
 /// A client with a session, connected or not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientInfo {
@@ -73,6 +76,25 @@ pub struct ClientInfo {
     pub messages_dropped_expired: u64,
     /// Of these: larger than it takes.
     pub messages_dropped_too_large: u64,
+}
+
+/// A retained message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetainedInfo {
+    /// The identity of its publish.
+    pub id: EventId,
+    /// Its topic.
+    pub topic: String,
+    /// What it says.
+    pub payload: Bytes,
+    /// 0, 1 or 2.
+    pub qos: u8,
+    /// When it was published.
+    pub published_at_ms: i64,
+    /// Who published it; may be empty.
+    pub from_clientid: String,
+    /// By which user name.
+    pub from_username: Option<String>,
 }
 
 /// A subscription.

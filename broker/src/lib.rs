@@ -36,12 +36,13 @@ mod stats;
 mod wanted;
 
 pub use access::{
-    Action, AllowAll, Answer, Authenticator, Authn, Authorizer, Authz, Credentials, Identity, Request, Subject,
+    Action, AllowAll, Answer, Authenticator, Authn, Authorizer, Authz, Credentials, Identity, Request,
+    Subject,
 };
 pub use broker::{Accepted, Broker, Environment, PublishOutcome, PublishRequest};
 pub use codec::Qos;
 pub use config::{BrokerConfig, Limits};
 pub use error::BrokerError;
-pub use info::{ClientInfo, SubscriptionInfo};
+pub use info::{ClientInfo, RetainedInfo, SubscriptionInfo};
 pub use stats::{Counters, Stats};
 pub use wanted::Wanted;

@@ -166,6 +166,40 @@ impl Retained {
             .collect()
     }
 
+    /// Those whose topics `filter` matches, without the first `skip`, at most `count`; and how many there are. None of
+    /// those whose time is over.
+    pub(crate) fn page(
+        &self,
+        filter: Option<&str>,
+        (skip, count): (usize, usize),
+        now_ms: i64,
+    ) -> (Vec<(String, Envelope)>, usize) {
+        let messages = self.messages.read().unwrap_or_else(PoisonError::into_inner);
+        let is_meant = |(name, it): &(&String, &Envelope)| {
+            filter.is_none_or(|filter| topic::matches(filter, name)) && !expired(it, now_ms)
+        };
+        let mut total = 0;
+        let mut page = Vec::new();
+        for (name, envelope) in messages.iter().filter(is_meant) {
+            if total >= skip && page.len() < count {
+                page.push((name.clone(), envelope.clone()));
+            }
+            total += 1;
+        }
+        (page, total)
+    }
+
+    /// The message of one topic.
+    pub(crate) fn get(&self, topic: &str, now_ms: i64) -> Option<Envelope> {
+        let messages = self.messages.read().unwrap_or_else(PoisonError::into_inner);
+        messages.get(topic).filter(|it| !expired(it, now_ms)).cloned()
+    }
+
+    /// The topics that have one, also those whose time is over.
+    pub(crate) fn topics(&self) -> Vec<String> {
+        self.messages.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.messages.read().unwrap_or_else(PoisonError::into_inner).len()
     }

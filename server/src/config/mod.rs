@@ -56,6 +56,8 @@ pub struct Http {
     pub listen: SocketAddr,
     /// Largest request body.
     pub body_bytes_max: usize,
+    /// Largest body of a request with many messages.
+    pub bulk_body_bytes_max: usize,
     /// Longest time for one request.
     pub request_timeout: Duration,
 }
@@ -215,6 +217,7 @@ impl Config {
             http: Http {
                 listen: layers.address("http.listen")?,
                 body_bytes_max: layers.bytes("http.body_bytes_max")?,
+                bulk_body_bytes_max: layers.bytes("http.bulk_body_bytes_max")?,
                 request_timeout: layers.duration("http.request_timeout")?,
             },
             journal: Journal {

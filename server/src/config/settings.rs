@@ -90,6 +90,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         "where REST and metrics are served; loopback only for now",
     ),
     setting("http.body_bytes_max", Kind::Size, "1MiB", "largest request body"),
+    setting(
+        "http.bulk_body_bytes_max",
+        Kind::Size,
+        "64MiB",
+        "largest body of a request with many messages (/publish/bulk)",
+    ),
     setting("http.request_timeout", Kind::Duration, "10s", "longest time for one request"),
     setting(
         "journal.durability",

@@ -161,7 +161,10 @@ impl Pipelines {
     }
 
     fn status_of(&self, which: &Which) -> Vec<PipelineStatus> {
-        self.status().into_iter().filter(|status| which.means(&PipelineId::new(&status.rule, &status.sink, &status.target))).collect()
+        self.status()
+            .into_iter()
+            .filter(|status| which.means(&PipelineId::new(&status.rule, &status.sink, &status.target)))
+            .collect()
     }
 }
 

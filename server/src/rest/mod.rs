@@ -97,7 +97,7 @@ fn router(http: &Http, app: App) -> Router {
     let (router, _described) = openapi::described()
         .route("/status", get(status::status))
         .route("/metrics", get(prometheus::metrics))
-        .nest("/api/v5", v5())
+        .nest("/api/v5", v5(http))
         .nest("/api/v4", v4::router())
         .route("/api/v1/pipelines", get(pipelines::list))
         .route("/api/v1/pipelines/pause", post(operate::pause))
@@ -126,7 +126,7 @@ fn router(http: &Http, app: App) -> Router {
         .with_state(app)
 }
 
-fn v5() -> OpenApiRouter<App> {
+fn v5(http: &Http) -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .route("/status", get(status::status))
         .route("/clients", get(clients::list))
@@ -139,7 +139,7 @@ fn v5() -> OpenApiRouter<App> {
         .merge(authz::router())
         .merge(bans::router())
         .merge(subscriptions::router())
-        .merge(publish::router())
+        .merge(publish::router(http.bulk_body_bytes_max))
         .merge(retained::router())
         .merge(nodes::router())
         .merge(topic_metrics::router())

@@ -5,7 +5,10 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 /// Most entries on one page.
 const LIMIT_MAX: u64 = 10_000;
@@ -13,8 +16,7 @@ const LIMIT_MAX: u64 = 10_000;
 const LIMIT_DEFAULT: u64 = 100;
 
 /// The body of an error.
-#[derive(Debug, utoipa::ToSchema)]
-#[expect(dead_code, reason = "describes what ApiError writes")]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ErrorBody {
     /// What is wrong, in one upper-case word, for programs.
     #[schema(example = "BAD_REQUEST")]
@@ -89,7 +91,8 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({"code": self.code, "message": self.message}))).into_response()
+        let body = ErrorBody { code: self.code.to_owned(), message: self.message };
+        (self.status, Json(body)).into_response()
     }
 }
 
@@ -116,23 +119,41 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
-        let media_type = content_type.and_then(|it| it.split(';').next()).unwrap_or_default().trim();
-        if !media_type.eq_ignore_ascii_case("application/json") {
-            let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE");
-            return Err(ApiError::new(status, code, "content-type:application/json Required"));
-        }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            let status = rejection.status();
-            let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "EXCEED_LIMIT" } else { "BAD_REQUEST" };
-            ApiError::new(status, code, rejection.body_text())
-        })?;
-        match serde_json::from_slice(&bytes) {
+        match serde_json::from_slice(&json_bytes(request, state).await?) {
             Ok(Value::Object(fields)) => Ok(Self(fields)),
             Ok(_) => Err(ApiError::bad_request("the body is no JSON object")),
             Err(error) => Err(ApiError::bad_request(format!("the body is no JSON: {error}"))),
         }
     }
+}
+
+/// A request's body: JSON of one type.
+#[derive(Debug)]
+pub(super) struct Typed<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Typed<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = json_bytes(request, state).await?;
+        let parsed = serde_json::from_slice(&bytes);
+        parsed.map(Self).map_err(|error| ApiError::bad_request(format!("the body cannot be used: {error}")))
+    }
+}
+
+/// The bytes of a body that is said to be JSON.
+async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
+    let media_type = content_type.and_then(|it| it.split(';').next()).unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case("application/json") {
+        let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE");
+        return Err(ApiError::new(status, code, "content-type:application/json Required"));
+    }
+    Bytes::from_request(request, state).await.map_err(|rejection| {
+        let status = rejection.status();
+        let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "EXCEED_LIMIT" } else { "BAD_REQUEST" };
+        ApiError::new(status, code, rejection.body_text())
+    })
 }
 
 /// The parameters of a query. A name may be written with or without a leading underscore.
@@ -178,6 +199,32 @@ impl Params {
             millis.or_else(|| text.parse().ok().map(|at: jiff::Timestamp| at.as_millisecond()))
         })
     }
+}
+
+/// What stands beside the data of a list.
+#[derive(Debug, Serialize, ToSchema)]
+#[expect(dead_code, reason = "describes what Page::envelope writes")]
+pub(super) struct Meta {
+    page: u64,
+    limit: u64,
+    /// How many there are; left out where a search by likeness makes counting expensive.
+    #[schema(nullable = false)]
+    count: Option<u64>,
+    /// Whether there is another page.
+    hasnext: bool,
+}
+
+/// The parameters of every list.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what Page reads")]
+pub(super) struct PageParams {
+    /// Which page.
+    #[param(minimum = 1, default = 1)]
+    page: Option<u64>,
+    /// Entries on a page.
+    #[param(minimum = 1, maximum = 10_000, default = 100)]
+    limit: Option<u64>,
 }
 
 /// Which part of a list is asked for.

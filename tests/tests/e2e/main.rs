@@ -17,6 +17,7 @@ mod devices;
 mod left_behind;
 mod letters;
 mod load;
+mod publish_rest;
 mod replays;
 mod republish;
 mod rest;

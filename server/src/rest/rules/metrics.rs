@@ -14,12 +14,12 @@ use muster_sinks::delivery::PipelineStatus;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::Caller;
 use super::super::App;
 use super::super::audit;
 use super::super::reply::ApiError;
 use super::rates::{Rates, SAMPLE_EVERY};
 use super::{not_found, shown};
+use crate::access::Caller;
 use crate::pipelines::{Pipelines, RuleCounts};
 
 /// The metrics of all rules.

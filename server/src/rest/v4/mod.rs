@@ -5,7 +5,9 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::App;
@@ -43,6 +45,26 @@ pub(super) enum Code {
     NoJson = 109,
     ClientOffline = 112,
     UserExists = 113,
+}
+
+/// The body of every answer.
+#[derive(Debug, Serialize, ToSchema)]
+#[expect(dead_code, reason = "describes what is written in many places")]
+pub(super) struct Answer {
+    /// 0: it went well. Else what went wrong: 102 unknown, 103 and 104 the login, 105 no such user, 107 a missing and
+    /// 108 a wrong parameter, 109 no JSON, 112 the client is not there, 113 there is such a user.
+    code: u16,
+    /// What was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+    /// Which part of a list it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, nullable = false)]
+    meta: Option<Value>,
+    /// What went wrong, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    message: Option<String>,
 }
 
 /// A good answer.
