@@ -1,6 +1,7 @@
 //! The broker's handle: what the rest of the platform can see and do.
 
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -16,8 +17,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{AllowAll, Authenticator, Authorizer};
-use crate::clients::{Clients, Facts};
+use crate::access::{AllowAll, Authenticator, Authorizer, Doorkeeper};
+use crate::clients::{Clients, Facts, KickReason, ProxySubscribed};
 use crate::codec::Qos;
 use crate::config::BrokerConfig;
 use crate::error::BrokerError;
@@ -47,6 +48,8 @@ pub struct Environment {
     pub wanted: Wanted,
     /// The time.
     pub clock: SharedClock,
+    /// Who is shut out.
+    pub doorkeeper: Arc<dyn Doorkeeper>,
     /// Who may come in.
     pub authenticator: Arc<dyn Authenticator>,
     /// Who may do what.
@@ -56,8 +59,9 @@ pub struct Environment {
 impl Environment {
     /// An environment in which everybody may come in and do everything.
     pub fn open(journal: Journal, registry: Registry, wanted: Wanted, clock: SharedClock) -> Self {
-        let (authenticator, authorizer) = (Arc::new(AllowAll), Arc::new(AllowAll));
-        Self { journal, registry, wanted, clock, authenticator, authorizer }
+        let all = Arc::new(AllowAll);
+        let (doorkeeper, authenticator, authorizer) = (all.clone(), all.clone(), all);
+        Self { journal, registry, wanted, clock, doorkeeper, authenticator, authorizer }
     }
 }
 
@@ -115,6 +119,32 @@ pub struct PublishOutcome {
     pub has_subscribers: bool,
 }
 
+/// A client with a session, looked at where it is: reading one field copies nothing else.
+#[derive(Debug, Clone)]
+pub struct ClientView(Arc<Facts>);
+
+impl ClientView {
+    /// What does not change during a connection; the rest of it is empty.
+    pub fn fixed(&self) -> &ClientInfo {
+        &self.0.fixed
+    }
+
+    /// Whether it is connected now.
+    pub fn is_connected(&self) -> bool {
+        self.0.is_connected()
+    }
+
+    /// A copy of everything as it is now.
+    pub fn info(&self) -> ClientInfo {
+        self.0.info()
+    }
+
+    /// Lets `look` see the subscriptions, in the order of filters. The session waits meanwhile, if it changes them.
+    pub fn with_subscriptions<T>(&self, look: impl FnOnce(&[SubscriptionInfo]) -> T) -> T {
+        look(&self.0.subscriptions())
+    }
+}
+
 /// A running broker. Clones are the same broker.
 #[derive(Clone)]
 pub struct Broker {
@@ -134,7 +164,8 @@ impl Broker {
     /// # Errors
     /// The address cannot be listened on, the registry cannot be read, or the router did not start.
     pub async fn start(config: BrokerConfig, environment: Environment) -> Result<Self, BrokerError> {
-        let Environment { journal, registry, wanted, clock, authenticator, authorizer } = environment;
+        let Environment { journal, registry, wanted, clock, doorkeeper, authenticator, authorizer } =
+            environment;
         let address = config.listen;
         let limits = &config.limits;
         let (messages_max, bytes_max) = (limits.retained_messages_max, limits.retained_bytes_max);
@@ -148,6 +179,7 @@ impl Broker {
             journal,
             clock,
             wanted,
+            doorkeeper,
             authenticator,
             authorizer,
             router,
@@ -156,6 +188,7 @@ impl Broker {
             retained,
             counters: LiveCounters::default(),
             index: RwLock::new(FilterIndex::new()),
+            topics: std::sync::Mutex::default(),
             session_ids: AtomicU64::new(1),
             random: std::sync::Mutex::new(rand::rngs::StdRng::from_os_rng()),
             shutdown: CancellationToken::new(),
@@ -178,9 +211,46 @@ impl Broker {
         self.local_addr
     }
 
-    /// Every client with a session, in no order.
+    /// Every client with a session, in the order of identifiers.
     pub fn clients(&self) -> Vec<ClientInfo> {
         self.hub.clients.all().iter().map(|facts| facts.info()).collect()
+    }
+
+    /// Up to `count_max` clients that come after an identifier, in the order of identifiers, without a copy of what is
+    /// known of them.
+    pub fn clients_after(&self, clientid: Option<&str>, count_max: usize) -> Vec<ClientView> {
+        self.hub.clients.after(clientid, count_max).into_iter().map(ClientView).collect()
+    }
+
+    /// As [`Broker::client`], without a copy.
+    pub fn client_view(&self, clientid: &str) -> Option<ClientView> {
+        self.hub.clients.facts(clientid).map(ClientView)
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.hub.clients.sessions()
+    }
+
+    /// Up to `count_max` topic filters that come after one, in their order. Shared ones are without `$share/GROUP/`.
+    pub fn topics_after(&self, topic: Option<&str>, count_max: usize) -> Vec<String> {
+        let from = topic.map_or(Bound::Unbounded, Bound::Excluded);
+        let topics = self.hub.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        topics
+            .range::<str, _>((from, Bound::Unbounded))
+            .take(count_max)
+            .map(|(topic, _)| topic.clone())
+            .collect()
+    }
+
+    /// How many different topic filters there are.
+    pub fn topics(&self) -> usize {
+        self.hub.topics.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether somebody subscribes with exactly this filter.
+    pub fn has_topic(&self, filter: &str) -> bool {
+        self.hub.topics.lock().unwrap_or_else(PoisonError::into_inner).contains_key(filter)
     }
 
     /// One client.
@@ -220,25 +290,37 @@ impl Broker {
 
     /// Ends a client's connection and session; whether there was one.
     pub async fn kick(&self, clientid: &str) -> bool {
-        self.hub.clients.kick(clientid).await
+        self.hub.clients.kick(clientid, KickReason::Kicked).await
     }
 
-    /// Subscribes in the name of a client; whether there is such a client.
+    /// As [`Broker::kick`], because the client was shut out: the event says so.
+    pub async fn kick_banned(&self, clientid: &str) -> bool {
+        self.hub.clients.kick(clientid, KickReason::Banned).await
+    }
+
+    /// Subscribes in the name of a client: to all of it, or to nothing. Nobody is asked whether the client may.
     ///
     /// # Errors
-    /// The filter is none.
+    /// One of the filters is none.
     pub async fn subscribe(
         &self,
         clientid: &str,
-        subscription: SubscriptionInfo,
-    ) -> Result<bool, BrokerError> {
-        topic::validate_filter(&subscription.topic)?;
-        Ok(self.hub.clients.subscribe(clientid, subscription).await)
+        subscriptions: Vec<SubscriptionInfo>,
+    ) -> Result<ProxySubscribed, BrokerError> {
+        for subscription in &subscriptions {
+            topic::validate_filter(&subscription.topic)?;
+        }
+        Ok(self.hub.clients.subscribe(clientid, subscriptions).await)
     }
 
-    /// Unsubscribes in the name of a client; whether it was subscribed, none where there is no such client.
-    pub async fn unsubscribe(&self, clientid: &str, filter: &str) -> Option<bool> {
-        self.hub.clients.unsubscribe(clientid, filter.to_owned()).await
+    /// Unsubscribes in the name of a client; which of them it was subscribed to, none where there is no such client.
+    pub async fn unsubscribe(&self, clientid: &str, filters: Vec<String>) -> Option<Vec<bool>> {
+        self.hub.clients.unsubscribe(clientid, filters).await
+    }
+
+    /// Changes how long a client may be silent (0: as long as it likes); whether it is connected.
+    pub async fn set_keep_alive(&self, clientid: &str, seconds: u16) -> bool {
+        self.hub.clients.keep_alive(clientid, seconds).await
     }
 
     /// Publishes a message from inside and waits until its event is durable.

@@ -1,8 +1,10 @@
 //! Who is here: one entry a client identifier, with the way to reach its session's task. It serializes connections of
-//! one client, so that a takeover hands the session over before the next connection begins.
+//! one client, so that a takeover hands the session over before the next connection begins. Entries are in the order of
+//! identifiers, so that a list of them is read step by step, from anywhere, while clients come and go.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
@@ -20,13 +22,35 @@ pub(crate) enum Control {
     /// when every event of the old connection is written.
     TakeOver { clean: bool, reply: oneshot::Sender<Option<Box<Session>>> },
     /// An operator ends connection and session.
-    Kick { reply: oneshot::Sender<()> },
-    /// An operator subscribes for the client.
-    Subscribe { subscription: SubscriptionInfo, done: oneshot::Sender<()> },
-    /// An operator unsubscribes for the client; the answer says whether it was subscribed.
-    Unsubscribe { filter: String, done: oneshot::Sender<bool> },
+    Kick { why: KickReason, reply: oneshot::Sender<()> },
+    /// An operator subscribes for the client; the answer says whether there was room for all of it.
+    Subscribe { subscriptions: Vec<SubscriptionInfo>, done: oneshot::Sender<bool> },
+    /// An operator unsubscribes for the client; the answer says which of them it was subscribed to.
+    Unsubscribe { filters: Vec<String>, done: oneshot::Sender<Vec<bool>> },
+    /// An operator changes how long the client may be silent; the answer says whether it is connected.
+    KeepAlive { seconds: u16, done: oneshot::Sender<bool> },
     /// The server stops.
     Shutdown,
+}
+
+/// Why an operator ends a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KickReason {
+    /// Because it was asked for.
+    Kicked,
+    /// Because the client was shut out.
+    Banned,
+}
+
+/// What became of subscriptions in the name of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxySubscribed {
+    /// The client has them.
+    Done,
+    /// The client would have more than it may; it has none of them.
+    TooMany,
+    /// There is no such client.
+    NoClient,
 }
 
 /// What is known of a session from outside; its task keeps it up to date.
@@ -36,6 +60,8 @@ pub(crate) struct Facts {
     pub(crate) fixed: ClientInfo,
     /// 0 while connected.
     pub(crate) disconnected_at_ms: AtomicI64,
+    /// Begins as what is fixed; operators may change it.
+    pub(crate) keepalive_seconds: AtomicU16,
     pub(crate) inflight: AtomicUsize,
     pub(crate) queued: AtomicUsize,
     pub(crate) awaiting_release: AtomicUsize,
@@ -70,6 +96,7 @@ impl Facts {
         ClientInfo {
             connected: disconnected_at_ms == 0,
             disconnected_at_ms: (disconnected_at_ms != 0).then_some(disconnected_at_ms),
+            keepalive_seconds: self.keepalive_seconds.load(Ordering::Relaxed),
             subscriptions_count: self.subscriptions().len(),
             inflight_count: self.inflight.load(Ordering::Relaxed),
             queue_count: self.queued.load(Ordering::Relaxed),
@@ -92,9 +119,11 @@ impl Facts {
 /// All clients with a session.
 #[derive(Default)]
 pub(crate) struct Clients {
-    entries: Mutex<HashMap<Arc<str>, Entry>>,
+    entries: Mutex<BTreeMap<Arc<str>, Entry>>,
     generations: AtomicU64,
     pub(crate) connected: AtomicUsize,
+    /// Entries with a session.
+    sessions: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -143,8 +172,11 @@ impl Clients {
     pub(crate) fn register(&self, turn: &Turn, facts: Arc<Facts>) -> (Registration, mpsc::Receiver<Control>) {
         let (control, receiver) = mpsc::channel(CONTROL_MESSAGES_MAX);
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-        let live = Some(Live { control, facts, generation });
-        self.lock().entry(Arc::clone(&turn.clientid)).or_default().live = live;
+        let live = Live { control, facts, generation };
+        let earlier = self.lock().entry(Arc::clone(&turn.clientid)).or_default().live.replace(live);
+        if earlier.is_none() {
+            self.sessions.fetch_add(1, Ordering::Relaxed);
+        }
         (Registration { clientid: Arc::clone(&turn.clientid), generation }, receiver)
     }
 
@@ -154,6 +186,7 @@ impl Clients {
         let Some(entry) = entries.get_mut(&registration.clientid) else { return };
         if entry.live.as_ref().is_some_and(|live| live.generation == registration.generation) {
             entry.live = None;
+            self.sessions.fetch_sub(1, Ordering::Relaxed);
         }
         Self::prune(&mut entries, &registration.clientid);
     }
@@ -183,26 +216,67 @@ impl Clients {
         entries.values().filter_map(|entry| entry.live.as_ref()).map(|live| Arc::clone(&live.facts)).collect()
     }
 
+    /// What is known of up to `count_max` clients that come after an identifier, in the order of identifiers.
+    pub(crate) fn after(&self, clientid: Option<&str>, count_max: usize) -> Vec<Arc<Facts>> {
+        let from = clientid.map_or(Bound::Unbounded, Bound::Excluded);
+        let entries = self.lock();
+        let behind = entries.range::<str, _>((from, Bound::Unbounded));
+        let live = behind.filter_map(|(_, entry)| entry.live.as_ref());
+        live.take(count_max).map(|live| Arc::clone(&live.facts)).collect()
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
     /// Ends connection and session of a client; whether there was one.
-    pub(crate) async fn kick(&self, clientid: &str) -> bool {
+    pub(crate) async fn kick(&self, clientid: &str, why: KickReason) -> bool {
         let Some(control) = self.control(clientid) else { return false };
         let (reply, done) = oneshot::channel();
-        control.send(Control::Kick { reply }).await.is_ok() && done.await.is_ok()
+        control.send(Control::Kick { why, reply }).await.is_ok() && done.await.is_ok()
     }
 
-    /// Subscribes for a client; whether there is one.
-    pub(crate) async fn subscribe(&self, clientid: &str, subscription: SubscriptionInfo) -> bool {
-        let Some(control) = self.control(clientid) else { return false };
+    /// As [`Clients::kick`], without waiting for the end: for whoever stands in the session's way itself.
+    pub(crate) async fn begin_kick(&self, clientid: &str, why: KickReason) {
+        if let Some(control) = self.control(clientid) {
+            let (reply, _) = oneshot::channel();
+            // Who has ended meanwhile needs not be told.
+            drop(control.send(Control::Kick { why, reply }).await);
+        }
+    }
+
+    /// Subscribes for a client: to all of it or to nothing.
+    pub(crate) async fn subscribe(
+        &self,
+        clientid: &str,
+        subscriptions: Vec<SubscriptionInfo>,
+    ) -> ProxySubscribed {
+        let Some(control) = self.control(clientid) else { return ProxySubscribed::NoClient };
         let (done, wait) = oneshot::channel();
-        control.send(Control::Subscribe { subscription, done }).await.is_ok() && wait.await.is_ok()
+        if control.send(Control::Subscribe { subscriptions, done }).await.is_err() {
+            return ProxySubscribed::NoClient;
+        }
+        match wait.await {
+            Ok(true) => ProxySubscribed::Done,
+            Ok(false) => ProxySubscribed::TooMany,
+            Err(_) => ProxySubscribed::NoClient,
+        }
     }
 
-    /// Unsubscribes for a client; whether it was subscribed, none where there is no such client.
-    pub(crate) async fn unsubscribe(&self, clientid: &str, filter: String) -> Option<bool> {
+    /// Unsubscribes for a client; which of them it was subscribed to, none where there is no such client.
+    pub(crate) async fn unsubscribe(&self, clientid: &str, filters: Vec<String>) -> Option<Vec<bool>> {
         let control = self.control(clientid)?;
         let (done, wait) = oneshot::channel();
-        control.send(Control::Unsubscribe { filter, done }).await.ok()?;
+        control.send(Control::Unsubscribe { filters, done }).await.ok()?;
         wait.await.ok()
+    }
+
+    /// Changes how long a client may be silent; whether it is connected.
+    pub(crate) async fn keep_alive(&self, clientid: &str, seconds: u16) -> bool {
+        let Some(control) = self.control(clientid) else { return false };
+        let (done, wait) = oneshot::channel();
+        control.send(Control::KeepAlive { seconds, done }).await.is_ok() && wait.await == Ok(true)
     }
 
     /// Tells one session that the server stops: one that registered while the others were told.
@@ -234,7 +308,7 @@ impl Clients {
     }
 
     /// Removes an entry that nobody uses and nobody waits for.
-    fn prune(entries: &mut HashMap<Arc<str>, Entry>, clientid: &str) {
+    fn prune(entries: &mut BTreeMap<Arc<str>, Entry>, clientid: &str) {
         if entries
             .get(clientid)
             .is_some_and(|entry| entry.live.is_none() && Arc::strong_count(&entry.gate) == 1)
@@ -243,7 +317,7 @@ impl Clients {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

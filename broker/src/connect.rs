@@ -1,7 +1,8 @@
 //! From a socket to a session: the first packet, who it is, the takeover of an earlier connection, the events, CONNACK.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
 
 use bytes::BytesMut;
 use muster_core::event::proto::event::Detail;
@@ -11,8 +12,8 @@ use muster_core::topic;
 use rand::RngCore as _;
 use tokio::io::{ReadHalf, WriteHalf};
 
-use crate::access::{Authn, Credentials, Identity, Subject};
-use crate::clients::{Facts, Turn};
+use crate::access::{Authn, Credentials, Identity, Subject, Visitor};
+use crate::clients::{Facts, KickReason, Turn};
 use crate::codec::encode::{self, ConnAck};
 use crate::codec::{self, Connect, DecodeError, Packet, Version, reason};
 use crate::frame::{FrameReader, ReadError};
@@ -93,6 +94,9 @@ impl Handshake {
             Ok(assigned) => assigned,
             Err(code) => return self.refuse(wire, code, None).await,
         };
+        if self.is_banned() {
+            return self.refuse(wire, reason::BANNED, None).await;
+        }
         let identity = match self.authenticate().await {
             Ok(identity) => identity,
             Err(code) => return self.refuse(wire, code, Some(code)).await,
@@ -139,6 +143,20 @@ impl Handshake {
             return Err(reason::QUOTA_EXCEEDED);
         }
         Ok(assigned)
+    }
+
+    fn is_banned(&self) -> bool {
+        let visitor = Visitor {
+            clientid: &self.connect.clientid,
+            username: self.connect.username.as_deref(),
+            address: self.address(),
+        };
+        self.hub.doorkeeper.is_banned(&visitor)
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        let address = self.endpoints.peername.parse().ok().map(|it: std::net::SocketAddr| it.ip());
+        address.map(|it| it.to_canonical())
     }
 
     async fn authenticate(&self) -> Result<Identity, u8> {
@@ -203,6 +221,10 @@ impl Handshake {
         let (registration, control) = hub.clients.register(&turn, Arc::clone(&facts));
         hub.clients.connected.fetch_add(1, Ordering::Relaxed);
         drop(turn);
+        // Asked again: who was shut out meanwhile was not yet among those who are told so.
+        if self.is_banned() {
+            hub.clients.begin_kick(&self.connect.clientid, KickReason::Banned).await;
+        }
         if hub.shutdown.is_cancelled() {
             hub.clients.shut_down_one(&self.connect.clientid).await;
         }
@@ -230,11 +252,10 @@ impl Handshake {
     }
 
     fn subject(&self, identity: Identity) -> Subject {
-        let address = self.endpoints.peername.parse().ok().map(|it: std::net::SocketAddr| it.ip());
         Subject {
             clientid: self.connect.clientid.clone(),
             username: self.connect.username.clone(),
-            address: address.map(|it| it.to_canonical()),
+            address: self.address(),
             listener: self.endpoints.listener.to_owned(),
             identity: Arc::new(identity),
         }
@@ -359,7 +380,8 @@ impl Handshake {
             awaiting_release_max: usize::from(limits.receive_maximum),
             ..ClientInfo::default()
         };
-        Facts { fixed, disconnected_at_ms: AtomicI64::new(0), ..Facts::default() }
+        let keepalive_seconds = AtomicU16::new(fixed.keepalive_seconds);
+        Facts { fixed, disconnected_at_ms: AtomicI64::new(0), keepalive_seconds, ..Facts::default() }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What all sessions share, and the way of a message from its publisher to whoever subscribes.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use muster_core::clock::SharedClock;
@@ -14,7 +15,7 @@ use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{Authenticator, Authorizer};
+use crate::access::{Authenticator, Authorizer, Doorkeeper};
 use crate::clients::Clients;
 use crate::codec::Qos;
 use crate::config::BrokerConfig;
@@ -32,6 +33,7 @@ pub(crate) struct Hub {
     pub(crate) journal: Journal,
     pub(crate) clock: SharedClock,
     pub(crate) wanted: Wanted,
+    pub(crate) doorkeeper: Arc<dyn Doorkeeper>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) router: Router,
@@ -42,6 +44,8 @@ pub(crate) struct Hub {
     /// Who subscribes to what: asked before a message goes to the router, whose own search is slow when it finds
     /// nothing.
     pub(crate) index: RwLock<FilterIndex<u64>>,
+    /// The filters of it in their order, each with how many sessions and groups have it: for those who ask for a list.
+    pub(crate) topics: Mutex<BTreeMap<String, usize>>,
     pub(crate) session_ids: AtomicU64,
     pub(crate) random: std::sync::Mutex<rand::rngs::StdRng>,
     pub(crate) shutdown: CancellationToken,
@@ -173,11 +177,25 @@ impl Hub {
     }
 
     pub(crate) fn index_insert(&self, filter: &str, session: u64) {
-        self.index.write().unwrap_or_else(PoisonError::into_inner).insert(filter, session);
+        let is_new = self.index.write().unwrap_or_else(PoisonError::into_inner).insert(filter, session);
+        if !is_new {
+            return;
+        }
+        *self.topics.lock().unwrap_or_else(PoisonError::into_inner).entry(filter.to_owned()).or_default() +=
+            1;
     }
 
     pub(crate) fn index_remove(&self, filter: &str, session: u64) {
-        self.index.write().unwrap_or_else(PoisonError::into_inner).remove(filter, &session);
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let was_there = index.remove(filter, &session);
+        drop(index);
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        if was_there && let Some(count) = topics.get_mut(filter) {
+            *count -= 1;
+            if *count == 0 {
+                topics.remove(filter);
+            }
+        }
     }
 }
 

@@ -36,10 +36,11 @@ mod stats;
 mod wanted;
 
 pub use access::{
-    Action, AllowAll, Answer, Authenticator, Authn, Authorizer, Authz, Credentials, Identity, Request,
-    Subject,
+    Action, AllowAll, Answer, Authenticator, Authn, Authorizer, Authz, Credentials, Doorkeeper, Identity,
+    Request, Subject, Visitor,
 };
-pub use broker::{Accepted, Broker, Environment, PublishOutcome, PublishRequest};
+pub use broker::{Accepted, Broker, ClientView, Environment, PublishOutcome, PublishRequest};
+pub use clients::ProxySubscribed;
 pub use codec::Qos;
 pub use config::{BrokerConfig, Limits};
 pub use error::BrokerError;

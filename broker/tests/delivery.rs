@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use muster_broker::{BrokerError, Limits, PublishRequest, Qos, SubscriptionInfo};
+use muster_broker::{BrokerError, Limits, ProxySubscribed, PublishRequest, Qos, SubscriptionInfo};
 use muster_core::event::{Column, EventKind, proto};
 use support::{Client, Connect, Harness, reason};
 
@@ -456,9 +456,10 @@ async fn an_operator_subscribes_in_the_name_of_a_client() {
     let broker = &harness.broker;
     let wish = |topic: &str| SubscriptionInfo { topic: topic.to_owned(), qos: 1, ..Default::default() };
     let mut client = Client::connected(harness.addr(), Connect::v5("c").expiry(60)).await;
-    assert!(broker.subscribe("c", wish("t/#")).await.unwrap());
-    assert!(!broker.subscribe("nobody", wish("t/#")).await.unwrap());
-    assert!(broker.subscribe("c", wish("t/#/x")).await.is_err());
+    assert_eq!(broker.subscribe("c", vec![wish("t/#")]).await.unwrap(), ProxySubscribed::Done);
+    let nobody = broker.subscribe("nobody", vec![wish("t/#")]).await.unwrap();
+    assert_eq!(nobody, ProxySubscribed::NoClient);
+    assert!(broker.subscribe("c", vec![wish("good"), wish("t/#/x")]).await.is_err());
     let kept = client.message().await;
     assert_eq!((kept.text().as_str(), kept.retain), ("kept", true));
     client.send_ack(0x40, kept.pkid).await;
@@ -468,10 +469,11 @@ async fn an_operator_subscribes_in_the_name_of_a_client() {
     // Also while it is away.
     client.disconnect().await;
     harness.disconnected("c").await;
-    assert_eq!(broker.unsubscribe("c", "t/#").await, Some(true));
-    assert_eq!(broker.unsubscribe("c", "t/#").await, Some(false));
-    assert_eq!(broker.unsubscribe("nobody", "t/#").await, None);
-    assert!(broker.subscribe("c", wish("u")).await.unwrap());
+    let filters = || vec!["t/#".to_owned()];
+    assert_eq!(broker.unsubscribe("c", filters()).await, Some(vec![true]));
+    assert_eq!(broker.unsubscribe("c", filters()).await, Some(vec![false]));
+    assert_eq!(broker.unsubscribe("nobody", filters()).await, None);
+    assert_eq!(broker.subscribe("c", vec![wish("u")]).await.unwrap(), ProxySubscribed::Done);
     let mut back = Client::connected(harness.addr(), Connect::v5("c").expiry(60).resume()).await;
     publisher.publish1(2, "t/x", "no more").await;
     publisher.publish1(3, "u", "yes").await;

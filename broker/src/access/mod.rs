@@ -94,6 +94,24 @@ pub trait Authenticator: Send + Sync + 'static {
     fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Answer<'a, Authn>;
 }
 
+/// Who knocks: what is known before anything is checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Visitor<'a> {
+    /// The client identifier.
+    pub clientid: &'a str,
+    /// The user name, if one was given.
+    pub username: Option<&'a str>,
+    /// The client's address.
+    pub address: Option<IpAddr>,
+}
+
+/// Knows who is shut out. Asked before the credentials are looked at, and once more when the client is in, so that
+/// nobody slips in while it is being shut out.
+pub trait Doorkeeper: Send + Sync + 'static {
+    /// Whether this client is shut out now. Must answer from memory.
+    fn is_banned(&self, visitor: &Visitor<'_>) -> bool;
+}
+
 /// What somebody wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -165,6 +183,12 @@ pub trait Authorizer: Send + Sync + 'static {
 /// Lets everybody in and everything be done.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AllowAll;
+
+impl Doorkeeper for AllowAll {
+    fn is_banned(&self, _: &Visitor<'_>) -> bool {
+        false
+    }
+}
 
 impl Authenticator for AllowAll {
     fn authenticate<'a>(&'a self, _: &'a Credentials<'a>) -> Answer<'a, Authn> {

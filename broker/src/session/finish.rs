@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::deliver::Drop;
 use super::online::{Connection, End};
 use super::{Actor, offline, will};
+use crate::clients::KickReason;
 use crate::codec::{DecodeError, Will, encode, reason};
 use crate::listener::Socket;
 
@@ -88,7 +89,7 @@ impl Actor {
                 }
                 self.hand_over(keep, reply).await;
             }
-            End::Kicked { reply } => {
+            End::Kicked { reply, .. } => {
                 if let Some(will) = will {
                     self.publish_will(will).await;
                 }
@@ -148,7 +149,9 @@ fn words(end: &End) -> (&'static str, Option<u8>) {
         End::Refused { code, reason } => (reason, Some(*code)),
         End::TakenOver { clean: true, .. } => ("discarded", Some(reason::SESSION_TAKEN_OVER)),
         End::TakenOver { clean: false, .. } => ("takenover", Some(reason::SESSION_TAKEN_OVER)),
-        End::Kicked { .. } => ("kicked", Some(reason::ADMINISTRATIVE_ACTION)),
+        End::Kicked { why: KickReason::Kicked, .. } => ("kicked", Some(reason::ADMINISTRATIVE_ACTION)),
+        // DISCONNECT has no code for it, CONNACK alone has.
+        End::Kicked { why: KickReason::Banned, .. } => ("banned", Some(reason::ADMINISTRATIVE_ACTION)),
         End::Shutdown => ("server_shutting_down", Some(reason::SERVER_SHUTTING_DOWN)),
         End::RouterStopped => ("internal_error", Some(reason::UNSPECIFIED_ERROR)),
     }

@@ -124,9 +124,12 @@ impl Session {
         // Dropping the link leaves the router.
     }
 
-    /// What the subscriptions look like from outside.
+    /// What the subscriptions look like from outside, in the order of filters.
     pub(crate) fn subscription_infos(&self) -> Vec<SubscriptionInfo> {
-        self.subscriptions.iter().map(|(filter, subscription)| subscription.info(filter)).collect()
+        let mut infos: Vec<_> =
+            self.subscriptions.iter().map(|(filter, subscription)| subscription.info(filter)).collect();
+        infos.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
+        infos
     }
 
     /// The next message from a shared group; none comes where there is no shared subscription.

@@ -25,7 +25,7 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                     }
                     return actor.hand_over(!clean, reply).await;
                 }
-                Some(Control::Kick { reply }) => {
+                Some(Control::Kick { reply, .. }) => {
                     if let Some(will) = will {
                         actor.publish_will(will).await;
                     }
@@ -35,15 +35,16 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                     return;
                 }
                 // Who asked may have gone, here and below.
-                Some(Control::Subscribe { subscription, done }) => {
-                    if actor.proxy_subscribe(subscription).await.is_err() {
-                        return actor.end().await;
-                    }
-                    let _ = done.send(());
+                Some(Control::Subscribe { subscriptions, done }) => {
+                    let Ok(room) = actor.proxy_subscribe(subscriptions).await else { return actor.end().await };
+                    let _ = done.send(room);
                 }
-                Some(Control::Unsubscribe { filter, done }) => {
-                    let Ok(held) = actor.proxy_unsubscribe(&filter).await else { return actor.end().await };
+                Some(Control::Unsubscribe { filters, done }) => {
+                    let Ok(held) = actor.proxy_unsubscribe(filters).await else { return actor.end().await };
                     let _ = done.send(held);
+                }
+                Some(Control::KeepAlive { done, .. }) => {
+                    let _ = done.send(false);
                 }
                 Some(Control::Shutdown) | None => return actor.end().await,
             },

@@ -19,7 +19,7 @@ use super::publish::{PendingAck, first_durable};
 use super::subscribe::PendingSubAck;
 use super::{Actor, Session};
 use crate::access::Action;
-use crate::clients::Control;
+use crate::clients::{Control, KickReason};
 use crate::codec::encode::PublishOut;
 use crate::codec::{Ack, DecodeError, Disconnect, Frame, Packet, Qos, Version, Will, decode, encode, reason};
 use crate::frame::{FrameReader, ReadError};
@@ -82,7 +82,7 @@ pub(crate) enum End {
     /// Another connection of the client takes its place.
     TakenOver { clean: bool, reply: oneshot::Sender<Option<Box<Session>>> },
     /// An operator ended it.
-    Kicked { reply: oneshot::Sender<()> },
+    Kicked { why: KickReason, reply: oneshot::Sender<()> },
     /// The server stops.
     Shutdown,
     /// The router is gone; the server will stop.
@@ -115,7 +115,6 @@ pub(crate) async fn run(parts: Box<Parts>) {
 impl Connection {
     fn new(parts: Parts) -> Self {
         let Parts { actor, version, reader, writer, out, will, keep_alive_seconds, .. } = parts;
-        let silence_max = Duration::from_millis(u64::from(keep_alive_seconds) * 1_500);
         Self {
             actor,
             version,
@@ -124,7 +123,7 @@ impl Connection {
             out,
             is_deaf: false,
             will,
-            silence_max: (keep_alive_seconds > 0).then_some(silence_max),
+            silence_max: silence_max(keep_alive_seconds),
             heard_at: Instant::now(),
             inflight_max: parts.inflight_max,
             packet_bytes_max: parts.packet_bytes_max,
@@ -160,7 +159,14 @@ impl Connection {
                     self.on_written(written);
                     Ok(())
                 }
-                Step::Control(control) => Box::pin(self.on_control(control)).await,
+                Step::Control(control) => {
+                    let max = self.silence_max;
+                    let done = Box::pin(self.on_control(control)).await;
+                    if self.silence_max != max {
+                        silence = self.silence_max.map(|max| Box::pin(sleep_until(self.heard_at + max)));
+                    }
+                    done
+                }
                 Step::Silence => self.on_silence(silence.as_mut()),
             };
             if let Err(end) = done {
@@ -260,15 +266,22 @@ impl Connection {
     async fn on_control(&mut self, control: Option<Control>) -> Result<(), End> {
         match control {
             Some(Control::TakeOver { clean, reply }) => Err(End::TakenOver { clean, reply }),
-            Some(Control::Kick { reply }) => Err(End::Kicked { reply }),
+            Some(Control::Kick { why, reply }) => Err(End::Kicked { why, reply }),
             // Who asked may have gone, here and below.
-            Some(Control::Subscribe { subscription, done }) => {
-                self.actor.proxy_subscribe(subscription).await?;
-                let _ = done.send(());
+            Some(Control::Subscribe { subscriptions, done }) => {
+                let _ = done.send(self.actor.proxy_subscribe(subscriptions).await?);
                 Ok(())
             }
-            Some(Control::Unsubscribe { filter, done }) => {
-                let held = self.actor.proxy_unsubscribe(&filter).await?;
+            Some(Control::KeepAlive { seconds, done }) => {
+                self.silence_max = silence_max(seconds);
+                // The new time counts from now: the client knows nothing of it yet.
+                self.heard_at = Instant::now();
+                self.actor.facts.keepalive_seconds.store(seconds, Ordering::Relaxed);
+                let _ = done.send(true);
+                Ok(())
+            }
+            Some(Control::Unsubscribe { filters, done }) => {
+                let held = self.actor.proxy_unsubscribe(filters).await?;
                 self.complete_without_link();
                 let _ = done.send(held);
                 Ok(())
@@ -432,6 +445,12 @@ impl Connection {
             _ => None,
         }
     }
+}
+
+/// One and a half times what the client promised; none where it promised nothing.
+fn silence_max(keep_alive_seconds: u16) -> Option<Duration> {
+    let max = Duration::from_millis(u64::from(keep_alive_seconds) * 1_500);
+    (!max.is_zero()).then_some(max)
 }
 
 async fn until(silence: Option<&mut Pin<Box<Sleep>>>) {

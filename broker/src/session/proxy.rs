@@ -1,5 +1,7 @@
 //! What an operator does in the name of a client: subscriptions that the client did not ask for, and their end.
 
+use std::collections::HashSet;
+
 use muster_core::event::EventKind;
 use muster_core::event::proto::event::Detail;
 
@@ -10,8 +12,26 @@ use crate::info::SubscriptionInfo;
 use crate::router::RouterStopped;
 
 impl Actor {
-    /// Subscribes for the client. The caller has checked the filter.
-    pub(super) async fn proxy_subscribe(&mut self, asked: SubscriptionInfo) -> Result<(), RouterStopped> {
+    /// Subscribes for the client, to all of it or, where it would have too many then, to nothing; whether it did. The
+    /// caller has checked the filters.
+    pub(super) async fn proxy_subscribe(
+        &mut self,
+        asked: Vec<SubscriptionInfo>,
+    ) -> Result<bool, RouterStopped> {
+        let held = &self.session.subscriptions;
+        let new: HashSet<_> =
+            asked.iter().map(|it| it.topic.as_str()).filter(|filter| !held.contains_key(*filter)).collect();
+        if held.len() + new.len() > self.hub.config.limits.subscriptions_max {
+            return Ok(false);
+        }
+        for subscription in asked {
+            self.proxy_subscribe_one(subscription).await?;
+        }
+        self.publish_subscriptions();
+        Ok(true)
+    }
+
+    async fn proxy_subscribe_one(&mut self, asked: SubscriptionInfo) -> Result<(), RouterStopped> {
         let SubscriptionInfo { topic: filter, no_local, retain_as_published, retain_handling, .. } = asked;
         let is_shared = filter.starts_with("$share/");
         let subscription = Subscription {
@@ -32,16 +52,24 @@ impl Actor {
         }
         let detail = Some(Detail::Subscribed(event));
         self.recorder.note(EventKind::SessionSubscribed, &filter, None, detail).await;
-        self.publish_subscriptions();
         Ok(())
     }
 
-    /// Unsubscribes for the client; whether it was subscribed.
-    pub(super) async fn proxy_unsubscribe(&mut self, filter: &str) -> Result<bool, RouterStopped> {
-        let Some(held) = self.unsubscribe(filter).await? else { return Ok(false) };
-        let detail = Some(Detail::Unsubscribed(held.event(None, true)));
-        self.recorder.note(EventKind::SessionUnsubscribed, filter, None, detail).await;
+    /// Unsubscribes for the client; which of them it was subscribed to.
+    pub(super) async fn proxy_unsubscribe(
+        &mut self,
+        filters: Vec<String>,
+    ) -> Result<Vec<bool>, RouterStopped> {
+        let mut found = Vec::with_capacity(filters.len());
+        for filter in filters {
+            let held = self.unsubscribe(&filter).await?;
+            found.push(held.is_some());
+            if let Some(held) = held {
+                let detail = Some(Detail::Unsubscribed(held.event(None, true)));
+                self.recorder.note(EventKind::SessionUnsubscribed, &filter, None, detail).await;
+            }
+        }
         self.publish_subscriptions();
-        Ok(true)
+        Ok(found)
     }
 }

@@ -15,7 +15,7 @@ mod keys;
 
 pub use authn::Authn;
 pub use authz::Authz;
-pub use bans::Bans;
+pub use bans::{Ban, BanError, BanKind, Bans};
 pub use collection::Collection;
 pub use keys::{Caller, Keys, Role};
 

@@ -348,6 +348,7 @@ async fn start_broker(
         registry,
         wanted,
         clock,
+        doorkeeper: access.bans.clone(),
         authenticator: access.authn.clone(),
         authorizer: access.authz.clone(),
     };

@@ -129,8 +129,7 @@ fn router(http: &Http, app: App) -> Router {
 fn v5(http: &Http) -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .route("/status", get(status::status))
-        .route("/clients", get(clients::list))
-        .route("/clients/{clientid}", get(clients::one))
+        .merge(clients::router())
         .route("/stats", get(stats::stats))
         .route("/metrics", get(stats::metrics))
         .merge(rules::router())

@@ -1,12 +1,56 @@
-//! `GET /api/v5/clients`: who has a session, in the shape that EMQX v5 clients expect.
+//! `/api/v5/clients`: who has a session, in the shape that EMQX v5 clients expect, and what can be done with them. A
+//! list is read step by step in the order of client ids; it never holds up clients that come and go.
 
-use axum::Json;
 use axum::extract::{Path, Query, State};
-use muster_broker::ClientInfo;
+use axum::{Json, routing};
+use muster_broker::{Broker, ClientInfo, ClientView};
 use serde_json::{Map, Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+mod actions;
+mod body;
 
 use super::App;
 use super::reply::{ApiError, Page, Params, rfc3339};
+pub(super) use actions::shown as subscription;
+
+/// Clients that are looked at before others have their turn.
+const STEP_CLIENTS: usize = 512;
+
+/// The paths about clients.
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .route("/clients", routing::get(list))
+        .route("/clients/{clientid}", routing::get(one))
+        .routes(routes!(actions::kick))
+        .routes(routes!(actions::kick_bulk))
+        .routes(routes!(actions::subscriptions))
+        .routes(routes!(actions::subscribe))
+        .routes(routes!(actions::subscribe_bulk))
+        .routes(routes!(actions::unsubscribe))
+        .routes(routes!(actions::unsubscribe_bulk))
+        .routes(routes!(actions::keepalive))
+        .routes(routes!(actions::sessions_count))
+}
+
+/// Shows `visit` each client that comes after an identifier, in the order of identifiers, until it says false. Who
+/// comes or goes meanwhile is seen or not; everybody else is seen once.
+pub(super) async fn each(
+    broker: &Broker,
+    after: Option<&str>,
+    mut visit: impl FnMut(&ClientView) -> bool + Send,
+) {
+    let mut after = after.map(str::to_owned);
+    loop {
+        let step = broker.clients_after(after.as_deref(), STEP_CLIENTS);
+        if !step.iter().all(&mut visit) || step.len() < STEP_CLIENTS {
+            return;
+        }
+        after = step.last().map(|last| last.fixed().clientid.clone());
+        tokio::task::yield_now().await;
+    }
+}
 
 /// One page of the clients that the filters let through, in the order of client ids.
 pub(super) async fn list(
@@ -16,13 +60,41 @@ pub(super) async fn list(
     let params = Params::new(query);
     let page = Page::from_params(&params)?;
     let filter = Filter::from_params(&params)?;
-    let mut clients: Vec<_> = app.broker.clients().into_iter().filter(|it| filter.admits(it)).collect();
-    clients.sort_unstable_by(|a, b| a.clientid.cmp(&b.clientid));
-    let total = clients.len() as u64;
-    let skip = usize::try_from(page.skip()).unwrap_or(usize::MAX);
-    let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
-    let shown = clients.iter().skip(skip).take(limit).map(|it| filter.columns(client(it))).collect();
-    Ok(page.envelope(shown, total, filter.is_fuzzy()))
+    let cursor = params.one("cursor");
+    if cursor.is_some() && page.page > 1 {
+        return Err(ApiError::invalid_parameter("cursor and page: only one of them can say where to begin"));
+    }
+    let is_uncounted = filter.is_fuzzy() || cursor.is_some();
+    let whole = (!is_uncounted && filter.is_open()).then(|| app.broker.sessions() as u64);
+    let (first, end) = (page.skip(), page.skip().saturating_add(page.limit));
+    let mut seen = 0;
+    let mut found = Vec::new();
+    let mut visit = |view: &ClientView| {
+        if filter.admits(view.fixed(), view.is_connected()) {
+            if (first..end).contains(&seen) {
+                found.push(view.clone());
+            }
+            seen += 1;
+        }
+        // One more than the page tells whether there is another; all of them only where they must be counted.
+        (whole.is_none() && !is_uncounted) || seen <= end
+    };
+    if filter.clientids.is_empty() {
+        each(&app.broker, cursor, visit).await;
+    } else {
+        let mut wanted: Vec<_> =
+            filter.clientids.iter().filter(|id| cursor.is_none_or(|it| id.as_str() > it)).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.into_iter().filter_map(|id| app.broker.client_view(id)).all(|view| visit(&view));
+    }
+    let last = found.last().map(|view| view.fixed().clientid.clone());
+    let shown = found.iter().map(|view| filter.columns(client(&view.info()))).collect();
+    let Json(mut answer) = page.envelope(shown, whole.unwrap_or(seen).max(seen), is_uncounted);
+    if answer["meta"]["hasnext"] == true {
+        answer["meta"]["cursor"] = last.into();
+    }
+    Ok(Json(answer))
 }
 
 /// One client.
@@ -34,7 +106,7 @@ pub(super) async fn one(
 }
 
 /// What `GET /clients` can be asked for; an empty list or none lets everything through.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Filter {
     node: Option<String>,
     clientids: Vec<String>,
@@ -77,7 +149,7 @@ impl Filter {
         })
     }
 
-    fn admits(&self, client: &ClientInfo) -> bool {
+    fn admits(&self, client: &ClientInfo, is_connected: bool) -> bool {
         let username = client.username.as_deref();
         let one_of = |wanted: &[String], have: Option<&str>| {
             wanted.is_empty() || have.is_some_and(|have| wanted.iter().any(|want| want == have))
@@ -94,11 +166,16 @@ impl Filter {
             && like(&self.like_clientid, Some(&client.clientid))
             && like(&self.like_username, username)
             && self.ip_address.as_ref().is_none_or(|ip| ip == split(&client.peername).0)
-            && self.connected.is_none_or(|connected| connected == client.connected)
+            && self.connected.is_none_or(|connected| connected == is_connected)
             && self.clean_start.is_none_or(|clean_start| clean_start == client.clean_start)
             && self.proto_ver.is_none_or(|proto_ver| proto_ver == client.proto_ver)
             && within(self.created_at, client.created_at_ms)
             && within(self.connected_at, client.connected_at_ms)
+    }
+
+    /// Whether it lets everybody through.
+    fn is_open(&self) -> bool {
+        Self { fields: None, ..self.clone() } == Self::default()
     }
 
     /// Whether the reference leaves the count out for such a search.
@@ -220,7 +297,7 @@ mod tests {
 
     fn admits(query: &[(&str, &str)]) -> bool {
         let pairs = query.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Filter::from_params(&Params::new(pairs)).expect("a filter").admits(&info())
+        Filter::from_params(&Params::new(pairs)).expect("a filter").admits(&info(), true)
     }
 
     #[test]
