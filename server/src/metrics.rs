@@ -28,6 +28,11 @@ pub const CONNECTS: Family = counter("muster_mqtt_connects_total", "CONNECT pack
 /// Refused CONNECTs.
 pub const CONNECTS_REFUSED: Family =
     counter("muster_mqtt_connects_refused_total", "CONNECT packets refused.");
+/// Requests of REST that were not let in.
+pub const REST_REFUSED: Family = counter(
+    "muster_rest_refused_requests_total",
+    "Requests of REST refused, by reason: unknown (401, 429) or role (403).",
+);
 /// Publishes by QoS.
 pub const RECEIVED_MESSAGES: Family =
     counter("muster_mqtt_received_messages_total", "Publishes from clients, by QoS.");

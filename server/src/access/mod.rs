@@ -17,7 +17,10 @@ pub use authn::Authn;
 pub use authz::Authz;
 pub use bans::{Ban, BanError, BanKind, Bans};
 pub use collection::Collection;
-pub use keys::{Caller, Keys, Role};
+pub use keys::{
+    Caller, Denied, KeyRecord, Keys, Means, NewKey, Noted, Outbox, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN,
+    Password, PersonRecord, Role, Secret, Stored, is_name, read_local,
+};
 
 use crate::config::Config;
 use crate::error::Error;

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
+use crate::access::{Secret, read_local};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 
@@ -16,6 +17,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(120);
 pub(super) struct Client {
     address: SocketAddr,
     http: reqwest::Client,
+    key: Option<(String, Secret)>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -42,7 +44,8 @@ impl Client {
         let http = reqwest::Client::builder().timeout(ANSWER_WAIT).no_proxy().build();
         let http = http.map_err(|error| Error::because(ErrorKind::Start, "cannot set up a client", error))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-        Ok(Self { address, http, runtime })
+        let key = key(config, address)?;
+        Ok(Self { address, http, key, runtime })
     }
 
     /// The answer to `GET path`.
@@ -75,6 +78,9 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
+        if let Some((key, secret)) = &self.key {
+            request = request.basic_auth(key, Some(secret.reveal()));
+        }
         let answer = self.runtime.block_on(async {
             let answer = request.send().await?;
             Ok((answer.status(), answer.text().await?))
@@ -89,6 +95,37 @@ impl Client {
             return Ok(value);
         }
         let message = value.get("message").and_then(Value::as_str).unwrap_or("no reason given");
-        Err(Error::new(ErrorKind::Negative, format!("{status}: {message}")))
+        let hint = match (status, &self.key) {
+            (StatusCode::UNAUTHORIZED, None) => {
+                "; the platform asks for an API key: run this on its machine with its --data, or set MUSTER_API_KEY \
+                 and MUSTER_API_SECRET (muster key add makes one)"
+            }
+            (StatusCode::UNAUTHORIZED, Some(_)) => {
+                "; the platform does not know this key: is it that of MUSTER_API_KEY and MUSTER_API_SECRET, or is \
+                 --data another platform's?"
+            }
+            (StatusCode::FORBIDDEN, _) => "; a key of another role is needed (muster key list)",
+            _ => "",
+        };
+        Err(Error::new(ErrorKind::Negative, format!("{status}: {message}{hint}")))
     }
+}
+
+/// What is shown to the platform: the key of the environment, or else, on its own machine, what it has left in its data
+/// directory for those who may read it.
+fn key(config: &Config, address: SocketAddr) -> Result<Option<(String, Secret)>, Error> {
+    let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    match (variable("MUSTER_API_KEY"), variable("MUSTER_API_SECRET")) {
+        (Some(key), Some(secret)) => Ok(Some((key, secret.into()))),
+        (None, None) => Ok(is_here(address).then(|| read_local(&config.data)).flatten()),
+        _ => {
+            let message = "MUSTER_API_KEY and MUSTER_API_SECRET belong together, and one of them is missing";
+            Err(Error::new(ErrorKind::Config, message))
+        }
+    }
+}
+
+/// Whether an address is one of this machine: nothing else can be listened on.
+fn is_here(address: SocketAddr) -> bool {
+    address.ip().is_loopback() || std::net::UdpSocket::bind((address.ip(), 0)).is_ok()
 }

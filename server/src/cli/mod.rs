@@ -12,6 +12,7 @@ use crate::presence::Wanted;
 mod client;
 mod demo;
 mod devices;
+mod key;
 mod letters;
 mod log;
 mod logging;
@@ -22,6 +23,7 @@ mod rules;
 mod run;
 mod salvage;
 mod sinks;
+mod user;
 
 /// Read when it is there and no other file is named.
 const CONFIG_FILE: &str = "muster.toml";
@@ -84,6 +86,12 @@ enum Command {
     /// See how replays are doing, watch them, end them.
     #[command(subcommand)]
     Replays(replay::Command),
+    /// Make API keys for REST, list them, give them new secrets, take them back; also while the platform runs.
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Manage people who log in to REST with a password; also while the platform runs.
+    #[command(subcommand)]
+    User(user::Command),
     /// List devices: who is here, who is missing, since when, and why.
     Devices(DevicesArgs),
 }
@@ -103,7 +111,7 @@ pub struct ConfigArgs {
     /// Address for devices; port 0 takes a free one [default: 127.0.0.1:1883].
     #[arg(long, value_name = "ADDR")]
     mqtt: Option<String>,
-    /// Address for REST and metrics; loopback only for now [default: 127.0.0.1:18083].
+    /// Address for REST and metrics; without an API key only this machine is answered [default: 127.0.0.1:18083].
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
     /// Any other setting, e.g. --set journal.durability=os; may be repeated.
@@ -273,6 +281,8 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Migrate(args) => migrate::run(args),
         Command::Replay(args) => replay::replay(&args),
         Command::Replays(command) => replay::run(command),
+        Command::Key(command) => key::run(command),
+        Command::User(command) => user::run(command),
         Command::Devices(DevicesArgs { online, offline, limit, config }) => {
             let online = (online || offline).then_some(online);
             let wanted = Wanted { online, limit, ..Wanted::default() };

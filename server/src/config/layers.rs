@@ -274,10 +274,6 @@ mod tests {
             ),
             ("zzzzzzzz = 1", "muster.toml:1: unknown key `zzzzzzzz`; `muster config show` lists all keys"),
             (
-                "[http]\nlisten = '0.0.0.0:80'",
-                "muster.toml:2: `http.listen` = `0.0.0.0:80`: REST asks for no key yet, so it is served on loopback addresses only (127.0.0.1, [::1])",
-            ),
-            (
                 "[mqtt]\nlisten = 1883",
                 "muster.toml:2: `mqtt.listen`: `1883` is no address; write for example 127.0.0.1:1883 or [::1]:1883",
             ),

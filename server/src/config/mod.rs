@@ -11,7 +11,7 @@ use muster_core::log::{COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN};
 mod layers;
 mod settings;
 mod show;
-mod units;
+pub(crate) mod units;
 
 pub use layers::{Layers, Origin};
 
@@ -239,12 +239,6 @@ impl Config {
     }
 
     fn check(&self, layers: &Layers) -> Result<(), Error> {
-        if !self.http.listen.ip().is_loopback() {
-            return Err(layers.wrong(
-                "http.listen",
-                "REST asks for no key yet, so it is served on loopback addresses only (127.0.0.1, [::1])",
-            ));
-        }
         let Journal { segment_bytes_max, retention_bytes, cap_bytes, when_full, .. } = self.journal;
         match cap_bytes {
             Some(cap) if cap < segment_bytes_max.saturating_mul(2) => Err(layers.wrong(

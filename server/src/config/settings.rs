@@ -87,7 +87,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "http.listen",
         Kind::Address,
         "127.0.0.1:18083",
-        "where REST and metrics are served; loopback only for now",
+        "where REST and metrics are served; without an API key only requests of this machine are answered",
     ),
     setting("http.body_bytes_max", Kind::Size, "1MiB", "largest request body"),
     setting(
@@ -197,7 +197,8 @@ pub(super) fn variable(key: &str) -> String {
 pub(super) const PREFIX: &str = "MUSTER_";
 
 /// Variables that are no settings: read by the command line before there is a configuration.
-pub(super) const VARIABLES_ASIDE: &[&str] = &["MUSTER_CONFIG", "MUSTER_LOG"];
+pub(super) const VARIABLES_ASIDE: &[&str] =
+    &["MUSTER_CONFIG", "MUSTER_LOG", "MUSTER_API_KEY", "MUSTER_API_SECRET"];
 
 /// The key of an environment variable.
 pub(super) fn key_of_variable(variable: &str) -> Option<String> {

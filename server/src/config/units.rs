@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `250ms`, `15s`, `1m 30s`, `2h`, `7d`; a bare number is milliseconds.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let ms = sum(text, &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)])
         .ok_or_else(|| format!("`{text}` is no duration; write for example 250ms, 15s or 1h"))?;
     Ok(Duration::from_millis(ms))

@@ -9,8 +9,9 @@ use muster_sinks::delivery::{DeadLetter, LetterFilter, StoreError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::App;
 use super::reply::{ApiError, Params, rfc3339};
+use super::{App, audit};
+use crate::access::Caller;
 
 /// Letters in one answer, and in one replay, when nobody says how many.
 const LIMIT_DEFAULT: u32 = 100;
@@ -42,17 +43,23 @@ pub(super) async fn one(State(app): State<App>, Path(id): Path<i64>) -> Result<J
 }
 
 /// Discards one letter.
-pub(super) async fn discard_one(State(app): State<App>, Path(id): Path<i64>) -> Result<StatusCode, ApiError> {
+pub(super) async fn discard_one(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<i64>,
+) -> Result<StatusCode, ApiError> {
     let filter = LetterFilter { id: Some(id), ..LetterFilter::default() };
-    match app.pipelines.store().discard_letters(filter).await.map_err(unreadable)? {
-        0 => Err(not_found()),
-        _ => Ok(StatusCode::NO_CONTENT),
+    if app.pipelines.store().discard_letters(filter).await.map_err(unreadable)? == 0 {
+        return Err(not_found());
     }
+    audit::write(&app, &caller, "dead_letters.discard", &id.to_string(), json!({"discarded": 1})).await;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Discards the letters that the query means; all of them only if it says `all=true`.
 pub(super) async fn discard(
     State(app): State<App>,
+    caller: Caller,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Value>, ApiError> {
     let params = Params::new(query);
@@ -61,7 +68,9 @@ pub(super) async fn discard(
         let message = "say which letters are meant (rule, sink, target, id, from, to), or all=true";
         return Err(ApiError::invalid_parameter(message));
     }
+    let object = filter.rule.clone().unwrap_or_default();
     let discarded = app.pipelines.store().discard_letters(filter).await.map_err(unreadable)?;
+    audit::write(&app, &caller, "dead_letters.discard", &object, json!({"discarded": discarded})).await;
     tracing::info!(discarded, "dead letters discarded on request");
     Ok(Json(json!({"discarded": discarded})))
 }
@@ -104,6 +113,7 @@ impl Time {
 /// Gives letters another chance: their events go through the rules as they are now.
 pub(super) async fn replay(
     State(app): State<App>,
+    caller: Caller,
     body: Result<Json<Replay>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let Json(asked) =
@@ -122,7 +132,12 @@ pub(super) async fn replay(
     };
     match app.pipelines.replay_letters(&filter, limit).await {
         Ok(replayed) if replayed.last_id.is_none() && filter.id.is_some() => Err(not_found()),
-        Ok(replayed) => Ok(Json(json!(replayed))),
+        Ok(replayed) => {
+            let object =
+                filter.rule.clone().or_else(|| filter.id.map(|id| id.to_string())).unwrap_or_default();
+            audit::write(&app, &caller, "dead_letters.replay", &object, json!(replayed)).await;
+            Ok(Json(json!(replayed)))
+        }
         Err(error) => {
             let message = format!("{}; letters that were not delivered are still there", error.in_words());
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", message))

@@ -23,12 +23,14 @@ mod bans;
 mod caller;
 mod clients;
 mod devices;
+mod guard;
 mod keys;
 mod letters;
 mod log;
 mod nodes;
 mod openapi;
 mod operate;
+mod outbox;
 mod pipelines;
 mod prometheus;
 mod publish;
@@ -123,6 +125,7 @@ fn router(http: &Http, app: App) -> Router {
         .fallback(reply::path_not_found)
         .layer(DefaultBodyLimit::max(http.body_bytes_max))
         .layer(middleware::from_fn_with_state(http.request_timeout, limit_time))
+        .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
 }
 

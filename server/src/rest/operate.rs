@@ -9,8 +9,9 @@ use muster_sinks::delivery::PipelineStatus;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::App;
 use super::reply::ApiError;
+use super::{App, audit};
+use crate::access::Caller;
 use crate::error::{Error, ErrorKind, chain};
 use crate::pipelines::Which;
 
@@ -28,19 +29,35 @@ pub(super) struct Meant {
 type Body = Result<Json<Meant>, JsonRejection>;
 
 /// Halts.
-pub(super) async fn pause(State(app): State<App>, body: Body) -> Result<Json<Value>, ApiError> {
+pub(super) async fn pause(
+    State(app): State<App>,
+    caller: Caller,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
     let which = without_place(body)?;
-    answer(app.pipelines.pause(&which).await)
+    let answer = answer(app.pipelines.pause(&which).await)?;
+    told(&app, &caller, "pipelines.pause", &which, json!({})).await;
+    Ok(answer)
 }
 
 /// Goes on.
-pub(super) async fn resume(State(app): State<App>, body: Body) -> Result<Json<Value>, ApiError> {
+pub(super) async fn resume(
+    State(app): State<App>,
+    caller: Caller,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
     let which = without_place(body)?;
-    answer(app.pipelines.resume(&which).await)
+    let answer = answer(app.pipelines.resume(&which).await)?;
+    told(&app, &caller, "pipelines.resume", &which, json!({})).await;
+    Ok(answer)
 }
 
 /// Goes on from another place.
-pub(super) async fn reset(State(app): State<App>, body: Body) -> Result<Json<Value>, ApiError> {
+pub(super) async fn reset(
+    State(app): State<App>,
+    caller: Caller,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
     let (which, to) = meant(body)?;
     let to = match to {
         Some(Value::String(text)) => text,
@@ -51,7 +68,17 @@ pub(super) async fn reset(State(app): State<App>, body: Body) -> Result<Json<Val
             ));
         }
     };
-    answer(app.pipelines.reset(&which, &to).await)
+    let answer = answer(app.pipelines.reset(&which, &to).await)?;
+    told(&app, &caller, "pipelines.reset", &which, json!({"to": to})).await;
+    Ok(answer)
+}
+
+async fn told(app: &App, caller: &Caller, action: &str, which: &Which, mut details: Value) {
+    if let Some(details) = details.as_object_mut() {
+        details.insert("sink".to_owned(), which.sink.clone().into());
+        details.insert("target".to_owned(), which.target.clone().into());
+    }
+    audit::write(app, caller, action, &which.rule, details).await;
 }
 
 fn meant(body: Body) -> Result<(Which, Option<Value>), ApiError> {

@@ -18,6 +18,10 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     let version = env!("CARGO_PKG_VERSION");
     page.many(m::BUILD_INFO, [(&[("version", version)] as Labels<'_>, 1u64.into())]);
     page.one(m::UPTIME_SECONDS, app.clock.monotonic().saturating_sub(app.started).as_secs_f64());
+    let (unknown, not_allowed) = app.access.keys.refused();
+    let refused: [(Labels<'_>, Number); 2] =
+        [(&[("reason", "unknown")], unknown.into()), (&[("reason", "role")], not_allowed.into())];
+    page.many(m::REST_REFUSED, refused);
     broker(&app, &mut page);
     log(&app, &mut page);
     pipelines(&app.pipelines.status(), &mut page);

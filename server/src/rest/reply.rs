@@ -35,6 +35,9 @@ pub(super) enum Refused {
     /// Who asks may not do this.
     #[response(status = 403)]
     Forbidden(ErrorBody),
+    /// Somebody at this address was wrong too often; `Retry-After` says when to come again.
+    #[response(status = 429)]
+    TooOften(ErrorBody),
     /// The request took too long, the node stops, or the log takes nothing.
     #[response(status = 503)]
     Unavailable(ErrorBody),
@@ -203,7 +206,6 @@ impl Params {
 
 /// What stands beside the data of a list.
 #[derive(Debug, Serialize, ToSchema)]
-#[expect(dead_code, reason = "describes what Page::envelope writes")]
 pub(super) struct Meta {
     page: u64,
     limit: u64,

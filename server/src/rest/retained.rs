@@ -50,7 +50,6 @@ struct Shown {
 
 /// One page of them.
 #[derive(Debug, Serialize, ToSchema)]
-#[expect(dead_code, reason = "describes what Page::envelope writes")]
 struct ShownPage {
     data: Vec<Shown>,
     meta: super::reply::Meta,

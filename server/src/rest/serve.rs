@@ -27,19 +27,23 @@ impl RestServer {
     /// Listens and serves.
     ///
     /// # Errors
-    /// The address cannot be had, or is not a loopback address: there are no keys yet that would protect it.
+    /// The address cannot be had, or the secret of this machine cannot be written.
     pub async fn start(http: &Http, app: App) -> Result<Self, Error> {
         let listen = http.listen;
-        if !listen.ip().is_loopback() {
-            let message =
-                format!("cannot serve REST on {listen}: it asks for no key yet, so loopback addresses only");
-            return Err(Error::new(ErrorKind::Config, message));
-        }
         let cannot =
             |error| Error::because(ErrorKind::Start, format!("cannot listen on {listen} for REST"), error);
         let listener = TcpListener::bind(listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
+        let keys = &app.access.keys;
+        keys.publish_local()?;
+        if keys.is_open() && !address.ip().is_loopback() {
+            tracing::warn!(
+                %address,
+                "there is no API key yet: REST answers requests of this machine only; `muster key add` makes one"
+            );
+        }
         let stop = CancellationToken::new();
+        tokio::spawn(super::outbox::follow(app.clone(), stop.clone()));
         tokio::spawn(app.meters.clone().run(stop.clone()));
         let task = tokio::spawn(serve(listener, router(http, app), stop.clone()));
         Ok(Self { address, stop, task })

@@ -25,6 +25,7 @@ mod rest;
 mod rules;
 mod rules_offline;
 mod rules_rest;
+mod security_rest;
 mod sessions;
 mod sinks;
 mod stalls;
