@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{AllowAll, Authenticator, Authorizer, Doorkeeper};
+use crate::authz::CachedAnswer;
 use crate::clients::{Clients, Facts, KickReason, ProxySubscribed};
 use crate::codec::Qos;
 use crate::config::BrokerConfig;
@@ -321,6 +322,16 @@ impl Broker {
     /// Changes how long a client may be silent (0: as long as it likes); whether it is connected.
     pub async fn set_keep_alive(&self, clientid: &str, seconds: u16) -> bool {
         self.hub.clients.keep_alive(clientid, seconds).await
+    }
+
+    /// What a client's session remembers of its permissions; none where there is no such client.
+    pub async fn authz_answers(&self, clientid: &str) -> Option<Vec<CachedAnswer>> {
+        self.hub.clients.answers(clientid, false).await
+    }
+
+    /// Has a client's session forget what it remembers of its permissions; whether there is such a client.
+    pub async fn forget_authz_answers(&self, clientid: &str) -> bool {
+        self.hub.clients.answers(clientid, true).await.is_some()
     }
 
     /// Publishes a message from inside and waits until its event is durable.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
+use crate::authz::CachedAnswer;
 use crate::info::{ClientInfo, SubscriptionInfo};
 use crate::session::Session;
 use crate::stats::Counter;
@@ -29,6 +30,8 @@ pub(crate) enum Control {
     Unsubscribe { filters: Vec<String>, done: oneshot::Sender<Vec<bool>> },
     /// An operator changes how long the client may be silent; the answer says whether it is connected.
     KeepAlive { seconds: u16, done: oneshot::Sender<bool> },
+    /// An operator wants to see what is remembered of the client's permissions, or to have it forgotten.
+    Answers { forget: bool, reply: oneshot::Sender<Vec<CachedAnswer>> },
     /// The server stops.
     Shutdown,
 }
@@ -277,6 +280,15 @@ impl Clients {
         let Some(control) = self.control(clientid) else { return false };
         let (done, wait) = oneshot::channel();
         control.send(Control::KeepAlive { seconds, done }).await.is_ok() && wait.await == Ok(true)
+    }
+
+    /// What a client's session remembers of its permissions, and forgets then if it shall; none where there is no such
+    /// client.
+    pub(crate) async fn answers(&self, clientid: &str, forget: bool) -> Option<Vec<CachedAnswer>> {
+        let control = self.control(clientid)?;
+        let (reply, wait) = oneshot::channel();
+        control.send(Control::Answers { forget, reply }).await.ok()?;
+        wait.await.ok()
     }
 
     /// Tells one session that the server stops: one that registered while the others were told.

@@ -229,7 +229,8 @@ impl Handshake {
             hub.clients.shut_down_one(&self.connect.clientid).await;
         }
         let subject = Box::new(self.subject(identity));
-        let mut actor = Actor { hub, recorder, facts, subject, control, registration, session };
+        let answers = None;
+        let mut actor = Actor { hub, recorder, facts, subject, answers, control, registration, session };
         actor.publish_subscriptions();
         // A router that is gone is noticed again, and dealt with, in the session's loop.
         let _ = actor.rejoin().await;
@@ -257,6 +258,7 @@ impl Handshake {
             username: self.connect.username.clone(),
             address: self.address(),
             listener: self.endpoints.listener.to_owned(),
+            rules: Subject::rules_of(&identity),
             identity: Arc::new(identity),
         }
     }

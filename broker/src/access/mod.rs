@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::authz::Rule;
+use crate::authz::{Caching, DenyAction, Rule, RuleSet};
 use crate::codec::Qos;
 
 /// An answer that is there, or that is being found.
@@ -152,6 +152,23 @@ pub struct Subject {
     pub listener: String,
     /// What authentication found.
     pub identity: Arc<Identity>,
+    /// The identity's rules, ready to be asked; none where there are none.
+    pub rules: Option<Arc<RuleSet>>,
+}
+
+impl Subject {
+    /// The rules of an identity. One that cannot be used lets nothing be done: to leave it out could allow what it
+    /// denies.
+    pub fn rules_of(identity: &Identity) -> Option<Arc<RuleSet>> {
+        if identity.rules.is_empty() {
+            return None;
+        }
+        let compiled = RuleSet::compile(identity.rules.clone()).unwrap_or_else(|(at, error)| {
+            tracing::warn!(at, %error, "a rule that came with credentials cannot be used; nothing is allowed");
+            RuleSet::closed()
+        });
+        Some(Arc::new(compiled))
+    }
 }
 
 /// A question about a permission.
@@ -178,6 +195,20 @@ pub struct Authz {
 pub trait Authorizer: Send + Sync + 'static {
     /// Whether this may be done.
     fn authorize<'a>(&'a self, request: &'a Request<'a>) -> Answer<'a, Authz>;
+
+    /// How the answer to this may be remembered, if at all. Asked before [`Authorizer::authorize`], so that a change
+    /// between the two makes the answer count for nothing.
+    fn caching(&self, _request: &Request<'_>) -> Option<Caching> {
+        None
+    }
+
+    /// An answer was given from memory.
+    fn remembered(&self, _allow: bool) {}
+
+    /// What becomes of a client that does what it may not.
+    fn deny_action(&self) -> DenyAction {
+        DenyAction::Ignore
+    }
 }
 
 /// Lets everybody in and everything be done.

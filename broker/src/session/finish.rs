@@ -124,6 +124,7 @@ impl Actor {
         for delivery in self.session.outbox.drain_qos0() {
             self.dropped(&delivery, Drop::Qos0).await;
         }
+        self.answers = None;
         let ends_at = Instant::now() + lifetime;
         offline::run(self, will, ends_at).await;
     }

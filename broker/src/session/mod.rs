@@ -8,6 +8,7 @@ use muster_core::event::{EventKind, proto};
 use tokio::sync::mpsc;
 
 use crate::access::Subject;
+use crate::authz::Cache;
 use crate::clients::{Control, Facts, Registration};
 use crate::codec::Qos;
 use crate::groups::GroupMessage;
@@ -16,6 +17,7 @@ use crate::info::SubscriptionInfo;
 use crate::record::Recorder;
 use crate::router::Link;
 
+mod authorize;
 mod deliver;
 mod finish;
 mod offline;
@@ -166,6 +168,8 @@ pub(crate) struct Actor {
     pub(crate) facts: Arc<Facts>,
     /// Whose permissions count.
     pub(crate) subject: Box<Subject>,
+    /// What was answered about its permissions; made when something is.
+    pub(crate) answers: Option<Box<Cache>>,
     pub(crate) control: mpsc::Receiver<Control>,
     pub(crate) registration: Registration,
     pub(crate) session: Box<Session>,

@@ -46,6 +46,9 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                 Some(Control::KeepAlive { done, .. }) => {
                     let _ = done.send(false);
                 }
+                Some(Control::Answers { forget, reply }) => {
+                    let _ = reply.send(actor.remembered_answers(forget));
+                }
                 Some(Control::Shutdown) | None => return actor.end().await,
             },
             incoming = Session::next_incoming(link) => match incoming {

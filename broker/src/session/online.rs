@@ -19,6 +19,7 @@ use super::publish::{PendingAck, first_durable};
 use super::subscribe::PendingSubAck;
 use super::{Actor, Session};
 use crate::access::Action;
+use crate::authz::DenyAction;
 use crate::clients::{Control, KickReason};
 use crate::codec::encode::PublishOut;
 use crate::codec::{Ack, DecodeError, Disconnect, Frame, Packet, Qos, Version, Will, decode, encode, reason};
@@ -286,6 +287,10 @@ impl Connection {
                 let _ = done.send(held);
                 Ok(())
             }
+            Some(Control::Answers { forget, reply }) => {
+                let _ = reply.send(self.actor.remembered_answers(forget));
+                Ok(())
+            }
             Some(Control::Shutdown) | None => Err(End::Shutdown),
         }
     }
@@ -347,8 +352,13 @@ impl Connection {
         self.actor.facts.packets_sent.add(1);
     }
 
-    pub(super) async fn authorize(&mut self, action: Action, topic: &str) -> bool {
-        self.actor.authorize(action, topic).await
+    /// Whether the client may do this; an end where the operator wants one for those who may not.
+    pub(super) async fn authorize(&mut self, action: Action, topic: &str) -> Result<bool, End> {
+        let allow = self.actor.authorize(action, topic).await;
+        if !allow && self.actor.hub.authorizer.deny_action() == DenyAction::Disconnect {
+            return Err(End::Refused { code: reason::NOT_AUTHORIZED, reason: "not_authorized" });
+        }
+        Ok(allow)
     }
 
     fn may_pump(&self) -> bool {

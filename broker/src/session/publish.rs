@@ -51,7 +51,7 @@ impl Connection {
             return Ok(());
         }
         let action = Action::Publish { qos, retain: publish.retain };
-        if !self.authorize(action, &publish.topic).await {
+        if !self.authorize(action, &publish.topic).await? {
             return self.deny(qos, publish.pkid);
         }
         self.write(publish).await

@@ -128,7 +128,7 @@ impl Connection {
         if filter.no_local && is_shared {
             return Err(End::Refused { code: reason::PROTOCOL_ERROR, reason: "protocol_error" });
         }
-        if !self.authorize(Action::Subscribe { qos: filter.qos }, &filter.path).await {
+        if !self.authorize(Action::Subscribe { qos: filter.qos }, &filter.path).await? {
             return Ok(Some(reason::NOT_AUTHORIZED));
         }
         let subscriptions = &self.actor.session.subscriptions;

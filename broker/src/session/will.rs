@@ -5,7 +5,7 @@ use std::time::Duration;
 use muster_core::topic;
 
 use super::Actor;
-use crate::access::{Action, Request};
+use crate::access::Action;
 use crate::codec::Will;
 use crate::hub::NewMessage;
 
@@ -47,26 +47,5 @@ impl Actor {
                 tracing::warn!(clientid = self.clientid(), %error, "a will could not be published");
             }
         }
-    }
-
-    /// Asks whether the client may do this; a denial is an event, a grant only where somebody asks for it.
-    pub(super) async fn authorize(&mut self, action: Action, topic: &str) -> bool {
-        use muster_core::event::EventKind;
-        use muster_core::event::proto::{Authz, event::Detail};
-
-        let request = Request { subject: &self.subject, action, topic };
-        let answer = self.hub.authorizer.authorize(&request).get().await;
-        if !answer.allow {
-            self.hub.counters.authorizations_denied.add(1);
-        }
-        if !answer.allow || self.wants(EventKind::ClientAuthz) {
-            let detail = Detail::Authz(Authz {
-                action: action.name().to_owned(),
-                source: answer.source.to_owned(),
-                result: if answer.allow { "allow" } else { "deny" }.to_owned(),
-            });
-            self.recorder.note(EventKind::ClientAuthz, topic, None, Some(detail)).await;
-        }
-        answer.allow
     }
 }
