@@ -14,7 +14,9 @@ mod collection;
 mod keys;
 
 pub use authn::Authn;
-pub use authz::Authz;
+pub use authz::{
+    Authz, RefusedRules, Settings as AuthzSettings, Source as AuthzSource, SourceType as AuthzSourceType,
+};
 pub use bans::{Ban, BanError, BanKind, Bans};
 pub use collection::Collection;
 pub use keys::{

@@ -14,6 +14,7 @@ mod show;
 pub(crate) mod units;
 
 pub use layers::{Layers, Origin};
+pub(crate) use units::duration as parse_duration;
 
 use crate::error::{Error, ErrorKind};
 

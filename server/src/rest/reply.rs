@@ -122,11 +122,23 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        match serde_json::from_slice(&json_bytes(request, state).await?) {
-            Ok(Value::Object(fields)) => Ok(Self(fields)),
-            Ok(_) => Err(ApiError::bad_request("the body is no JSON object")),
-            Err(error) => Err(ApiError::bad_request(format!("the body is no JSON: {error}"))),
+        match AnyBody::from_request(request, state).await? {
+            AnyBody(Value::Object(fields)) => Ok(Self(fields)),
+            AnyBody(_) => Err(ApiError::bad_request("the body is no JSON object")),
         }
+    }
+}
+
+/// A request's body: any JSON.
+#[derive(Debug)]
+pub(super) struct AnyBody(pub(super) Value);
+
+impl<S: Send + Sync> FromRequest<S> for AnyBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let value = serde_json::from_slice(&json_bytes(request, state).await?);
+        value.map(Self).map_err(|error| ApiError::bad_request(format!("the body is no JSON: {error}")))
     }
 }
 

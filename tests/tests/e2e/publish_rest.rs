@@ -63,7 +63,7 @@ async fn each_answer_has_its_status() {
     assert_eq!((status, answer[0]["id"].is_string(), &answer[1]["reason_code"]), (202, true, &json!(16)));
     assert_eq!(bulk(json!([good, good])).await.0, 200);
     until_delivered(&muster, "seen", "sqlite", 6).await;
-    let topics = home.until_lines("SELECT topic FROM seen ORDER BY rowid", 6).await;
+    let topics = home.until_lines("SELECT topic FROM seen ORDER BY _event_id", 6).await;
     assert_eq!(topics, ["unheard", "heard/a", "heard/b", "unheard", "heard/b", "heard/b"]);
     muster.stop().await;
 }
