@@ -169,11 +169,17 @@ impl Handshake {
             proto_ver: self.connect.version.level(),
             cert_common_name: None,
         };
-        match self.hub.authenticator.authenticate(&credentials).get().await {
+        let answer = tokio::select! {
+            () = self.hub.shutdown.cancelled() => return Err(reason::SERVER_UNAVAILABLE),
+            answer = self.hub.authenticator.authenticate(&credentials).get() => answer,
+        };
+        match answer {
             Authn::Allow(identity) => Ok(identity),
             Authn::BadCredentials => Err(reason::BAD_USERNAME_OR_PASSWORD),
             Authn::NotAuthorized => Err(reason::NOT_AUTHORIZED),
             Authn::Banned => Err(reason::BANNED),
+            Authn::TooManyFailures => Err(reason::QUOTA_EXCEEDED),
+            Authn::Busy => Err(reason::SERVER_BUSY),
         }
     }
 

@@ -103,15 +103,26 @@ pub struct Connect {
     pub expiry: u32,
     /// Will: topic, payload, QoS, retain.
     pub will: Option<(String, Bytes, u8, bool)>,
-    /// User name, sent without a password.
+    /// User name.
     pub username: Option<String>,
+    /// Password.
+    pub password: Option<String>,
 }
 
 impl Connect {
     /// A clean session without a keep-alive.
     pub fn new(version: Version, client_id: &str) -> Self {
         let client_id = client_id.to_owned();
-        Self { version, client_id, clean: true, keep_alive: 0, expiry: 0, will: None, username: None }
+        Self {
+            version,
+            client_id,
+            clean: true,
+            keep_alive: 0,
+            expiry: 0,
+            will: None,
+            username: None,
+            password: None,
+        }
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -119,7 +130,7 @@ impl Connect {
         if let Some((_, _, qos, retain)) = &self.will {
             flags |= 0b100 | qos << 3 | u8::from(*retain) << 5;
         }
-        flags |= u8::from(self.username.is_some()) << 7;
+        flags |= u8::from(self.username.is_some()) << 7 | u8::from(self.password.is_some()) << 6;
         let mut body = text("MQTT");
         body.extend([self.version as u8, flags]);
         body.extend(self.keep_alive.to_be_bytes());
@@ -136,8 +147,8 @@ impl Connect {
             body.extend(u16::try_from(payload.len()).expect("a short will").to_be_bytes());
             body.extend(payload);
         }
-        if let Some(username) = &self.username {
-            body.extend(text(username));
+        for said in [&self.username, &self.password].into_iter().flatten() {
+            body.extend(text(said));
         }
         packet(kind::CONNECT << 4, &body)
     }

@@ -71,6 +71,10 @@ pub enum Authn {
     NotAuthorized,
     /// Shut out by an operator.
     Banned,
+    /// Too many failed before; the credentials were not looked at.
+    TooManyFailures,
+    /// There is no time to look at the credentials.
+    Busy,
 }
 
 /// What is known of a client that is let in.

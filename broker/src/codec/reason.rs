@@ -12,6 +12,7 @@ pub(crate) const CLIENT_IDENTIFIER_NOT_VALID: u8 = 0x85;
 pub(crate) const BAD_USERNAME_OR_PASSWORD: u8 = 0x86;
 pub(crate) const NOT_AUTHORIZED: u8 = 0x87;
 pub(crate) const SERVER_UNAVAILABLE: u8 = 0x88;
+pub(crate) const SERVER_BUSY: u8 = 0x89;
 pub(crate) const BANNED: u8 = 0x8A;
 pub(crate) const SERVER_SHUTTING_DOWN: u8 = 0x8B;
 pub(crate) const BAD_AUTHENTICATION_METHOD: u8 = 0x8C;
@@ -25,6 +26,7 @@ pub(crate) const TOPIC_ALIAS_INVALID: u8 = 0x94;
 pub(crate) const PACKET_TOO_LARGE: u8 = 0x95;
 pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
 pub(crate) const ADMINISTRATIVE_ACTION: u8 = 0x98;
+pub(crate) const MAXIMUM_CONNECT_TIME: u8 = 0xA0;
 
 /// The name of a CONNACK code in events.
 pub(crate) const fn name(code: u8) -> &'static str {
@@ -37,6 +39,7 @@ pub(crate) const fn name(code: u8) -> &'static str {
         BAD_USERNAME_OR_PASSWORD => "bad_username_or_password",
         NOT_AUTHORIZED => "not_authorized",
         SERVER_UNAVAILABLE => "server_unavailable",
+        SERVER_BUSY => "server_busy",
         BANNED => "banned",
         SERVER_SHUTTING_DOWN => "server_shutting_down",
         BAD_AUTHENTICATION_METHOD => "bad_authentication_method",

@@ -153,6 +153,7 @@ fn words(end: &End) -> (&'static str, Option<u8>) {
         End::Kicked { why: KickReason::Kicked, .. } => ("kicked", Some(reason::ADMINISTRATIVE_ACTION)),
         // DISCONNECT has no code for it, CONNACK alone has.
         End::Kicked { why: KickReason::Banned, .. } => ("banned", Some(reason::ADMINISTRATIVE_ACTION)),
+        End::Expired => ("expired", Some(reason::MAXIMUM_CONNECT_TIME)),
         End::Shutdown => ("server_shutting_down", Some(reason::SERVER_SHUTTING_DOWN)),
         End::RouterStopped => ("internal_error", Some(reason::UNSPECIFIED_ERROR)),
     }

@@ -31,6 +31,8 @@ use crate::router::{Incoming, RouterStopped};
 use muster_core::event::EventKind;
 
 const PUBREL: u8 = 6;
+/// Longest wait in one piece for credentials to expire: the wall clock may be set meanwhile.
+const LIFETIME_MAX: Duration = Duration::from_secs(3_600);
 
 /// A client's connection with its session.
 pub(crate) struct Connection {
@@ -84,6 +86,8 @@ pub(crate) enum End {
     TakenOver { clean: bool, reply: oneshot::Sender<Option<Box<Session>>> },
     /// An operator ended it.
     Kicked { why: KickReason, reply: oneshot::Sender<()> },
+    /// What the client came in with is worth nothing any more.
+    Expired,
     /// The server stops.
     Shutdown,
     /// The router is gone; the server will stop.
@@ -104,6 +108,7 @@ enum Step {
     Written(std::io::Result<usize>),
     Control(Option<Control>),
     Silence,
+    Expiry,
 }
 
 /// Serves the client until the connection ends, and does then what the standard wants of an end.
@@ -135,6 +140,7 @@ impl Connection {
     }
 
     async fn serve(&mut self) -> End {
+        let mut expiry = self.lifetime().map(|left| Box::pin(sleep_until(Instant::now() + left)));
         let mut silence = self.silence_max.map(|max| Box::pin(sleep_until(self.heard_at + max)));
         self.resend();
         loop {
@@ -143,7 +149,7 @@ impl Connection {
             } else if self.may_pump() {
                 Box::pin(self.pump()).await;
             }
-            let step = self.step(silence.as_mut()).await;
+            let step = self.step(silence.as_mut(), expiry.as_mut()).await;
             // Whatever is large lives only while it happens, so that a quiet client costs little.
             let done = match step {
                 Step::Frame(frame) => Box::pin(self.on_frame(frame)).await,
@@ -169,6 +175,7 @@ impl Connection {
                     done
                 }
                 Step::Silence => self.on_silence(silence.as_mut()),
+                Step::Expiry => self.on_expiry(expiry.as_mut()),
             };
             if let Err(end) = done {
                 return end;
@@ -177,7 +184,11 @@ impl Connection {
     }
 
     /// Waits for the next thing to do.
-    async fn step(&mut self, silence: Option<&mut Pin<Box<Sleep>>>) -> Step {
+    async fn step(
+        &mut self,
+        silence: Option<&mut Pin<Box<Sleep>>>,
+        expiry: Option<&mut Pin<Box<Sleep>>>,
+    ) -> Step {
         // A client that does not take its answers is not asked for more.
         let may_read =
             !self.is_window_full() && self.out.len() < self.actor.hub.config.limits.write_bytes_max;
@@ -192,6 +203,7 @@ impl Connection {
             written = writer.write_buf(out), if !out.is_empty() => Step::Written(written),
             control = control.recv() => Step::Control(control),
             () = until(silence) => Step::Silence,
+            () = until(expiry) => Step::Expiry,
         }
     }
 
@@ -303,6 +315,23 @@ impl Connection {
             return Err(End::KeepAlive);
         }
         silence.as_mut().reset(deadline.max(Instant::now() + Duration::from_millis(100)));
+        Ok(())
+    }
+
+    /// How long the credentials are still good for, by the wall clock.
+    fn lifetime(&self) -> Option<Duration> {
+        let expires_at_ms = self.actor.subject.identity.expires_at_ms?;
+        let left_ms = expires_at_ms.saturating_sub(self.actor.recorder.wall_ms());
+        Some(Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)).min(LIFETIME_MAX))
+    }
+
+    fn on_expiry(&mut self, expiry: Option<&mut Pin<Box<Sleep>>>) -> Result<(), End> {
+        let (Some(left), Some(expiry)) = (self.lifetime(), expiry) else { return Ok(()) };
+        if left.is_zero() {
+            return Err(End::Expired);
+        }
+        // The wall clock was set back, or the time is further off than one wait may be.
+        expiry.as_mut().reset(Instant::now() + left);
         Ok(())
     }
 

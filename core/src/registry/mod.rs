@@ -210,7 +210,26 @@ impl std::fmt::Debug for Reserved<'_> {
     }
 }
 
+/// Lets nobody but the owner read the file: secrets of authenticators and hashes of passwords stand in it. SQLite gives
+/// the files beside it the same mode. A file that is there is never opened for this: closing it again would take away
+/// the locks that SQLite has on it in this process.
+#[cfg(unix)]
+fn keep_private(path: &Path) {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    const OWNER_ONLY: u32 = 0o600;
+    // What fails here fails again, and is told, when SQLite opens the file.
+    if path.exists() {
+        drop(std::fs::set_permissions(path, std::fs::Permissions::from_mode(OWNER_ONLY)));
+    } else {
+        drop(std::fs::OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(path));
+    }
+}
+
+#[cfg(not(unix))]
+const fn keep_private(_: &Path) {}
+
 fn connect(path: &Path) -> Result<Connection, RegistryError> {
+    keep_private(path);
     let open = || {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;

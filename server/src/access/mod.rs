@@ -13,7 +13,10 @@ mod bans;
 mod collection;
 mod keys;
 
-pub use authn::Authn;
+pub use authn::{
+    Authn, AuthnCounters, ChangeError, ImportRow, ImportType, Imported, Place, UserFilter, UserIdType,
+    rows_of_csv, rows_of_json,
+};
 pub use authz::{
     Authz, RefusedRules, Settings as AuthzSettings, Source as AuthzSource, SourceType as AuthzSourceType,
 };

@@ -15,6 +15,7 @@ pub(crate) mod units;
 
 pub use layers::{Layers, Origin};
 pub(crate) use units::duration as parse_duration;
+pub(crate) use units::duration;
 
 use crate::error::{Error, ErrorKind};
 
@@ -48,6 +49,30 @@ pub struct Mqtt {
     pub connections_max: usize,
     /// Largest packet that is read.
     pub packet_bytes_max: usize,
+    /// Whether clients that nobody knows are let in.
+    pub allow_anonymous: AllowAnonymous,
+}
+
+/// Whether clients that nobody knows are let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllowAnonymous {
+    /// While devices can come from this machine alone and there is no user and no authenticator.
+    Auto,
+    /// Yes.
+    Always,
+    /// No.
+    Never,
+}
+
+impl AllowAnonymous {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "true" => Ok(Self::Always),
+            "false" => Ok(Self::Never),
+            _ => Err(format!("`{text}` is none of auto, true, false")),
+        }
+    }
 }
 
 /// How operators reach us.
@@ -214,6 +239,8 @@ impl Config {
                 listen: layers.address("mqtt.listen")?,
                 connections_max: layers.count("mqtt.connections_max")?,
                 packet_bytes_max: layers.bytes("mqtt.packet_bytes_max")?,
+                allow_anonymous: AllowAnonymous::parse(layers.text("mqtt.allow_anonymous")?)
+                    .map_err(|why| layers.wrong("mqtt.allow_anonymous", &why))?,
             },
             http: Http {
                 listen: layers.address("http.listen")?,

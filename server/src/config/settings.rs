@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Compress, Durability, WhenFull, units};
+use super::{AllowAnonymous, Compress, Durability, WhenFull, units};
 
 /// A setting that an operator can give.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) enum Kind {
     /// `none` or the name of a method.
     Compress,
     CompressLevel,
+    /// `auto`, `true` or `false`.
+    AllowAnonymous,
 }
 
 impl Kind {
@@ -61,6 +63,7 @@ impl Kind {
             Self::WhenFull => WhenFull::parse(text).map(drop),
             Self::Compress => Compress::parse(text).map(drop),
             Self::CompressLevel => Compress::parse_level(text).map(drop),
+            Self::AllowAnonymous => AllowAnonymous::parse(text).map(drop),
         }
     }
 }
@@ -83,6 +86,13 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("mqtt.listen", Kind::Address, "127.0.0.1:1883", "where devices connect; port 0 takes a free one"),
     setting("mqtt.connections_max", Kind::Count, "10000", "most connections at a time"),
     setting("mqtt.packet_bytes_max", Kind::Size, "1MiB", "largest MQTT packet that is read"),
+    setting(
+        "mqtt.allow_anonymous",
+        Kind::AllowAnonymous,
+        "auto",
+        "whether devices that no authenticator knows are let in: true, false, or auto (only while devices can connect \
+         from this machine alone and there is neither a user nor an authenticator)",
+    ),
     setting(
         "http.listen",
         Kind::Address,
