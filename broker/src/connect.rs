@@ -15,13 +15,16 @@ use tokio::io::{ReadHalf, WriteHalf};
 use crate::access::{Authn, Credentials, Identity, Subject, Visitor};
 use crate::clients::{Facts, KickReason, Turn};
 use crate::codec::encode::{self, ConnAck};
-use crate::codec::{self, Connect, DecodeError, Packet, Version, reason};
+use crate::codec::{self, CONNECT, Connect, DecodeError, Packet, Version, reason};
 use crate::frame::{FrameReader, ReadError};
 use crate::hub::Hub;
 use crate::info::ClientInfo;
 use crate::listener::{Endpoints, Socket};
 use crate::record::Recorder;
 use crate::session::{self, Actor, Parts, Session};
+
+/// Packet type of CONNACK.
+const CONNACK: u8 = 2;
 
 /// A socket with its halves apart.
 struct Wire {
@@ -50,9 +53,9 @@ pub(crate) async fn serve(hub: Arc<Hub>, socket: Socket, endpoints: Endpoints) {
     match first {
         Ok(Ok(connect)) => {
             hub.counters.connects.add(1);
-            hub.counters.packets_received.add(1);
+            hub.counters.packet_received(CONNECT << 4);
             // Its answer, whatever it says.
-            hub.counters.packets_sent.add(1);
+            hub.counters.packet_sent(CONNACK << 4);
             // What the handshake needs is given back before the session begins.
             let established = Box::pin(Handshake { hub, endpoints, connect }.run(wire)).await;
             if let Some(parts) = established {
@@ -213,6 +216,8 @@ impl Handshake {
         let session_present = resumed.is_some();
         let mut recorder = self.recorder(&identity);
         let connected_at_ms = recorder.wall_ms();
+        let begun = if session_present { &hub.counters.sessions_resumed } else { &hub.counters.sessions_created };
+        begun.add(1);
         let mut session = resumed.unwrap_or_else(|| Box::new(hub.new_session(connected_at_ms)));
         session.expiry_seconds = terms.expiry_seconds;
         if let Err(error) = self.record(&mut recorder, &identity, &terms, connected_at_ms).await {

@@ -107,8 +107,12 @@ impl Actor {
                 self.hub.counters.deliveries_dropped_expired.add(1);
                 self.facts.dropped_expired.add(1);
             }
-            Drop::TooLarge => self.facts.dropped_too_large.add(1),
-            Drop::NoLocal | Drop::Qos0 => {}
+            Drop::TooLarge => {
+                self.hub.counters.deliveries_dropped_too_large.add(1);
+                self.facts.dropped_too_large.add(1);
+            }
+            Drop::NoLocal => self.hub.counters.deliveries_dropped_no_local.add(1),
+            Drop::Qos0 => self.hub.counters.deliveries_dropped_qos0.add(1),
         }
         self.delivery_event(EventKind::DeliveryDropped, delivery, why.name(), None).await;
     }

@@ -116,6 +116,7 @@ impl Session {
 
     /// Gives back all that it holds elsewhere.
     pub(crate) async fn end(mut self: Box<Self>, hub: &Hub) {
+        hub.counters.sessions_terminated.add(1);
         for (filter, subscription) in std::mem::take(&mut self.subscriptions) {
             if subscription.is_shared {
                 hub.groups.leave(hub, &filter, self.id).await;

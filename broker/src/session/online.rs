@@ -218,9 +218,8 @@ impl Connection {
         for counters in [&self.actor.hub.counters.bytes_received, &self.actor.facts.bytes_received] {
             counters.add(bytes);
         }
-        for counters in [&self.actor.hub.counters.packets_received, &self.actor.facts.packets_received] {
-            counters.add(1);
-        }
+        self.actor.hub.counters.packet_received(frame.first);
+        self.actor.facts.packets_received.add(1);
         match decode(frame, self.version).map_err(End::Decode)? {
             Packet::Publish(publish) => self.on_publish(publish).await,
             Packet::PubAck(ack) => {
@@ -376,9 +375,9 @@ impl Connection {
 
     /// Appends a packet to what is to be written.
     pub(super) fn send(&mut self, write: impl FnOnce(&mut BytesMut, Version)) {
+        let at = self.out.len();
         write(&mut self.out, self.version);
-        self.actor.hub.counters.packets_sent.add(1);
-        self.actor.facts.packets_sent.add(1);
+        self.count_sent(at);
     }
 
     /// Whether the client may do this; an end where the operator wants one for those who may not.
@@ -418,7 +417,7 @@ impl Connection {
                 self.actor.dropped(&delivery, Drop::TooLarge).await;
                 continue;
             }
-            self.actor.hub.counters.messages_delivered.add(1);
+            self.actor.hub.counters.message_delivered(delivery.qos);
             self.actor.facts.messages_sent[usize::from(delivery.qos.as_u8())].add(1);
             self.actor.delivery_event(EventKind::MessageDelivered, &delivery, "", None).await;
             if delivery.qos > Qos::AtMostOnce {
@@ -472,10 +471,18 @@ impl Connection {
             expiry_seconds,
             subscription_ids: delivery.subscription_id.as_slice(),
         };
+        let at = self.out.len();
         encode::publish(&mut self.out, self.version, &publish, self.packet_bytes_max)?;
-        self.actor.hub.counters.packets_sent.add(1);
-        self.actor.facts.packets_sent.add(1);
+        self.count_sent(at);
         Ok(())
+    }
+
+    /// Counts the packet that begins at `at`; what a version has no packet for writes nothing.
+    fn count_sent(&self, at: usize) {
+        if let Some(first) = self.out.get(at) {
+            self.actor.hub.counters.packet_sent(*first);
+            self.actor.facts.packets_sent.add(1);
+        }
     }
 
     pub(super) fn disconnect_props(end: &End) -> Option<proto::Properties> {
