@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::codec::Qos;
 
 /// Types of packets; their numbers are the upper half of a packet's first byte.
-pub const PACKET_TYPES: usize = 16;
+pub(crate) const PACKET_TYPES: usize = 16;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
