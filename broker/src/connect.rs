@@ -216,7 +216,8 @@ impl Handshake {
         let session_present = resumed.is_some();
         let mut recorder = self.recorder(&identity);
         let connected_at_ms = recorder.wall_ms();
-        let begun = if session_present { &hub.counters.sessions_resumed } else { &hub.counters.sessions_created };
+        let begun =
+            if session_present { &hub.counters.sessions_resumed } else { &hub.counters.sessions_created };
         begun.add(1);
         let mut session = resumed.unwrap_or_else(|| Box::new(hub.new_session(connected_at_ms)));
         session.expiry_seconds = terms.expiry_seconds;

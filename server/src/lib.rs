@@ -10,6 +10,8 @@ pub mod metrics;
 pub mod pipelines;
 pub mod platform;
 pub mod presence;
+pub mod projection;
 pub mod republish;
 pub mod rest;
 pub mod schema;
+pub mod statistics;

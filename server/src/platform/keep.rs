@@ -16,7 +16,7 @@ use super::alarms::Alarms;
 use crate::config::{self, WhenFull};
 use crate::error::chain;
 use crate::pipelines::{Cursors, Pipelines};
-use crate::presence::Needed;
+use crate::projection::Needed;
 
 /// How often holds follow their cursors.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -28,6 +28,7 @@ pub(super) struct Keeper {
     pipelines: Arc<Pipelines>,
     registry: Registry,
     presence: (Needed, Hold),
+    statistics: (Needed, Hold),
     retained: Hold,
 }
 
@@ -36,6 +37,7 @@ pub(super) struct Keeper {
 struct Places {
     pipelines: Cursors,
     presence: u64,
+    statistics: u64,
     retained: u64,
 }
 
@@ -47,10 +49,12 @@ impl Keeper {
         pipelines: &Arc<Pipelines>,
         registry: Registry,
         presence: Needed,
+        statistics: Needed,
     ) -> Self {
         let first = journal.first_offset();
         Self {
             presence: (presence, journal.log().hold("presence", first)),
+            statistics: (statistics, journal.log().hold("statistics", first)),
             retained: journal.log().hold("retained messages", first),
             journal: journal.clone(),
             data: data.to_owned(),
@@ -95,6 +99,7 @@ impl Keeper {
         }
         self.pipelines.release(&places.pipelines);
         self.presence.1.advance(places.presence);
+        self.statistics.1.advance(places.statistics);
         self.retained.advance(places.retained);
         Some(places)
     }
@@ -105,6 +110,7 @@ impl Keeper {
         Ok(Places {
             pipelines: self.pipelines.cursors(),
             presence: self.presence.0.from(),
+            statistics: self.statistics.0.from(),
             retained: mark.map_or_else(|| self.journal.first_offset(), |mark| mark.read_from),
         })
     }

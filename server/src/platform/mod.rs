@@ -35,6 +35,7 @@ use crate::pipelines::{Parts, Pipelines};
 use crate::presence::{Follower, Store};
 use crate::republish::Republisher;
 use crate::rest::{App, RestServer};
+use crate::statistics::{self, Statistics};
 use alarms::Alarms;
 use keep::Keeper;
 
@@ -59,6 +60,7 @@ pub struct Platform {
     following: CancellationToken,
     folder: JoinHandle<()>,
     presence: JoinHandle<()>,
+    statistics: JoinHandle<()>,
     keeper: JoinHandle<()>,
 }
 
@@ -81,6 +83,7 @@ impl Platform {
             .map_err(start("cannot open the delivery store".to_owned()))?;
         let registry = Registry::open(&data.join("registry.db"))
             .map_err(start("cannot open the registry of retained messages and rules".to_owned()))?;
+        let (statistics, counts) = Statistics::open(data, &journal, &registry, &clock)?;
         let wanted = Wanted::none();
         let env = SinkEnv { data_dir: data.clone(), databases, clock: clock.clone() };
         let seed = seed(journal.log_id());
@@ -100,8 +103,9 @@ impl Platform {
         let rules = config.rules.display();
         pipelines.start().await.map_err(start(format!("cannot read the rules in {rules}")))?;
 
-        let doors = open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone()).await;
-        let (broker, rest) = match doors {
+        let doors =
+            open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone(), &statistics);
+        let (broker, rest) = match doors.await {
             Ok(doors) => doors,
             Err(error) => {
                 // What waits for the broker ends.
@@ -114,14 +118,14 @@ impl Platform {
                 );
                 let _written = journal.append(stopped).await;
                 pipelines.stop(config.stop_timeout).await;
-                drop((pipelines, follower));
+                drop((pipelines, follower, statistics, counts));
                 let _closed = journal.close().await;
                 return Err(error);
             }
         };
         broker_is_here.send_replace(Some(broker.clone()));
         let following = CancellationToken::new();
-        let keeper = Keeper::new(&journal, data, &pipelines, registry, follower.needed());
+        let keeper = Keeper::new(&journal, data, &pipelines, registry, follower.needed(), counts.needed());
         let limits = keep::retention(&config.journal);
         if let Err(error) = journal.log().set_retention(limits) {
             error!(%error, "nothing is removed from the event log");
@@ -129,12 +133,25 @@ impl Platform {
         let alarms = Alarms::new(&journal, clock.clone(), &config.node, &alarms);
         let keeper = tokio::spawn(keeper.run(alarms, following.clone()));
         let presence = tokio::spawn(follower.run(following.clone()));
+        let statistics = statistics::keep(statistics, counts, following.clone());
         let (asked, stop) = (pipelines.clone(), following.clone());
         // Devices do not wait for the answers.
         tokio::spawn(async move { stop.run_until_cancelled(asked.check_sinks()).await });
         let (watched, stop) = (pipelines.clone(), following.clone());
         let folder = tokio::spawn(async move { watched.follow_folder(stop).await });
-        Ok(Self { config, clock, journal, broker, pipelines, rest, following, folder, presence, keeper })
+        Ok(Self {
+            config,
+            clock,
+            journal,
+            broker,
+            pipelines,
+            rest,
+            following,
+            folder,
+            presence,
+            statistics,
+            keeper,
+        })
     }
 
     /// Where devices connect.
@@ -190,8 +207,9 @@ impl Platform {
     /// # Errors
     /// The log could not be closed in order; the next start repairs that.
     pub async fn stop(self, reason: &str) -> Result<(), Error> {
-        let Self { config, clock, journal, broker, pipelines, rest, following, folder, presence, keeper } =
-            self;
+        let Self { config, clock, journal, broker, pipelines, rest, following, .. } = self;
+        let (folder, presence, statistics, keeper) =
+            (self.folder, self.presence, self.statistics, self.keeper);
         let deadline = tokio::time::Instant::now() + config.stop_timeout;
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
         rest.stop().await;
@@ -209,9 +227,9 @@ impl Platform {
         }
         // What follows the log looks once more before it ends, so that it sees all of the above.
         following.cancel();
-        let followers = async { tokio::join!(folder, presence, keeper) };
+        let followers = async { tokio::join!(folder, presence, statistics, keeper) };
         if tokio::time::timeout(left(), followers).await.is_err() {
-            warn!("presence is behind; it catches up at the next start");
+            warn!("presence or statistics are behind; they catch up at the next start");
         }
         // The log is closed with what is left after that.
         pipelines.stop(left().saturating_sub(Duration::from_millis(200))).await;
@@ -318,10 +336,11 @@ async fn open_doors(
     registry: Registry,
     wanted: Wanted,
     clock: SharedClock,
+    statistics: &Statistics,
 ) -> Result<(Broker, RestServer), Error> {
     let access = Access::load(config, &registry, &clock)?;
     let broker = start_broker(config, journal, registry, wanted, clock.clone(), &access).await?;
-    let app = App::new(config, &clock, journal, &broker, &access, pipelines);
+    let app = App::new(config, &clock, journal, &broker, &access, pipelines, statistics);
     match RestServer::start(&config.http, app).await {
         Ok(rest) => Ok((broker, rest)),
         Err(error) => {

@@ -1,168 +1,72 @@
-//! The task that keeps the table up with the log.
+//! The table as a projection: how it keeps up with the log.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use muster_core::event::{Event, EventKind, EventKinds};
-use muster_core::journal::{EventReader, Journal};
-use muster_core::log::{LogError, LogErrorKind};
-use tokio::task::{JoinError, spawn_blocking};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use muster_core::journal::Journal;
 
 use super::fold::KINDS;
 use super::store::{Store, StoreError};
+use crate::projection::{self, Projection};
 
 /// The cursor moves at least this often while events pass that no device is in: a restart reads no more than that
 /// anew, and an idle device costs no write a publish.
 const EMPTY_COMMIT_EVENTS: u64 = 10_000;
-/// How long a write that failed waits for the next attempt.
-const RETRY_WAIT: Duration = Duration::from_secs(1);
 
-/// Devices come and go, and alarms.
-const FOLLOWED: EventKinds = KINDS.with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
-
-/// Why the projection cannot follow.
-#[derive(Debug, thiserror::Error)]
-pub enum FollowError {
-    /// The log cannot be read.
-    #[error("presence cannot read the event log")]
-    Log(#[from] LogError),
-    /// The table cannot be written.
-    #[error("presence cannot be written")]
-    Store(#[from] StoreError),
-    /// The write was torn off.
-    #[error("presence was interrupted")]
-    Task(#[from] JoinError),
-}
-
-/// The projection with its place in the log.
+/// The table with what it has still to take in.
 #[derive(Debug)]
-pub struct Follower {
+pub struct Devices {
     store: Store,
-    reader: EventReader,
-    needed: Needed,
+    pending: Vec<Arc<Event>>,
+    next_offset: u64,
 }
 
-/// From which offset on the projection still needs the log: everything before it is committed, or is about no device.
-#[derive(Debug, Clone)]
-pub struct Needed(Arc<AtomicU64>);
-
-impl Needed {
-    /// The offset now.
-    pub fn from(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn move_to(&self, offset: u64) {
-        self.0.store(offset, Ordering::Release);
-    }
-}
+/// The table with its place in the log.
+pub type Follower = projection::Follower<Devices>;
 
 impl Follower {
-    /// Begins where the store's cursor stands. What retention has taken meanwhile is passed over.
+    /// Begins where the store's cursor stands.
     pub fn new(store: Store, journal: &Journal) -> Self {
-        let from = store.cursor().unwrap_or_default().max(journal.first_offset());
-        let needed = Needed(Arc::new(AtomicU64::new(from)));
-        Self { store, reader: journal.reader(from).with_kinds(FOLLOWED), needed }
-    }
-
-    /// Folds everything that is durable now, and commits.
-    ///
-    /// # Errors
-    /// The log cannot be read or the table not written.
-    pub fn catch_up(&mut self) -> Result<(), FollowError> {
-        while let Some(batch) = self.reader.try_next_batch()? {
-            let events = batch.events().iter().map(Arc::as_ref);
-            self.store.apply(events, batch.next_offset)?;
-            self.needed.move_to(batch.next_offset);
-        }
-        Ok(())
-    }
-
-    /// Tells from which offset on the log is still needed, also while the projection runs.
-    pub fn needed(&self) -> Needed {
-        self.needed.clone()
+        let next_offset = store.cursor().unwrap_or_default();
+        Self::over(Devices { store, pending: Vec::new(), next_offset }, journal)
     }
 
     /// What is in the table.
     pub const fn store(&self) -> &Store {
-        &self.store
+        &self.projection().store
+    }
+}
+
+impl Projection for Devices {
+    type Error = StoreError;
+    const NAME: &'static str = "presence";
+    /// Devices come and go, and alarms.
+    const KINDS: EventKinds = KINDS.with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
+
+    fn cursor(&self) -> Option<u64> {
+        self.store.cursor()
     }
 
-    /// Follows the log until `stop`, then folds what is durable by then. The end is the log's end: nothing the table
-    /// does can stop the platform, it is only late.
-    pub async fn run(mut self, stop: CancellationToken) {
-        loop {
-            let batch = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                batch = self.reader.next_batch() => batch,
-            };
-            match batch {
-                Ok(batch) => {
-                    let due = !batch.events().is_empty()
-                        || batch.next_offset - self.store.cursor().unwrap_or_default() >= EMPTY_COMMIT_EVENTS;
-                    if due {
-                        let events = batch.events().to_vec();
-                        self = match self.apply(events, batch.next_offset, &stop).await {
-                            Ok(follower) => follower,
-                            Err(error) => {
-                                error!(error = %crate::error::chain(&error), "presence has stopped");
-                                return;
-                            }
-                        };
-                    } else {
-                        self.needed.move_to(batch.next_offset);
-                    }
-                }
-                Err(error) if error.kind() == LogErrorKind::Event => {
-                    warn!(%error, offset = self.reader.position(), "presence passes over a record");
-                    self.reader.seek(self.reader.position() + 1);
-                }
-                Err(error) if error.kind() == LogErrorKind::Closed => break,
-                Err(error) => {
-                    error!(error = %crate::error::chain(&error), "presence has stopped; it goes on after a restart");
-                    return;
-                }
-            }
-        }
-        if let Err(error) = self.catch_up() {
-            warn!(error = %crate::error::chain(&error), "presence is behind; it catches up at the next start");
-        }
+    fn take(&mut self, events: &[Arc<Event>], next_offset: u64) {
+        self.pending.extend_from_slice(events);
+        self.next_offset = next_offset;
     }
 
-    /// Applies events on a thread that may wait for the disk, again and again until it works or the platform stops.
-    async fn apply(
-        mut self,
-        events: Vec<Arc<Event>>,
-        next_offset: u64,
-        stop: &CancellationToken,
-    ) -> Result<Self, FollowError> {
-        let events = Arc::new(events);
-        loop {
-            let batch = events.clone();
-            let (follower, result) = spawn_blocking(move || {
-                let result = self.store.apply(batch.iter().map(Arc::as_ref), next_offset);
-                (self, result)
-            })
-            .await?;
-            self = follower;
-            let Err(error) = result else {
-                self.needed.move_to(next_offset);
-                return Ok(self);
-            };
-            warn!(error = %crate::error::chain(&error), "presence could not be written; trying again");
-            tokio::select! {
-                () = stop.cancelled() => {
-                    // Not committed, so it is read again.
-                    self.reader.seek(self.store.cursor().unwrap_or_default());
-                    return Ok(self);
-                }
-                () = tokio::time::sleep(RETRY_WAIT) => {}
-            }
+    fn is_due(&self) -> bool {
+        let passed = self.next_offset.saturating_sub(self.store.cursor().unwrap_or_default());
+        self.is_behind() || passed >= EMPTY_COMMIT_EVENTS
+    }
+
+    fn is_behind(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        if self.next_offset > self.store.cursor().unwrap_or_default() {
+            self.store.apply(self.pending.iter().map(Arc::as_ref), self.next_offset)?;
+            self.pending.clear();
         }
+        Ok(())
     }
 }
 
@@ -174,6 +78,8 @@ mod tests {
 
     use super::super::fold::tests::{connected, disconnected};
     use super::super::store::{Wanted, list};
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     fn new(event: Event) -> NewEvent {

@@ -9,5 +9,5 @@ mod store;
 
 pub use alarms::ActiveAlarm;
 pub use fold::{Device, KINDS, fold};
-pub use follow::{FollowError, Follower, Needed};
+pub use follow::{Devices, Follower};
 pub use store::{Store, StoreError, Wanted, list};

@@ -48,6 +48,7 @@ mod v4;
 use crate::access::Access;
 use crate::config::{Config, Durability, Http};
 use crate::pipelines::Pipelines;
+use crate::statistics::{Sources, Statistics};
 use reply::ApiError;
 pub use serve::RestServer;
 
@@ -63,7 +64,7 @@ pub struct App {
     access: Access,
     pipelines: Arc<Pipelines>,
     durability: Durability,
-    maxima: Arc<stats::Maxima>,
+    statistics: Statistics,
     trials: rules::Trials,
     meters: rules::Meters,
 }
@@ -77,7 +78,11 @@ impl App {
         broker: &Broker,
         access: &Access,
         pipelines: &Arc<Pipelines>,
+        statistics: &Statistics,
     ) -> Self {
+        let meters = rules::Meters::new(clock.clone(), pipelines.clone());
+        let of_rules = meters.clone();
+        statistics.attach(Sources { broker: broker.clone(), rules: Box::new(move || of_rules.by_rule()) });
         Self {
             node: config.node.as_str().into(),
             database: config.data.join(crate::platform::DATABASE).into(),
@@ -88,9 +93,9 @@ impl App {
             access: access.clone(),
             pipelines: pipelines.clone(),
             durability: config.journal.durability,
-            maxima: Arc::default(),
+            statistics: statistics.clone(),
             trials: rules::Trials::default(),
-            meters: rules::Meters::new(clock.clone(), pipelines.clone()),
+            meters,
         }
     }
 }
@@ -133,8 +138,6 @@ fn v5(http: &Http) -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .route("/status", get(status::status))
         .merge(clients::router())
-        .route("/stats", get(stats::stats))
-        .route("/metrics", get(stats::metrics))
         .merge(rules::router())
         .merge(keys::router())
         .merge(authn::router())
@@ -143,8 +146,10 @@ fn v5(http: &Http) -> OpenApiRouter<App> {
         .merge(subscriptions::router())
         .merge(publish::router(http.bulk_body_bytes_max))
         .merge(retained::router())
+        .merge(stats::router())
         .merge(nodes::router())
         .merge(topic_metrics::router())
+        .merge(prometheus::router())
 }
 
 /// Ends the wait for an answer after `limit`. What may change something goes on to its end all the same, also when the

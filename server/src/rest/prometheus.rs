@@ -1,16 +1,82 @@
-//! `GET /metrics`.
+//! Numbers for Prometheus: `/metrics` in our own words, since the start; `/api/v5/prometheus/stats` under the names of
+//! EMQX v5, so that dashboards made for it go on, over restarts.
 
+use std::fmt::Write as _;
+
+use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use muster_sinks::delivery::{PipelineState, PipelineStatus};
 
+use serde_json::{Map, Value};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
 use super::App;
 use super::pipelines::seconds;
+use super::reply::Refused;
+use super::stats;
 use crate::metrics::{self as m, Family, Labels, Number, Page};
 
 /// The text format that every scraper understands.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The paths under `/api/v5`.
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(stats_of_reference))
+}
+
+/// Gauges and counters under the names of EMQX v5, as text for Prometheus, or as JSON where only that is accepted.
+#[utoipa::path(
+    get, path = "/prometheus/stats", tag = "Statistics", operation_id = "prometheus_stats",
+    responses(
+        (status = 200, description = "Text, or an object with a map of numbers for each group.",
+            content((String = "text/plain"), (Value = "application/json"))),
+        Refused)
+)]
+async fn stats_of_reference(State(app): State<App>, headers: HeaderMap) -> Response {
+    let (gauges, counters) = (stats::gauges(&app), stats::counters(&app).await);
+    let accept = headers.get(header::ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    if accept.starts_with("application/json") {
+        return Json(grouped(gauges, counters)).into_response();
+    }
+    let mut text = String::new();
+    for (kind, numbers) in [("gauge", gauges), ("counter", counters)] {
+        for (name, value) in numbers {
+            let metric = of_reference(&name);
+            let _ = write!(text, "# HELP {metric} {name}\n# TYPE {metric} {kind}\n{metric} {value}\n");
+        }
+    }
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+/// The name in which the reference shows `name` to Prometheus.
+fn of_reference(name: &str) -> String {
+    format!("emqx_{}", name.replace('.', "_"))
+}
+
+/// Gauges under `stats`; counters by what the first part of their name says, transport under `metrics`.
+fn grouped(gauges: Map<String, Value>, counters: Map<String, Value>) -> Value {
+    let mut groups = Map::new();
+    let mut put = |group: &str, name: &str, value: Value| {
+        let group = groups.entry(group).or_insert_with(|| Map::new().into());
+        if let Value::Object(group) = group {
+            group.insert(of_reference(name), value);
+        }
+    };
+    for (name, value) in gauges {
+        put("stats", &name, value);
+    }
+    for (name, value) in counters {
+        let group = match name.split('.').next() {
+            Some(group @ ("packets" | "messages" | "delivery" | "client" | "session")) => group,
+            _ => "metrics",
+        };
+        put(group, &name, value);
+    }
+    groups.into()
+}
 
 /// Everything that is counted.
 pub(super) async fn metrics(State(app): State<App>) -> Response {

@@ -30,5 +30,6 @@ mod security_rest;
 mod sessions;
 mod sinks;
 mod stalls;
+mod statistics;
 mod stop;
 mod webhook;

@@ -21,6 +21,7 @@ use super::rates::{Rates, SAMPLE_EVERY};
 use super::{not_found, shown};
 use crate::access::Caller;
 use crate::pipelines::{Pipelines, RuleCounts};
+use crate::statistics::RuleNumbers;
 
 /// The metrics of all rules.
 #[derive(Clone)]
@@ -139,20 +140,19 @@ impl Meters {
         self.rules().remove(rule);
     }
 
-    /// Events that rules matched, and rows that arrived and that did not, over all rules that run.
-    pub(in crate::rest) fn totals(&self) -> (u64, u64, u64) {
+    /// What every rule that runs did: events that it matched, rows that arrived, and rows that did not.
+    pub(in crate::rest) fn by_rule(&self) -> Vec<RuleNumbers> {
         let statuses = self.pipelines.status();
-        let mut sum = (0, 0, 0);
         let mut rules = self.rules();
-        for rule in self.pipelines.listed().into_keys() {
+        let of = |rule: String| {
             let counts = self.pipelines.rule_counts(&rule).unwrap_or_default();
             let own: Vec<_> = statuses.iter().filter(|it| it.rule == rule).cloned().collect();
-            let meter = rules.entry(rule).or_default();
+            let meter = rules.entry(rule.clone()).or_default();
             meter.look(&own);
             let (success, failed) = meter.rows(counts.failed_exception);
-            sum = (sum.0 + counts.matched, sum.1 + success, sum.2 + failed);
-        }
-        sum
+            (rule, [counts.matched, success, failed])
+        };
+        self.pipelines.listed().into_keys().map(of).collect()
     }
 
     fn rules(&self) -> MutexGuard<'_, BTreeMap<String, Meter>> {
