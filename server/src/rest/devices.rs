@@ -4,13 +4,38 @@
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
-use super::reply::{ApiError, Page, Params, rfc3339};
+use super::reply::{ApiError, ErrorBody, Page, Params, Refused, rfc3339};
 use crate::presence::{self, Device, Wanted};
 
+/// What is served here.
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(one))
+}
+
 /// One page of devices, in the order of client ids.
-pub(super) async fn list(
+#[utoipa::path(
+    get,
+    path = "/devices",
+    tag = "Devices",
+    operation_id = "devices_list",
+    params(
+        ("page" = Option<u64>, Query, description = "Which page, from 1", minimum = 1),
+        ("limit" = Option<u64>, Query, description = "At most so many, 100 unless told", minimum = 1, maximum = 10000),
+        ("online" = Option<bool>, Query, description = "Only those that are here, or only those that are gone"),
+        ("like_clientid" = Option<String>, Query, description = "Part of the client id; leaves `meta.count` out"),
+    ),
+    responses(
+        (status = 200, description = "A page: `data` and `meta`", body = Object),
+        (status = 400, description = "A parameter cannot be used", body = ErrorBody),
+        (status = 500, description = "The table of devices cannot be read", body = ErrorBody),
+        Refused,
+    ),
+)]
+async fn list(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Value>, ApiError> {
@@ -29,7 +54,21 @@ pub(super) async fn list(
 }
 
 /// One device.
-pub(super) async fn one(
+#[utoipa::path(
+    get,
+    path = "/devices/{clientid}",
+    tag = "Devices",
+    operation_id = "devices_one",
+    params(("clientid" = String, Path, description = "The client id")),
+    responses(
+        (status = 200, description = "The device", body = Object),
+        (status = 400, description = "The client id is no UTF-8", content_type = "text/plain", body = String),
+        (status = 404, description = "No device of this id was ever seen", body = ErrorBody),
+        (status = 500, description = "The table of devices cannot be read", body = ErrorBody),
+        Refused,
+    ),
+)]
+async fn one(
     State(app): State<App>,
     Path(clientid): Path<String>,
 ) -> Result<Json<Value>, ApiError> {

@@ -3,11 +3,26 @@
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
+use super::reply::Refused;
+
+/// What is served here.
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(stats))
+}
 
 /// The log in numbers.
-pub(super) async fn stats(State(app): State<App>) -> Json<Value> {
+#[utoipa::path(
+    get,
+    path = "/log",
+    tag = "Log",
+    operation_id = "log_stats",
+    responses((status = 200, description = "Ends, size, limits and promises of the log", body = Object), Refused),
+)]
+async fn stats(State(app): State<App>) -> Json<Value> {
     Json(numbers(&app))
 }
 

@@ -101,7 +101,7 @@ impl App {
 }
 
 fn router(http: &Http, app: App) -> Router {
-    let (router, _described) = openapi::described()
+    let (router, document) = openapi::described()
         .route("/status", get(status::status))
         .route("/metrics", get(prometheus::metrics))
         .nest("/api/v5", v5(http))
@@ -115,11 +115,10 @@ fn router(http: &Http, app: App) -> Router {
         .route("/api/v1/dead-letters/{id}", get(letters::one).delete(letters::discard_one))
         .route("/api/v1/replays", get(replays::list).post(replays::create))
         .route("/api/v1/replays/{id}", get(replays::one).delete(replays::end))
-        .route("/api/v1/devices", get(devices::list))
-        .route("/api/v1/devices/{clientid}", get(devices::one))
-        .route("/api/v1/log", get(log::stats))
+        .nest("/api/v1", devices::router().merge(log::router()))
         .split_for_parts();
     router
+        .merge(openapi::served(document))
         .method_not_allowed_fallback(async || {
             ApiError::new(
                 StatusCode::METHOD_NOT_ALLOWED,
