@@ -79,7 +79,7 @@ fn shown(ban: &Ban) -> Value {
         ("like_peerhost_net" = Option<String>, Query, description = "Of ranges with this in them"),
     ),
     responses((status = 200, description = "A page", body = Object), (status = 400, body = ErrorBody), Refused))]
-async fn list(
+pub(super) async fn list(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Value>, ApiError> {
@@ -105,7 +105,11 @@ async fn list(
 #[utoipa::path(post, path = "/banned", tag = "Banned", operation_id = "banned_create", request_body = Described,
     responses((status = 200, description = "The ban", body = Described),
         (status = 500, description = "It could not be stored", body = ErrorBody), Refused, BodyRefused))]
-async fn create(State(app): State<App>, caller: Caller, Body(fields): Body) -> Result<Json<Value>, ApiError> {
+pub(super) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Body(fields): Body,
+) -> Result<Json<Value>, ApiError> {
     let ban = read(&fields, &caller, app.clock.wall_ms())?;
     app.access.bans.add(ban.clone()).await.map_err(|error| match error {
         BanError::Exists => ApiError::new(StatusCode::BAD_REQUEST, "ALREADY_EXISTS", "there is such a ban"),
@@ -145,7 +149,7 @@ async fn put_out(app: &App) -> u64 {
     params(("as" = String, Path, description = "The kind"), ("who" = String, Path, description = "Of whom")),
     responses((status = 204, description = "It has ended"), (status = 404, body = ErrorBody),
         (status = 500, description = "It could not be stored", body = ErrorBody), Refused))]
-async fn remove(
+pub(super) async fn remove(
     State(app): State<App>,
     caller: Caller,
     Path((kind, who)): Path<(String, String)>,

@@ -68,10 +68,7 @@ async fn list(
         Refused,
     ),
 )]
-async fn one(
-    State(app): State<App>,
-    Path(clientid): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+async fn one(State(app): State<App>, Path(clientid): Path<String>) -> Result<Json<Value>, ApiError> {
     let wanted = Wanted { clientid: Some(clientid), limit: 1, ..Wanted::default() };
     let (devices, _) = read(&app, wanted).await?;
     devices.first().map(|it| Json(device(it))).ok_or_else(ApiError::clientid_not_found)

@@ -55,7 +55,7 @@ impl Filter<'_> {
         ("share_group" = Option<String>, Query, description = "In this group"),
     ),
     responses((status = 200, description = "A page", body = Object), (status = 400, body = ErrorBody), Refused))]
-async fn list(
+pub(super) async fn list(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Value>, ApiError> {
