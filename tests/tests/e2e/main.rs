@@ -8,6 +8,7 @@
 )]
 
 mod authn;
+mod authz;
 mod clients;
 mod common;
 mod compress;

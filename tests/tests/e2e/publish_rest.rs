@@ -74,7 +74,7 @@ async fn a_foreign_client_gets_bytes_and_properties() {
     let home = Home::new();
     let muster = home.start().await;
     let (mut paho, _) = Paho::connect(&python, muster.mqtt, json!({"clientid": "p", "version": 5})).await;
-    paho.order(json!({"do": "subscribe", "topic": "commands/#", "qos": 2})).await;
+    paho.order(json!({"do": "subscribe", "topics": ["commands/#"], "qos": 2})).await;
     paho.event("subscribed").await;
     let message = json!({
         "topic": "commands/7", "payload": "AAEC/w==", "payload_encoding": "base64", "qos": 2, "clientid": "console",

@@ -88,7 +88,7 @@ async fn ask(muster: &Muster, who: As<'_>, method: &str, path: &str, body: Value
 /// Waits until the log tells of the `count`th `action`: from then on the server goes by it.
 async fn until_told(home: &Home, action: &str, count: usize) -> String {
     until(&format!("{count} {action} in the log"), PATIENCE, async || {
-        let events = tools::run(&mut home.command(&["log", "cat"])).await;
+        let events = tools::run(&mut home.command(&["log", "cat", "--json"])).await;
         (events.matches(action).count() >= count).then_some(events)
     })
     .await
@@ -269,7 +269,7 @@ async fn people_log_in_and_make_keys() {
     expect_status(&muster, &late, 200).await;
 
     let output = muster.output().join("\n");
-    let events = tools::run(&mut home.command(&["log", "cat"])).await;
+    let events = tools::run(&mut home.command(&["log", "cat", "--json"])).await;
     assert!(events.contains("keys.create") && events.contains("users.change_pwd"), "{events}");
     for secret in [PASSWORD, "another horse", &token, &fresh, &app.secret] {
         assert!(!output.contains(secret) && !events.contains(secret), "a secret was printed");
