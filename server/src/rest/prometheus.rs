@@ -23,6 +23,9 @@ use crate::metrics::{self as m, Family, Labels, Number, Page};
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The paths under `/api/v5`.
+/// First parts of names that are groups of their own.
+const GROUPS: [&str; 5] = ["packets", "messages", "delivery", "client", "session"];
+
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(stats_of_reference))
 }
@@ -69,10 +72,7 @@ fn grouped(gauges: Map<String, Value>, counters: Map<String, Value>) -> Value {
         put("stats", &name, value);
     }
     for (name, value) in counters {
-        let group = match name.split('.').next() {
-            Some(group @ ("packets" | "messages" | "delivery" | "client" | "session")) => group,
-            _ => "metrics",
-        };
+        let group = name.split('.').next().filter(|group| GROUPS.contains(group)).unwrap_or("metrics");
         put(group, &name, value);
     }
     groups.into()

@@ -9,6 +9,9 @@ use super::secret::{self, Secret};
 use crate::access::Collection;
 use crate::error::{Error, ErrorKind};
 
+/// Keys and people, by name.
+pub(super) type Everybody = (BTreeMap<String, KeyRecord>, BTreeMap<String, PersonRecord>);
+
 /// The collections of both.
 #[derive(Debug)]
 pub struct Stored {
@@ -70,7 +73,7 @@ impl Stored {
     ///
     /// # Errors
     /// The registry cannot be read.
-    pub fn load(&self) -> Result<(BTreeMap<String, KeyRecord>, BTreeMap<String, PersonRecord>), Error> {
+    pub fn load(&self) -> Result<Everybody, Error> {
         Ok((self.keys.load()?, self.people.load()?))
     }
 
