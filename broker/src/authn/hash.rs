@@ -355,4 +355,4 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 #[path = "hash_tests.rs"]
-mod tests;
+mod hash_tests;

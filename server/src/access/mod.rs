@@ -1,6 +1,6 @@
-//! Who may manage, who may connect, who may do what, and who is shut out: everything of it in memory, where it is asked,
-//! and in the registry, where it survives. A change is durable before it counts. It must never know HTTP's requests nor
-//! MQTT's packets.
+//! Who may manage, who may connect, who may do what, and who is shut out: everything of it in memory, where it is
+//! asked, and in the registry, where it survives. A change is durable before it counts. It must never know HTTP's
+//! requests nor MQTT's packets.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! `/acl`: permissions, one topic at a time. `%c` and `%u` in a topic are the dialect's `${clientid}` and `${username}`.
+//! `/acl`: permissions, one topic at a time. `%c` and `%u` in a topic are the dialect's `${clientid}` and
+//! `${username}`.
 
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
