@@ -43,7 +43,7 @@ fn announce(platform: &Platform) {
     let mut out = std::io::stdout().lock();
     // Whoever does not listen to us does not want to know.
     let _told = writeln!(out, "mqtt listening on mqtt://{}", platform.mqtt_address())
-        .and_then(|()| writeln!(out, "http listening on http://{}", platform.http_address()));
+        .and_then(|()| writeln!(out, "http listening on {}", platform.http_url()));
 }
 
 /// Runs a future on a runtime of its own. What still runs when it ends is not waited for.

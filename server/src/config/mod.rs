@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use muster_core::log::{COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN};
 
+mod http;
 mod layers;
 mod settings;
 mod show;
 pub(crate) mod units;
 
+pub use http::Http;
 pub use layers::{Layers, Origin};
 pub(crate) use units::duration as parse_duration;
 pub(crate) use units::duration;
@@ -73,19 +75,6 @@ impl AllowAnonymous {
             _ => Err(format!("`{text}` is none of auto, true, false")),
         }
     }
-}
-
-/// How operators reach us.
-#[derive(Debug, Clone)]
-pub struct Http {
-    /// Where REST and metrics are served.
-    pub listen: SocketAddr,
-    /// Largest request body.
-    pub body_bytes_max: usize,
-    /// Largest body of a request with many messages.
-    pub bulk_body_bytes_max: usize,
-    /// Longest time for one request.
-    pub request_timeout: Duration,
 }
 
 /// How the event log writes.
@@ -242,12 +231,7 @@ impl Config {
                 allow_anonymous: AllowAnonymous::parse(layers.text("mqtt.allow_anonymous")?)
                     .map_err(|why| layers.wrong("mqtt.allow_anonymous", &why))?,
             },
-            http: Http {
-                listen: layers.address("http.listen")?,
-                body_bytes_max: layers.bytes("http.body_bytes_max")?,
-                bulk_body_bytes_max: layers.bytes("http.bulk_body_bytes_max")?,
-                request_timeout: layers.duration("http.request_timeout")?,
-            },
+            http: Http::from_layers(layers)?,
             journal: Journal {
                 durability: Durability::parse(layers.text("journal.durability")?)
                     .map_err(|why| layers.wrong("journal.durability", &why))?,

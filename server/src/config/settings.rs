@@ -99,6 +99,27 @@ pub(super) const SETTINGS: &[Setting] = &[
         "127.0.0.1:18083",
         "where REST and metrics are served; without an API key only requests of this machine are answered",
     ),
+    setting(
+        "http.tls_certificates",
+        Kind::Path,
+        "none",
+        "file with our certificate and those up to its authority, in PEM; with it http.listen speaks HTTPS and nothing \
+         else; read again when it changes",
+    ),
+    setting(
+        "http.tls_key",
+        Kind::Path,
+        "none",
+        "file with the key of the certificate, in PEM, without a password",
+    ),
+    setting("http.connections_max", Kind::Count, "1024", "most connections to REST at a time"),
+    setting(
+        "http.connections_per_address_max",
+        Kind::Count,
+        "256",
+        "most connections of one address (of one /64 of IPv6); where there are more, the one that has waited longest \
+         without a request is closed",
+    ),
     setting("http.body_bytes_max", Kind::Size, "1MiB", "largest request body"),
     setting(
         "http.bulk_body_bytes_max",
@@ -106,7 +127,19 @@ pub(super) const SETTINGS: &[Setting] = &[
         "64MiB",
         "largest body of a request with many messages (/publish/bulk)",
     ),
-    setting("http.request_timeout", Kind::Duration, "10s", "longest time for one request"),
+    setting(
+        "http.header_timeout",
+        Kind::Duration,
+        "10s",
+        "longest time for TLS to agree, and then for the head of a request to arrive",
+    ),
+    setting("http.idle_timeout", Kind::Duration, "60s", "longest time between two requests of a connection"),
+    setting(
+        "http.request_timeout",
+        Kind::Duration,
+        "10s",
+        "longest time for one request, with the arrival of its body",
+    ),
     setting(
         "journal.durability",
         Kind::Durability,

@@ -42,6 +42,12 @@ use keep::Keeper;
 /// The database that users query.
 pub const DATABASE: &str = "muster.db";
 
+/// How long a start waits for the end of a process that has the event log.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+/// How often it looks.
+const LOCK_LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// How much of `cap` is used.
 pub fn percent(bytes: u64, cap: u64) -> u64 {
     let percent = u128::from(bytes) * 100 / u128::from(cap.max(1));
@@ -73,7 +79,7 @@ impl Platform {
         let data = &config.data;
         std::fs::create_dir_all(data)
             .map_err(start(format!("cannot make the data directory {}", data.display())))?;
-        let journal = open_journal(&config, clock.clone())?;
+        let journal = open_journal(&config, clock.clone()).await?;
         let follower = settle_the_past(&config, &journal, &clock).await?;
         let alarms =
             follower.store().alarms().map_err(start("cannot read which alarms are on".to_owned()))?;
@@ -164,6 +170,11 @@ impl Platform {
         self.rest.address()
     }
 
+    /// Where REST is served, as the beginning of a URL.
+    pub fn http_url(&self) -> String {
+        format!("{}://{}", self.rest.scheme(), self.rest.address())
+    }
+
     /// The broker.
     pub fn broker(&self) -> &Broker {
         &self.broker
@@ -248,7 +259,9 @@ where
     move |error| Error::because(ErrorKind::Start, what, error)
 }
 
-fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
+/// Opens the log. A process that was killed may still be on its way out when the next one starts, so that its lock is
+/// waited for.
+async fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
     let mut log = LogConfig::new(config.data.join("log"));
     log.segment_bytes_max = config.journal.segment_bytes_max;
     log.queue_bytes_max = config.journal.queue_bytes_max;
@@ -263,8 +276,22 @@ fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
         Durability::Os => muster_core::log::Durability::Os,
     };
     let dir = log.dir.clone();
-    let (journal, report) = Journal::open(log, RealDisk::shared(), clock)
-        .map_err(start(format!("cannot open the event log in {}", dir.display())))?;
+    let until = tokio::time::Instant::now() + LOCK_WAIT;
+    let mut waits = false;
+    let (journal, report) = loop {
+        match Journal::open(log.clone(), RealDisk::shared(), clock.clone()) {
+            Err(error) if error.kind() == LogErrorKind::Locked && tokio::time::Instant::now() < until => {
+                if !std::mem::replace(&mut waits, true) {
+                    info!(dir = %dir.display(), wait = ?LOCK_WAIT, "another process has the event log; waiting for its end");
+                }
+                tokio::time::sleep(LOCK_LOOK_EVERY).await;
+            }
+            opened => {
+                let what = format!("cannot open the event log in {}", dir.display());
+                break opened.map_err(start(what))?;
+            }
+        }
+    };
     tell(&dir, &report, config.journal.durability);
     Ok(journal)
 }

@@ -20,7 +20,7 @@ mod secret;
 mod store;
 mod tokens;
 
-pub use local::read_local;
+pub use local::{LocalAccess, LocalTls, read_local};
 pub use outbox::{Noted, Outbox};
 pub use password::{PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Password};
 pub use record::{KeyRecord, PersonRecord, Role, is_name};
@@ -127,12 +127,12 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Writes the secret by which commands on this machine are known into the data directory.
+    /// Writes the secret by which commands on this machine are known into the data directory, and how REST is reached.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn publish_local(&self) -> Result<(), Error> {
-        self.local.write()
+    pub fn publish_local(&self, tls: Option<&LocalTls>) -> Result<(), Error> {
+        self.local.write(tls)
     }
 
     /// Whether nobody was given a key or a password yet.
