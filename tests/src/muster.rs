@@ -56,7 +56,8 @@ impl Muster {
         let mut muster = Self { child, output, mqtt: unknown, http: unknown };
         until("muster prints where it listens", PATIENCE, async || {
             muster.mqtt = muster.find("mqtt listening on mqtt://")?;
-            muster.http = muster.find("http listening on http://")?;
+            let http = muster.find("http listening on http://");
+            muster.http = http.or_else(|| muster.find("http listening on https://"))?;
             Some(())
         })
         .await;
@@ -119,11 +120,26 @@ impl Muster {
         self.child.try_wait().expect("its state").is_none()
     }
 
+    /// How many files, sockets among them, it has open.
+    pub fn open_files(&self) -> usize {
+        let id = self.child.id().expect("it runs");
+        std::fs::read_dir(format!("/proc/{id}/fd")).expect("the system says so").count()
+    }
+
     /// How much memory it has, in bytes.
     pub fn memory_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that it has had, in bytes.
+    pub fn memory_bytes_max(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
         let id = self.child.id().expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the system says so");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its size");
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("its size");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kib * 1024
     }

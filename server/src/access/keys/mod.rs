@@ -206,7 +206,8 @@ impl Keys {
         password: &str,
         address: IpAddr,
     ) -> Result<PersonRecord, Denied> {
-        if let Some(denied) = self.attempts.blocked(address, self.clock.monotonic()) {
+        // Counted before it is looked at, or many at once would all be looked at.
+        if let Some(denied) = self.attempts.failed(address, self.clock.monotonic()) {
             return Err(denied);
         }
         let person = self.known.load().people.get(username).cloned();
@@ -215,8 +216,11 @@ impl Keys {
         let offered = password.to_owned();
         let is_right = self.hash(move || stored.is(&offered)).await.unwrap_or(false);
         match person {
-            Some(person) if is_right => Ok(person),
-            _ => Err(self.attempts.failed(address, self.clock.monotonic()).unwrap_or(Denied::Wrong)),
+            Some(person) if is_right => {
+                self.attempts.was_right(address);
+                Ok(person)
+            }
+            _ => Err(Denied::Wrong),
         }
     }
 

@@ -11,16 +11,20 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::reply::{ApiError, Body, BodyRefused, ErrorBody, Refused};
-use super::super::{App, audit, guard};
+use super::super::{App, audit, guard, limits};
 use super::{desc, failed, name, only, role, store};
 use crate::access::{
     Caller, Denied, Means, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Password, PersonRecord, Role,
 };
 
+/// Largest body of a login, the one that is read of anybody.
+const LOGIN_BODY_BYTES_MAX: usize = 8 * 1_024;
+
 /// The paths of it.
 pub(super) fn router() -> OpenApiRouter<App> {
+    let login = OpenApiRouter::new().routes(routes!(login)).layer(limits::body(LOGIN_BODY_BYTES_MAX));
     OpenApiRouter::new()
-        .routes(routes!(login))
+        .merge(login)
         .routes(routes!(logout))
         .routes(routes!(list, create))
         .routes(routes!(update, delete))
