@@ -19,6 +19,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::reply::ApiError;
 
+/// How much later than its answer a body ends that did not arrive: first the client is told, then whoever reads.
+const BODY_GRACE: Duration = Duration::from_secs(1);
+
 /// Longest path with its query.
 const URI_BYTES_MAX: usize = 16 * 1_024;
 
@@ -70,7 +73,8 @@ pub(super) async fn limit_time(State(limit): State<Duration>, request: Request, 
     let has_arrived = Arc::new(AtomicBool::new(request.body().is_end_stream()));
     let arrival = has_arrived.clone();
     let request = request.map(|body| {
-        Body::new(Arriving { body, until: Box::pin(tokio::time::sleep_until(until)), has_arrived: arrival })
+        let until = Box::pin(tokio::time::sleep_until(until + BODY_GRACE));
+        Body::new(Arriving { body, until, has_arrived: arrival })
     });
     let answer = next.run(request);
     let answered = if changes {

@@ -228,7 +228,7 @@ async fn a_crowd_gets_one_key_and_no_more_guesses() {
     let (made, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|it| it.status == 200);
     assert_eq!(made.len(), 1, "{:?}", answers.iter().map(|it| it.status).collect::<Vec<_>>());
     for answer in refused {
-        assert!([400, 409].contains(&answer.status) && answer.code() == "ALREADY_EXISTS", "{}", answer.text);
+        assert!([400, 409].contains(&answer.status) && answer.text.contains("already"), "{}", answer.text);
     }
     let all = ask(&muster, As::Token(&token), "GET", "/api/v5/api_key", Value::Null).await.json();
     assert_eq!(all.as_array().expect("a list").len(), 1, "{all}");

@@ -92,6 +92,8 @@ pub struct Keys {
     local: Local,
     outbox: Outbox,
     hashers: tokio::sync::Semaphore,
+    /// Held from the look at what there is to the change of it.
+    changes: tokio::sync::Mutex<()>,
     clock: SharedClock,
     refused_401: AtomicU64,
     refused_403: AtomicU64,
@@ -119,6 +121,7 @@ impl Keys {
             local: Local::draw(&config.data)?,
             outbox: Outbox::new(registry),
             hashers: tokio::sync::Semaphore::new(HASHERS_MAX),
+            changes: tokio::sync::Mutex::default(),
             clock: clock.clone(),
             refused_401: AtomicU64::new(0),
             refused_403: AtomicU64::new(0),
@@ -133,6 +136,11 @@ impl Keys {
     /// The file cannot be written.
     pub fn publish_local(&self, tls: Option<&LocalTls>) -> Result<(), Error> {
         self.local.write(tls)
+    }
+
+    /// One change of this process at a time, while the answer is held: what was looked at is still so when it is stored.
+    pub async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changes.lock().await
     }
 
     /// Whether nobody was given a key or a password yet.

@@ -81,7 +81,8 @@ impl Service {
         let service = service_fn(move |request| answer(&inner, request, peer, of_answers.clone()));
         let mut builder = http1::Builder::new();
         // The line has a clock of its own, which knows waiting from sending slowly.
-        builder.header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+        builder.header_read_timeout(None).max_headers(HEADERS_MAX);
+        builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(2 * HEAD_BYTES_MAX);
         let stream = TokioIo::new(Overheard { stream, line: line.clone() });
         let mut connection = builder.serve_connection(stream, service);
         let mut stopping = false;
