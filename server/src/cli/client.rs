@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{ConfigArgs, trust};
 use crate::access::{LocalAccess, Secret, read_local};
 use crate::config::Config;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, chain};
 
 /// How long an answer may take: longer than the server gives itself.
 const ANSWER_WAIT: Duration = Duration::from_secs(120);
@@ -107,6 +107,16 @@ impl Client {
         })
     }
 
+    fn unreachable(&self, error: reqwest::Error) -> Error {
+        let base = &self.base;
+        let message = if chain(&error).contains(NOT_BELIEVED) {
+            format!("the certificate at {base} is not believed; --ca names a file with the authority to believe")
+        } else {
+            format!("no platform answers at {base}; is it running? --http or --url says where")
+        };
+        Error::because(ErrorKind::Start, message, error)
+    }
+
     fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Error> {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(body) = body {
@@ -119,11 +129,7 @@ impl Client {
             let answer = request.send().await?;
             Ok((answer.status(), answer.text().await?))
         });
-        let (status, text) = answer.map_err(|error: reqwest::Error| {
-            let message =
-                format!("no platform answers at {}; is it running? --http or --url says where", self.base);
-            Error::because(ErrorKind::Start, message, error.without_url())
-        })?;
+        let (status, text) = answer.map_err(|error: reqwest::Error| self.unreachable(error.without_url()))?;
         let value: Value = serde_json::from_str(&text).unwrap_or_default();
         if status.is_success() {
             return Ok(value);
@@ -144,6 +150,9 @@ impl Client {
         Err(Error::new(ErrorKind::Negative, format!("{status}: {message}{hint}")))
     }
 }
+
+/// What TLS says of a certificate that it does not believe; the error itself is wrapped too deep to be asked.
+const NOT_BELIEVED: &str = "invalid peer certificate";
 
 /// Where a platform is.
 #[derive(Debug, PartialEq, Eq)]

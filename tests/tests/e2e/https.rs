@@ -87,7 +87,7 @@ async fn rest_by_tls_and_commands_that_find_it() {
     let wrong_ca = other.certificate.display().to_string();
     for arguments in [&[][..], &["--ca", &wrong_ca]] {
         let (output, is_ok) = tools::try_run(&mut list(arguments)).await;
-        assert!(!is_ok && output.contains("certificate"), "{arguments:?}: {output}");
+        assert!(!is_ok && output.contains("is not believed"), "{arguments:?}: {output}");
     }
 
     // Another certificate counts without a restart, and the old one no more.
