@@ -110,7 +110,9 @@ impl Client {
     fn unreachable(&self, error: reqwest::Error) -> Error {
         let base = &self.base;
         let message = if chain(&error).contains(NOT_BELIEVED) {
-            format!("the certificate at {base} is not believed; --ca names a file with the authority to believe")
+            format!(
+                "the certificate at {base} is not believed; --ca names a file with the authority to believe"
+            )
         } else {
             format!("no platform answers at {base}; is it running? --http or --url says where")
         };

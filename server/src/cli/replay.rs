@@ -106,9 +106,7 @@ pub(super) fn run(command: Command) -> Result<(), Error> {
             if json { writeln!(io::stdout(), "{answer}").or_else(failed_output) } else { table(&answer) }
         }
         Command::Follow { id, reach } => follow(&reach.client()?, id),
-        Command::Cancel { id, reach } => {
-            reach.client()?.delete(&format!("/api/v1/replays/{id}")).map(drop)
-        }
+        Command::Cancel { id, reach } => reach.client()?.delete(&format!("/api/v1/replays/{id}")).map(drop),
     }
 }
 

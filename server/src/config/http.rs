@@ -84,7 +84,9 @@ mod tests {
         assert_eq!(read("none", "none").unwrap().tls, None);
         let files = read("c.pem", "k.pem").unwrap().tls.unwrap();
         assert_eq!((files.certificates, files.key), ("c.pem".into(), "k.pem".into()));
-        for (certificates, key, missing) in [("c.pem", "none", "tls_key"), ("none", "k.pem", "tls_certificates")] {
+        for (certificates, key, missing) in
+            [("c.pem", "none", "tls_key"), ("none", "k.pem", "tls_certificates")]
+        {
             let refused = read(certificates, key).unwrap_err().to_string();
             assert!(refused.contains(&format!("needs http.{missing}")), "{refused}");
         }

@@ -282,7 +282,7 @@ async fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Er
         match Journal::open(log.clone(), RealDisk::shared(), clock.clone()) {
             Err(error) if error.kind() == LogErrorKind::Locked && tokio::time::Instant::now() < until => {
                 if !std::mem::replace(&mut waits, true) {
-                    info!(dir = %dir.display(), wait = ?LOCK_WAIT, "another process has the event log; waiting for its end");
+                    info!(wait = ?LOCK_WAIT, "another process has the event log; waiting for its end");
                 }
                 tokio::time::sleep(LOCK_LOOK_EVERY).await;
             }

@@ -91,7 +91,8 @@ pub(super) async fn limit_time(State(limit): State<Duration>, request: Request, 
 fn too_late(has_arrived: bool) -> Response {
     if has_arrived {
         let message = "the request took too long";
-        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", message).into_response();
+        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", message)
+            .into_response();
     }
     let message = "the body did not arrive in time (http.request_timeout)";
     let mut answer = ApiError::new(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message).into_response();
@@ -158,11 +159,16 @@ mod tests {
 
     #[test]
     fn a_size_that_is_too_large_is_enough() {
-        for (length, is_refused) in [("10", false), ("11", true), ("99999999999999999999999", false), ("x", false)] {
+        for (length, is_refused) in
+            [("10", false), ("11", true), ("99999999999999999999999", false), ("x", false)]
+        {
             let request = request(Body::empty(), &[("content-length", length)], 10);
             assert_eq!(check_body(&request).is_err(), is_refused, "{length}");
         }
-        assert!(check_body(&request(Body::empty(), &[], 10)).is_ok(), "what does not say is counted as it comes");
+        assert!(
+            check_body(&request(Body::empty(), &[], 10)).is_ok(),
+            "what does not say is counted as it comes"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -56,7 +56,8 @@ async fn rest_by_tls_and_commands_that_find_it() {
     let client = trusting(&made.pem);
     let answer = soon("an answer", client.get(format!("{url}/status")).send()).await.expect("an answer");
     assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_11));
-    let refused = soon("an answer", client.get(format!("{url}/api/v5/stats")).send()).await.expect("an answer");
+    let refused =
+        soon("an answer", client.get(format!("{url}/api/v5/stats")).send()).await.expect("an answer");
     assert_eq!(refused.status().as_u16(), 401);
 
     // Plain HTTP is told so; who says nothing is not waited for.

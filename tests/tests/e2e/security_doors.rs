@@ -137,7 +137,10 @@ async fn whisper(muster: &Muster, token: &str) -> Vec<String> {
                 "url": "http://127.0.0.1:9/check", "headers": {"authorization": "header-of-a-server-4711"},
                 "body": {"u": "${username}", "k": "field-of-a-server-4711"}}),
         ),
-        ("/api/v5/users", json!({"username": "bob", "password": "password-of-another-4711", "role": "viewer"})),
+        (
+            "/api/v5/users",
+            json!({"username": "bob", "password": "password-of-another-4711", "role": "viewer"}),
+        ),
         ("/api/v5/api_key", json!({"name": "app", "role": "viewer"})),
     ] {
         let answer = ask(muster, As::Token(token), "POST", path, body).await;
@@ -145,7 +148,9 @@ async fn whisper(muster: &Muster, token: &str) -> Vec<String> {
         for secret in SECRETS {
             assert!(!answer.text.contains(secret), "{path} answers {secret}");
         }
-        if let Some(secret) = serde_json::from_str::<Value>(&answer.text).unwrap_or_default()["api_secret"].as_str() {
+        if let Some(secret) =
+            serde_json::from_str::<Value>(&answer.text).unwrap_or_default()["api_secret"].as_str()
+        {
             drawn.push(secret.to_owned());
         }
     }
@@ -200,8 +205,14 @@ async fn secrets_are_heard_nowhere_again() {
     }
     let found = |path: &str| heard.iter().any(|(it, text)| it == path && text.contains("******"));
     assert!(found("/api/v5/authentication/jwt"), "it is there, and masked: {heard:#?}");
-    for command in [&["log", "cat", "--json"][..], &["log", "cat"], &["config", "show"], &["key", "list"], &["user", "list"], &["sinks", "list"]]
-    {
+    for command in [
+        &["log", "cat", "--json"][..],
+        &["log", "cat"],
+        &["config", "show"],
+        &["key", "list"],
+        &["user", "list"],
+        &["sinks", "list"],
+    ] {
         let (output, _) = tools::try_run(&mut home.command(command)).await;
         heard.push((command.join(" "), output));
     }

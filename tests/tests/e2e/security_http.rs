@@ -23,7 +23,9 @@ fn head(method: &str, path: &str, key: Option<&Key>, rest: &str) -> String {
     let key = key.map_or_else(String::new, |Key { key, secret }| {
         format!("authorization: Basic {}\r\n", STANDARD.encode(format!("{key}:{secret}")))
     });
-    format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{key}{rest}\r\n")
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{key}{rest}\r\n"
+    )
 }
 
 async fn connect(address: SocketAddr) -> TcpStream {
@@ -91,7 +93,8 @@ async fn connections_that_drip_are_ended_and_hold_up_nobody() {
     let mut asked = 0;
     while !dripping.iter().all(tokio::task::JoinHandle::is_finished) {
         let started = Instant::now();
-        let answer = soon("an answer meanwhile", good.get(format!("http://{}/status", muster.http)).send()).await;
+        let answer =
+            soon("an answer meanwhile", good.get(format!("http://{}/status", muster.http)).send()).await;
         assert_eq!(answer.expect("an answer").status().as_u16(), 200);
         worst = worst.max(started.elapsed());
         asked += 1;
@@ -101,7 +104,10 @@ async fn connections_that_drip_are_ended_and_hold_up_nobody() {
     for ended in join_all(dripping).await {
         let (said, after) = ended.expect("no panic");
         assert!(said.is_empty(), "{said}");
-        assert!(after + DRIP_EVERY >= HEADER_TIMEOUT, "it was ended by patience, not for its seat: {after:?}");
+        assert!(
+            after + DRIP_EVERY >= HEADER_TIMEOUT,
+            "it was ended by patience, not for its seat: {after:?}"
+        );
     }
 
     // Bodies that drip: as long as the request may take, where somebody may ask at all.
@@ -180,8 +186,11 @@ const LARGE_BYTES: usize = 10 << 20;
 
 /// Sends 10 MB, by their length or in chunks, and hears what is said of them; an answer counts only when it arrives.
 async fn send_large(muster: &Muster, path: &str, key: Option<&Key>, in_chunks: bool) -> u16 {
-    let framing =
-        if in_chunks { "transfer-encoding: chunked\r\n".to_owned() } else { format!("content-length: {LARGE_BYTES}\r\n") };
+    let framing = if in_chunks {
+        "transfer-encoding: chunked\r\n".to_owned()
+    } else {
+        format!("content-length: {LARGE_BYTES}\r\n")
+    };
     let head = head("POST", path, key, &framing);
     let stream = connect(muster.http).await;
     let (mut read, mut write) = stream.into_split();

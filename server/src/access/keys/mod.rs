@@ -138,7 +138,8 @@ impl Keys {
         self.local.write(tls)
     }
 
-    /// One change of this process at a time, while the answer is held: what was looked at is still so when it is stored.
+    /// One change of this process at a time, while the answer is held: what was looked at is still so when it is
+    /// stored.
     pub async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.changes.lock().await
     }

@@ -7,8 +7,8 @@ use axum::extract::{FromRequest, Multipart, Query, Request, State};
 use axum::http::{StatusCode, header};
 use serde_json::{Value, json};
 
-use super::super::{audit, limits};
 use super::super::reply::{AnyBody, ApiError, BodyRefused, ErrorBody, Params, Refused};
+use super::super::{audit, limits};
 use super::{App, IdPath, PathResult, in_path};
 use crate::access::{Caller, ImportRow, ImportType, rows_of_csv, rows_of_json};
 

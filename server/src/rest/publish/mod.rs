@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 mod message;
 
 use super::App;
-use super::{audit, limits};
 use super::reply::{BodyRefused, Refused, Typed};
+use super::{audit, limits};
 use crate::access::Caller;
 use crate::error::chain;
 pub(super) use message::{Encoding, Message, request};

@@ -42,7 +42,8 @@ const LINGER_BYTES: usize = 16 * 1_024;
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What is answered to plain HTTP where TLS is spoken.
-const NOT_PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n\
+const NOT_PLAIN: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n\
     content-length: 63\r\n\r\n\
     {\"code\":\"BAD_REQUEST\",\"message\":\"HTTPS is spoken at this port\"}";
 

@@ -34,7 +34,8 @@ const CERTIFICATE_LOOK_EVERY: Duration = Duration::from_secs(5);
 const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 
 /// What is answered where nobody else may come; the connection is not heard.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
     connection: close\r\ncontent-length: 75\r\n\r\n\
     {\"code\":\"SERVICE_UNAVAILABLE\",\"message\":\"too many connections are at work\"}";
 
@@ -70,11 +71,8 @@ impl RestServer {
         }
         tokio::spawn(super::outbox::follow(app.clone(), stop.clone()));
         tokio::spawn(app.meters.clone().run(stop.clone()));
-        let patience = Patience {
-            header: http.header_timeout,
-            idle: http.idle_timeout,
-            request: http.request_timeout,
-        };
+        let patience =
+            Patience { header: http.header_timeout, idle: http.idle_timeout, request: http.request_timeout };
         let seats = Seats::new(http.connections_max, http.connections_per_address_max);
         let is_tls = tls.is_some();
         let service = Service { router: router(http, app), tls, stop: stop.clone() };

@@ -62,12 +62,8 @@ impl Seats {
         table.taken += 1;
         table.by_address.entry(address).or_default().count += 1;
         drop(table);
-        let seat = Seat {
-            seats: self.clone(),
-            address,
-            number: Mutex::default(),
-            lost: CancellationToken::new(),
-        };
+        let seat =
+            Seat { seats: self.clone(), address, number: Mutex::default(), lost: CancellationToken::new() };
         seat.wait();
         Some(seat)
     }
@@ -144,9 +140,7 @@ impl Drop for Seat {
 /// Whoever has an IPv6 address has the 2^64 beside it.
 fn crowd(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
-        IpAddr::V6(v6) if !v6.is_loopback() => {
-            Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into()
-        }
+        IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
         other => other,
     }
 }
