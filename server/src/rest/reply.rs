@@ -37,6 +37,9 @@ pub(super) enum Refused {
     /// Who asks may not do this.
     #[response(status = 403)]
     Forbidden(ErrorBody),
+    /// Path and query are too long.
+    #[response(status = 414)]
+    UriTooLong(ErrorBody),
     /// Somebody at this address was wrong too often; `Retry-After` says when to come again.
     #[response(status = 429)]
     TooOften(ErrorBody),
@@ -52,6 +55,9 @@ pub(super) enum BodyRefused {
     /// The body is no JSON, or a field of it cannot be used.
     #[response(status = 400)]
     Bad(ErrorBody),
+    /// The body did not arrive within `http.request_timeout`.
+    #[response(status = 408)]
+    TooLate(ErrorBody),
     /// The body is larger than `http.body_bytes_max`.
     #[response(status = 413)]
     TooLarge(ErrorBody),
