@@ -95,6 +95,7 @@ impl Case {
             username: self.username,
             address: self.address.map(|it| it.parse().expect("an address")),
             listener: self.listener,
+            cert_common_name: None,
             rules: Subject::rules_of(&identity),
             identity: Arc::new(identity),
         };
@@ -145,6 +146,7 @@ fn asks(rules: Vec<Rule>, clientid: &str, action: Action, topic: &str) -> Option
         username: None,
         address: None,
         listener: listener(),
+        cert_common_name: None,
         rules: None,
         identity: Arc::default(),
     };
@@ -180,6 +182,7 @@ fn credentials_with_a_rule_that_cannot_be_used_allow_nothing() {
         username: None,
         address: None,
         listener: listener(),
+        cert_common_name: None,
         rules: Some(set),
         identity: Arc::new(identity),
     };

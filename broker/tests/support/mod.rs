@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use muster_broker::{Broker, BrokerConfig, Environment, Limits, Wanted};
+use muster_broker::{Broker, BrokerConfig, Environment, Limits, ListenerConfig, Wanted};
 use muster_core::clock::SystemClock;
 use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::journal::Journal;
@@ -57,7 +57,11 @@ impl Harness {
         let wanted = Wanted::none();
         let mut environment = Environment::open(journal.clone(), registry, wanted.clone(), clock);
         change(&mut environment);
-        let config = BrokerConfig { listen: ([127, 0, 0, 1], 0).into(), limits, ..BrokerConfig::default() };
+        let config = BrokerConfig {
+            listeners: vec![ListenerConfig::tcp(([127, 0, 0, 1], 0).into())],
+            limits,
+            ..BrokerConfig::default()
+        };
         let broker = Broker::start(config, environment).await.unwrap();
         Self { broker, journal, wanted, dir }
     }

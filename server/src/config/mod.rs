@@ -9,11 +9,13 @@ use std::time::Duration;
 use muster_core::log::{COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN};
 
 mod layers;
+mod mqtt;
 mod settings;
 mod show;
 pub(crate) mod units;
 
 pub use layers::{Layers, Origin};
+pub use mqtt::Mqtt;
 pub(crate) use units::duration as parse_duration;
 pub(crate) use units::duration;
 
@@ -38,19 +40,6 @@ pub struct Config {
     pub journal: Journal,
     /// What holds for every sink.
     pub delivery: Delivery,
-}
-
-/// How devices reach us.
-#[derive(Debug, Clone)]
-pub struct Mqtt {
-    /// Where devices connect.
-    pub listen: SocketAddr,
-    /// Most connections at a time.
-    pub connections_max: usize,
-    /// Largest packet that is read.
-    pub packet_bytes_max: usize,
-    /// Whether clients that nobody knows are let in.
-    pub allow_anonymous: AllowAnonymous,
 }
 
 /// Whether clients that nobody knows are let in.
@@ -235,13 +224,7 @@ impl Config {
             rules: layers.text("rules")?.into(),
             node: layers.text("node")?.to_owned(),
             stop_timeout: layers.duration("stop_timeout")?,
-            mqtt: Mqtt {
-                listen: layers.address("mqtt.listen")?,
-                connections_max: layers.count("mqtt.connections_max")?,
-                packet_bytes_max: layers.bytes("mqtt.packet_bytes_max")?,
-                allow_anonymous: AllowAnonymous::parse(layers.text("mqtt.allow_anonymous")?)
-                    .map_err(|why| layers.wrong("mqtt.allow_anonymous", &why))?,
-            },
+            mqtt: Mqtt::from_layers(layers)?,
             http: Http {
                 listen: layers.address("http.listen")?,
                 body_bytes_max: layers.bytes("http.body_bytes_max")?,

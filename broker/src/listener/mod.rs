@@ -1,0 +1,160 @@
+//! Listeners: they take connections, over TCP, TLS, WebSockets and both, and start a task for each as long as there is
+//! room. What comes before the first packet happens in that task. They must never know a packet.
+
+mod arrive;
+mod certificate;
+mod proxy;
+mod room;
+mod websocket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use muster_core::tls::Tls;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+pub(crate) use arrive::ArriveError;
+pub(crate) use room::{Room, Slot};
+
+use crate::config::{ListenerConfig, ListenerKind};
+use crate::connect;
+use crate::error::BrokerError;
+use crate::hub::Hub;
+use crate::info::ListenerInfo;
+
+/// A pause after an error of `accept`, which is most often a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bytes both ways, over whatever.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
+
+/// A client's connection.
+pub(crate) type Socket = Box<dyn Stream>;
+
+/// Where a connection comes from and where it arrived.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoints {
+    /// The client.
+    pub(crate) peername: String,
+    /// Our side.
+    pub(crate) sockname: String,
+    /// The listener's name.
+    pub(crate) listener: &'static str,
+    /// The name in the client's certificate, if it showed one that we trust.
+    pub(crate) cert_common_name: Option<String>,
+    /// What is written may wait in the socket until it is flushed.
+    pub(crate) is_buffered: bool,
+}
+
+/// A connection of which nothing was heard yet.
+pub(crate) struct Knock {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) tcp: TcpStream,
+    pub(crate) peer: SocketAddr,
+    /// Its place among those of which nothing was heard yet.
+    pub(crate) slot: Slot,
+}
+
+/// An address that is listened on.
+pub(crate) struct Listener {
+    kind: ListenerKind,
+    bind: SocketAddr,
+    tls: Option<Tls>,
+    ws_path: String,
+    proxy_protocol: bool,
+    packet_bytes_max: usize,
+    connections: AtomicUsize,
+}
+
+impl Listener {
+    /// Takes the address.
+    pub(crate) async fn bind(
+        config: &ListenerConfig,
+        packet_bytes_max: usize,
+    ) -> Result<(Self, TcpListener), BrokerError> {
+        let ListenerConfig { kind, address, tls, ws_path, proxy_protocol } = config.clone();
+        if kind.is_secure() && tls.is_none() {
+            return Err(BrokerError::NoCertificate { listener: kind.id() });
+        }
+        let cannot = |source| BrokerError::Listen { address, source };
+        let socket = TcpListener::bind(address).await.map_err(cannot)?;
+        let bind = socket.local_addr().map_err(cannot)?;
+        let connections = AtomicUsize::new(0);
+        Ok((Self { kind, bind, tls, ws_path, proxy_protocol, packet_bytes_max, connections }, socket))
+    }
+
+    /// What others may know of it.
+    pub(crate) fn info(&self, max_connections: usize, running: bool) -> ListenerInfo {
+        ListenerInfo {
+            kind: self.kind,
+            bind: self.bind,
+            path: self.kind.is_websocket().then(|| self.ws_path.clone()),
+            running,
+            current_connections: self.connections.load(Ordering::Relaxed),
+            max_connections,
+        }
+    }
+}
+
+/// Counts a connection for as long as it is there.
+struct Counted(Arc<Listener>);
+
+impl Counted {
+    fn new(listener: &Arc<Listener>) -> Self {
+        listener.connections.fetch_add(1, Ordering::Relaxed);
+        Self(listener.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many sockets may be open on all listeners together: those who are connected, those of which nothing was heard
+/// yet, and as many again who are being looked at or told that they may not come in.
+pub(crate) fn sockets(connections_max: usize, handshakes_max: usize) -> Arc<Semaphore> {
+    let most = connections_max.saturating_add(handshakes_max.saturating_mul(2));
+    Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
+}
+
+/// Accepts connections until the broker shuts down.
+pub(crate) async fn run(hub: Arc<Hub>, listener: Arc<Listener>, socket: TcpListener) {
+    loop {
+        let accepted = tokio::select! {
+            () = hub.shutdown.cancelled() => return,
+            accepted = socket.accept() => accepted,
+        };
+        let (tcp, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                // Whoever says nothing holds a descriptor that somebody else could use.
+                hub.room.make_room();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let slot = Room::enter(&hub.room, peer.ip());
+        let Ok(permit) = Arc::clone(&hub.sockets).try_acquire_owned() else {
+            tracing::warn!(%peer, "no room for another connection");
+            continue;
+        };
+        // Small packets are the rule here; a socket that cannot be told so works all the same.
+        drop(tcp.set_nodelay(true));
+        let counted = Counted::new(&listener);
+        let knock = Knock { listener: Arc::clone(&listener), tcp, peer, slot };
+        let task = connect::serve(Arc::clone(&hub), knock);
+        hub.tasks.spawn(async move {
+            task.await;
+            drop((permit, counted));
+        });
+    }
+}
