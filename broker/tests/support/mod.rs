@@ -50,18 +50,27 @@ impl Harness {
         limits: Limits,
         change: impl FnOnce(&mut Environment),
     ) -> Self {
-        let clock = SystemClock::shared();
-        let config = LogConfig::new(dir.path().join("log"));
-        let (journal, _) = Journal::open(config, disk, clock.clone()).unwrap();
-        let registry = Registry::open(&dir.path().join("registry.db")).unwrap();
-        let wanted = Wanted::none();
-        let mut environment = Environment::open(journal.clone(), registry, wanted.clone(), clock);
-        change(&mut environment);
         let config = BrokerConfig {
             listeners: vec![ListenerConfig::tcp(([127, 0, 0, 1], 0).into())],
             limits,
             ..BrokerConfig::default()
         };
+        Self::with_config(dir, disk, config, change).await
+    }
+
+    pub async fn with_config(
+        dir: Arc<tempfile::TempDir>,
+        disk: Arc<dyn Disk>,
+        config: BrokerConfig,
+        change: impl FnOnce(&mut Environment),
+    ) -> Self {
+        let clock = SystemClock::shared();
+        let log = LogConfig::new(dir.path().join("log"));
+        let (journal, _) = Journal::open(log, disk, clock.clone()).unwrap();
+        let registry = Registry::open(&dir.path().join("registry.db")).unwrap();
+        let wanted = Wanted::none();
+        let mut environment = Environment::open(journal.clone(), registry, wanted.clone(), clock);
+        change(&mut environment);
         let broker = Broker::start(config, environment).await.unwrap();
         Self { broker, journal, wanted, dir }
     }

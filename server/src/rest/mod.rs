@@ -26,6 +26,7 @@ mod devices;
 mod guard;
 mod keys;
 mod letters;
+mod listeners;
 mod log;
 mod nodes;
 mod openapi;
@@ -147,6 +148,7 @@ fn v5(http: &Http) -> OpenApiRouter<App> {
         .merge(retained::router())
         .merge(stats::router())
         .merge(nodes::router())
+        .merge(listeners::router())
         .merge(topic_metrics::router())
         .merge(prometheus::router())
 }

@@ -33,4 +33,5 @@ mod sinks;
 mod stalls;
 mod statistics;
 mod stop;
+mod transport;
 mod webhook;
