@@ -9,7 +9,7 @@ use bytes::{Buf as _, Bytes};
 use futures_util::{Sink as _, Stream as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::handshake::server::{Callback, ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -42,23 +42,29 @@ where
         .write_buffer_size(0)
         .max_message_size(Some(message_bytes_max))
         .max_frame_size(Some(message_bytes_max));
-    let answer = |request: &Request, response: Response| answer(path, request, response);
-    let accepted = tokio_tungstenite::accept_hdr_async_with_config(socket, answer, Some(config)).await;
+    let accepted =
+        tokio_tungstenite::accept_hdr_async_with_config(socket, Answer { path }, Some(config)).await;
     Ok(WebSocket { inner: accepted.map_err(Box::new)?, left: Bytes::new() })
 }
 
-#[expect(clippy::result_large_err, reason = "the library wants the answer so")]
-fn answer(path: &str, request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
-    if request.uri().path() != path {
-        return Err(refusal(StatusCode::NOT_FOUND));
+/// Answers the request for a WebSocket.
+struct Answer<'a> {
+    path: &'a str,
+}
+
+impl Callback for Answer<'_> {
+    fn on_request(self, request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+        if request.uri().path() != self.path {
+            return Err(refusal(StatusCode::NOT_FOUND));
+        }
+        let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+        let mut offered = offered.filter_map(|it| it.to_str().ok()).flat_map(|it| it.split(','));
+        if !offered.any(|it| it.trim() == PROTOCOL) {
+            return Err(refusal(StatusCode::BAD_REQUEST));
+        }
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+        Ok(response)
     }
-    let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter();
-    let mut offered = offered.filter_map(|it| it.to_str().ok()).flat_map(|it| it.split(','));
-    if !offered.any(|it| it.trim() == PROTOCOL) {
-        return Err(refusal(StatusCode::BAD_REQUEST));
-    }
-    response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
-    Ok(response)
 }
 
 fn refusal(status: StatusCode) -> ErrorResponse {
