@@ -21,7 +21,7 @@ use crate::access::{AllowAll, Authenticator, Authorizer, Doorkeeper};
 use crate::authz::CachedAnswer;
 use crate::clients::{Clients, Facts, KickReason, ProxySubscribed};
 use crate::codec::Qos;
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, ListenerKind};
 use crate::error::BrokerError;
 use crate::groups::Groups;
 use crate::hub::{Hub, NewMessage, PublishError};
@@ -167,7 +167,8 @@ impl Broker {
     /// Starts the router and the listeners.
     ///
     /// # Errors
-    /// There is no listener, an address cannot be listened on, the registry cannot be read, or the router did not start.
+    /// There is no listener, an address cannot be listened on, the registry cannot be read, or the router did not
+    /// start.
     pub async fn start(config: BrokerConfig, environment: Environment) -> Result<Self, BrokerError> {
         let Environment { journal, registry, wanted, clock, doorkeeper, authenticator, authorizer } =
             environment;
@@ -176,11 +177,11 @@ impl Broker {
         let retained = Retained::load(registry, journal.clone(), messages_max, bytes_max).await?;
         let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
-            let (listener, socket) = Listener::bind(listener, limits.packet_bytes_max).await?;
+            let (listener, socket) = Listener::bind(listener, limits.packet_bytes_max)?;
             listeners.push(Arc::new(listener));
             sockets.push(socket);
         }
-        let all = |listener: &Arc<Listener>| listener.info(limits.connections_max, true);
+        let all = |listener: &Arc<Listener>| listener.info(limits.connections_max);
         let local_addr = listeners.first().map(all).ok_or(BrokerError::NoListener)?.bind;
         let links_max = limits.connections_max.saturating_add(SPARE_LINKS);
         let router = Router::start(links_max, limits.router_filter_bytes_max).await?;
@@ -207,9 +208,9 @@ impl Broker {
             config,
         });
         for (listener, socket) in listeners.iter().zip(sockets) {
-            let ListenerInfo { kind, bind, .. } = listener.info(0, true);
+            let ListenerInfo { kind, bind, .. } = listener.info(0);
             tracing::info!(address = %bind, listener = kind.id(), "MQTT listens");
-            tokio::spawn(listener::run(Arc::clone(&hub), Arc::clone(listener), socket));
+            listener.open(&hub, socket).await;
         }
         follow_certificates(&hub);
         tokio::spawn(keep_mark(Arc::clone(&hub)));
@@ -229,8 +230,34 @@ impl Broker {
     /// Every listener, in the order in which they were given.
     pub fn listeners(&self) -> Vec<ListenerInfo> {
         let max = self.hub.config.limits.connections_max;
-        let running = !self.hub.shutdown.is_cancelled();
-        self.listeners.iter().map(|listener| listener.info(max, running)).collect()
+        self.listeners.iter().map(|listener| listener.info(max)).collect()
+    }
+
+    /// Has a listener take connections again, which it does for as long as the broker runs; whether there is such a
+    /// listener.
+    ///
+    /// # Errors
+    /// Its address cannot be listened on.
+    pub async fn start_listener(&self, kind: ListenerKind) -> Result<bool, BrokerError> {
+        match self.listener(kind) {
+            Some(listener) => listener.start(&self.hub).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Has a listener take no more connections; those that it has stay. Whether there is such a listener.
+    pub async fn stop_listener(&self, kind: ListenerKind) -> bool {
+        match self.listener(kind) {
+            Some(listener) => {
+                listener.stop().await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn listener(&self, kind: ListenerKind) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|it| it.kind() == kind)
     }
 
     /// Every client with a session, in the order of identifiers.

@@ -9,13 +9,15 @@ mod websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use muster_core::tls::Tls;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use arrive::ArriveError;
 pub(crate) use room::{Room, Slot};
@@ -28,6 +30,9 @@ use crate::info::ListenerInfo;
 
 /// A pause after an error of `accept`, which is most often a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that the system may hold until they are accepted; of a burst beyond it, each waits a second or more.
+const BACKLOG: u32 = 4_096;
 
 /// Bytes both ways, over whatever.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -70,11 +75,19 @@ pub(crate) struct Listener {
     proxy_protocol: bool,
     packet_bytes_max: usize,
     connections: AtomicUsize,
+    is_running: AtomicBool,
+    /// What accepts connections, while somebody does.
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 impl Listener {
     /// Takes the address.
-    pub(crate) async fn bind(
+    pub(crate) fn bind(
         config: &ListenerConfig,
         packet_bytes_max: usize,
     ) -> Result<(Self, TcpListener), BrokerError> {
@@ -82,24 +95,79 @@ impl Listener {
         if kind.is_secure() && tls.is_none() {
             return Err(BrokerError::NoCertificate { listener: kind.id() });
         }
-        let cannot = |source| BrokerError::Listen { address, source };
-        let socket = TcpListener::bind(address).await.map_err(cannot)?;
-        let bind = socket.local_addr().map_err(cannot)?;
-        let connections = AtomicUsize::new(0);
-        Ok((Self { kind, bind, tls, ws_path, proxy_protocol, packet_bytes_max, connections }, socket))
+        let socket = listen(address)?;
+        let bind = socket.local_addr().map_err(|source| BrokerError::Listen { address, source })?;
+        let listener = Self {
+            kind,
+            bind,
+            tls,
+            ws_path,
+            proxy_protocol,
+            packet_bytes_max,
+            connections: AtomicUsize::new(0),
+            is_running: AtomicBool::new(false),
+            running: Mutex::default(),
+        };
+        Ok((listener, socket))
+    }
+
+    /// Accepts connections from now on.
+    pub(crate) async fn open(self: &Arc<Self>, hub: &Arc<Hub>, socket: TcpListener) {
+        self.spawn(hub, socket, &mut *self.running.lock().await);
+    }
+
+    /// The same again, where it was stopped.
+    pub(crate) async fn start(self: &Arc<Self>, hub: &Arc<Hub>) -> Result<(), BrokerError> {
+        let mut running = self.running.lock().await;
+        if running.is_none() {
+            self.spawn(hub, listen(self.bind)?, &mut running);
+        }
+        Ok(())
+    }
+
+    /// Accepts no more; the address is free when this returns.
+    pub(crate) async fn stop(&self) {
+        if let Some(Running { stop, task }) = self.running.lock().await.take() {
+            self.is_running.store(false, Ordering::Relaxed);
+            stop.cancel();
+            // Ends in no other way.
+            drop(task.await);
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, hub: &Arc<Hub>, socket: TcpListener, running: &mut Option<Running>) {
+        let stop = hub.shutdown.child_token();
+        let task = tokio::spawn(run(Arc::clone(hub), Arc::clone(self), socket, stop.clone()));
+        *running = Some(Running { stop, task });
+        self.is_running.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn kind(&self) -> ListenerKind {
+        self.kind
     }
 
     /// What others may know of it.
-    pub(crate) fn info(&self, max_connections: usize, running: bool) -> ListenerInfo {
+    pub(crate) fn info(&self, max_connections: usize) -> ListenerInfo {
         ListenerInfo {
             kind: self.kind,
             bind: self.bind,
             path: self.kind.is_websocket().then(|| self.ws_path.clone()),
-            running,
+            running: self.is_running.load(Ordering::Relaxed),
             current_connections: self.connections.load(Ordering::Relaxed),
             max_connections,
         }
     }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, BrokerError> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let listening = socket.and_then(|socket| {
+        // Connections of an earlier run that are about to end do not keep the address.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    });
+    listening.map_err(|source| BrokerError::Listen { address, source })
 }
 
 /// Counts a connection for as long as it is there.
@@ -125,11 +193,11 @@ pub(crate) fn sockets(connections_max: usize, handshakes_max: usize) -> Arc<Sema
     Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
 }
 
-/// Accepts connections until the broker shuts down.
-pub(crate) async fn run(hub: Arc<Hub>, listener: Arc<Listener>, socket: TcpListener) {
+/// Accepts connections until it is stopped.
+async fn run(hub: Arc<Hub>, listener: Arc<Listener>, socket: TcpListener, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
-            () = hub.shutdown.cancelled() => return,
+            () = stop.cancelled() => return,
             accepted = socket.accept() => accepted,
         };
         let (tcp, peer) = match accepted {

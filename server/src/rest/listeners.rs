@@ -5,16 +5,23 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use muster_broker::ListenerInfo;
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::App;
 use super::reply::{ApiError, ErrorBody, Refused};
+use super::{App, audit};
+use crate::access::Caller;
 
 /// The paths of it.
 pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(one))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(one))
+        .routes(routes!(start))
+        .routes(routes!(stop))
+        .routes(routes!(restart))
 }
 
 /// A listener.
@@ -96,11 +103,109 @@ async fn list(State(app): State<App>) -> Json<Vec<Listener>> {
     ),
 )]
 async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Listener>, ApiError> {
+    Ok(Json(listener(&app, found(&app, &id)?)))
+}
+
+/// Has a listener take connections again.
+#[utoipa::path(
+    post,
+    path = "/listeners/{id}/start",
+    tag = "Listeners",
+    operation_id = "listeners_start",
+    params(("id" = String, Path, description = "Its name", example = "tcp:default")),
+    responses(
+        (status = 200, description = "It takes connections", body = Listener),
+        (status = 400, description = "The name is no UTF-8", content_type = "text/plain", body = String),
+        (status = 404, description = "There is no such listener", body = ErrorBody),
+        (status = 409, description = "Somebody else has its address now", body = ErrorBody),
+        Refused,
+    ),
+)]
+async fn start(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<Json<Listener>, ApiError> {
+    change(&app, &id, &caller, Change::Start).await
+}
+
+/// Has a listener take no more connections, until it is started again or the server is. Those that it has stay.
+#[utoipa::path(
+    post,
+    path = "/listeners/{id}/stop",
+    tag = "Listeners",
+    operation_id = "listeners_stop",
+    params(("id" = String, Path, description = "Its name", example = "tcp:default")),
+    responses(
+        (status = 200, description = "It takes none", body = Listener),
+        (status = 400, description = "The name is no UTF-8", content_type = "text/plain", body = String),
+        (status = 404, description = "There is no such listener", body = ErrorBody),
+        Refused,
+    ),
+)]
+async fn stop(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<Json<Listener>, ApiError> {
+    change(&app, &id, &caller, Change::Stop).await
+}
+
+/// Stops a listener and starts it again. Connections that it has stay.
+#[utoipa::path(
+    post,
+    path = "/listeners/{id}/restart",
+    tag = "Listeners",
+    operation_id = "listeners_restart",
+    params(("id" = String, Path, description = "Its name", example = "tcp:default")),
+    responses(
+        (status = 200, description = "It takes connections", body = Listener),
+        (status = 400, description = "The name is no UTF-8", content_type = "text/plain", body = String),
+        (status = 404, description = "There is no such listener", body = ErrorBody),
+        (status = 409, description = "Somebody else has its address now", body = ErrorBody),
+        Refused,
+    ),
+)]
+async fn restart(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<Json<Listener>, ApiError> {
+    change(&app, &id, &caller, Change::Restart).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Start,
+    Stop,
+    Restart,
+}
+
+async fn change(app: &App, id: &str, caller: &Caller, change: Change) -> Result<Json<Listener>, ApiError> {
+    let kind = found(app, id)?.kind;
+    if change != Change::Start {
+        app.broker.stop_listener(kind).await;
+    }
+    if change != Change::Stop {
+        app.broker
+            .start_listener(kind)
+            .await
+            .map_err(|error| ApiError::new(StatusCode::CONFLICT, "CONFLICT", crate::error::chain(&error)))?;
+    }
+    let action = match change {
+        Change::Start => "listener.start",
+        Change::Stop => "listener.stop",
+        Change::Restart => "listener.restart",
+    };
+    audit::write(app, caller, action, kind.id(), json!({})).await;
+    Ok(Json(listener(app, found(app, id)?)))
+}
+
+fn found(app: &App, id: &str) -> Result<ListenerInfo, ApiError> {
     let found = app.broker.listeners().into_iter().find(|it| it.kind.id() == id);
-    let found = found.ok_or_else(|| {
+    found.ok_or_else(|| {
         ApiError::new(StatusCode::NOT_FOUND, "BAD_LISTENER_ID", "there is no listener of this name")
-    })?;
-    Ok(Json(listener(&app, found)))
+    })
 }
 
 fn listener(app: &App, it: ListenerInfo) -> Listener {

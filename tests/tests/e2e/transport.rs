@@ -17,6 +17,10 @@ use tokio::task::JoinSet;
 
 /// Clients that connect and say nothing.
 const SILENT: usize = 5_000;
+/// Devices behind one address that come at the same moment.
+const TOGETHER: usize = 1_000;
+/// Devices behind the address of the silent ones.
+const NEIGHBOURS: usize = 100;
 
 /// Who signs certificates, in a folder with what it has signed.
 struct Authority {
@@ -234,29 +238,57 @@ async fn five_thousand_silent_connections_leave_room_for_those_who_speak() {
         silent.push(silent_from(2).await);
     }
     let mut good = JoinSet::new();
-    for number in 0..200 {
-        // Half of them sit behind the address of the silent ones.
-        let last = if number % 2 == 0 { 1 } else { 2 };
+    for number in 0..TOGETHER + NEIGHBOURS {
+        let last = if number < TOGETHER { 3 } else { 2 };
         good.spawn(async move {
+            let started = tokio::time::Instant::now();
             let stream = silent_from(last).await;
             let mut client = Client::over(stream, Version::V4).expect("a connection");
             let connect = Connect::new(Version::V4, &format!("good-{number}")).encode();
             client.send(&connect).await.expect("a connection");
             assert_eq!(client.expect(kind::CONNACK).await.body[1], 0);
             client.publish("t", b"here", 1, false).await;
-            client
+            (client, started.elapsed())
         });
     }
     let good = soon("every good device is served", good.join_all()).await;
-    assert_eq!(good.len(), 200);
+    let mut took: Vec<_> = good.iter().map(|(_, took)| *took).collect();
+    took.sort_unstable();
+    eprintln!("connect and publish beside {SILENT} silent: p50 {:?}, p99 {:?}", took[550], took[1_089]);
     until("the silent have no more than their share", PATIENCE, async || {
         let listener = muster.json("/api/v5/listeners/tcp:default").await;
         let current = listener["current_connections"].as_u64().expect("a number");
-        assert!(current >= 200, "{listener}");
-        (current <= 200 + 1_024).then_some(())
+        let good = (TOGETHER + NEIGHBOURS) as u64;
+        assert!(current >= good, "{listener}");
+        (current <= good + 1_024).then_some(())
     })
     .await;
     drop((good, silent));
+    muster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_is_stopped_takes_nobody_and_keeps_who_is_there() {
+    let home = Home::new();
+    let muster = home.start().await;
+    let mut here = Client::connect(muster.mqtt, Version::V5, "here").await;
+    let change = async |what: &str| {
+        let (status, shown) =
+            muster.send("POST", &format!("/api/v5/listeners/tcp:default/{what}"), Value::Null).await;
+        assert_eq!(status, 200, "{what}: {shown}");
+        shown["status"]["running"].clone()
+    };
+    for _ in 0..2 {
+        assert_eq!(change("stop").await, false);
+        assert!(Client::open(muster.mqtt, Version::V5).await.is_err(), "the port is still open");
+        here.publish("t", b"still here", 1, false).await;
+        for what in ["start", "start", "restart"] {
+            assert_eq!(change(what).await, true);
+        }
+        Client::connect(muster.mqtt, Version::V5, "new").await;
+    }
+    let (status, _) = muster.send("POST", "/api/v5/listeners/ssl:default/start", Value::Null).await;
+    assert_eq!(status, 404);
     muster.stop().await;
 }
 
