@@ -104,6 +104,11 @@ impl Tls {
         self.0.current.load().config.clone()
     }
 
+    /// Whether `other` is a clone of this.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// When the certificate that is served ends, in milliseconds since 1970.
     pub fn expires_at_ms(&self) -> i64 {
         self.0.current.load().expires_at_ms

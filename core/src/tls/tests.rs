@@ -1,3 +1,5 @@
+//! Files that change, break and end; what a client sees of it.
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

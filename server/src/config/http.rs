@@ -8,10 +8,8 @@ use std::time::Duration;
 use muster_core::tls::{ClientCertificates, TlsFiles};
 
 use super::Layers;
+use super::mqtt::NONE;
 use crate::error::Error;
-
-/// What stands where there is no file.
-const NONE: &str = "none";
 
 /// How operators reach us.
 #[derive(Debug, Clone)]

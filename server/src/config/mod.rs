@@ -2,7 +2,6 @@
 //! flags; the later wins. It must never know what a setting does.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,12 +9,14 @@ use muster_core::log::{COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN};
 
 mod http;
 mod layers;
+mod mqtt;
 mod settings;
 mod show;
 pub(crate) mod units;
 
 pub use http::Http;
 pub use layers::{Layers, Origin};
+pub use mqtt::Mqtt;
 pub(crate) use units::duration as parse_duration;
 pub(crate) use units::duration;
 
@@ -40,19 +41,6 @@ pub struct Config {
     pub journal: Journal,
     /// What holds for every sink.
     pub delivery: Delivery,
-}
-
-/// How devices reach us.
-#[derive(Debug, Clone)]
-pub struct Mqtt {
-    /// Where devices connect.
-    pub listen: SocketAddr,
-    /// Most connections at a time.
-    pub connections_max: usize,
-    /// Largest packet that is read.
-    pub packet_bytes_max: usize,
-    /// Whether clients that nobody knows are let in.
-    pub allow_anonymous: AllowAnonymous,
 }
 
 /// Whether clients that nobody knows are let in.
@@ -224,13 +212,7 @@ impl Config {
             rules: layers.text("rules")?.into(),
             node: layers.text("node")?.to_owned(),
             stop_timeout: layers.duration("stop_timeout")?,
-            mqtt: Mqtt {
-                listen: layers.address("mqtt.listen")?,
-                connections_max: layers.count("mqtt.connections_max")?,
-                packet_bytes_max: layers.bytes("mqtt.packet_bytes_max")?,
-                allow_anonymous: AllowAnonymous::parse(layers.text("mqtt.allow_anonymous")?)
-                    .map_err(|why| layers.wrong("mqtt.allow_anonymous", &why))?,
-            },
+            mqtt: Mqtt::from_layers(layers)?,
             http: Http::from_layers(layers)?,
             journal: Journal {
                 durability: Durability::parse(layers.text("journal.durability")?)

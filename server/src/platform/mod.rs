@@ -10,12 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_broker::{Broker, BrokerConfig, BrokerError, Environment, Wanted};
+use muster_broker::{Broker, BrokerConfig, BrokerError, Environment, ListenerConfig, ListenerKind, Wanted};
 use muster_core::clock::SharedClock;
 use muster_core::event::EventKind;
 use muster_core::journal::Journal;
 use muster_core::log::{Compress, LogConfig, LogErrorKind, OpenReport, RealDisk, Retention};
 use muster_core::registry::Registry;
+use muster_core::tls::Tls;
 use muster_sinks::SinkEnv;
 use muster_sinks::database::Databases;
 use muster_sinks::delivery::DeliveryStore;
@@ -29,7 +30,7 @@ mod sessions;
 mod stalls;
 
 use crate::access::Access;
-use crate::config::{Config, Durability};
+use crate::config::{Config, Durability, Mqtt};
 use crate::error::{Error, ErrorKind};
 use crate::pipelines::{Parts, Pipelines};
 use crate::presence::{Follower, Store};
@@ -377,6 +378,29 @@ async fn open_doors(
     }
 }
 
+/// Where devices connect, with the certificates that this needs.
+fn listeners(mqtt: &Mqtt) -> Result<Vec<ListenerConfig>, Error> {
+    // Whatever a client offers as the protocol inside is let pass: there is but one.
+    let tls = mqtt.tls.clone().map(|files| Tls::load(files, &[])).transpose();
+    let tls = tls.map_err(start("cannot use the certificate for MQTT"))?;
+    let kinds = [
+        (ListenerKind::Tcp, mqtt.listen),
+        (ListenerKind::Ssl, mqtt.tls_listen),
+        (ListenerKind::Ws, mqtt.ws_listen),
+        (ListenerKind::Wss, mqtt.wss_listen),
+    ];
+    let listener = |(kind, address): (ListenerKind, Option<SocketAddr>)| {
+        Some(ListenerConfig {
+            kind,
+            address: address?,
+            tls: tls.clone(),
+            ws_path: mqtt.ws_path.clone(),
+            proxy_protocol: mqtt.proxy_protocol,
+        })
+    };
+    Ok(kinds.into_iter().filter_map(listener).collect())
+}
+
 async fn start_broker(
     config: &Config,
     journal: &Journal,
@@ -385,8 +409,16 @@ async fn start_broker(
     clock: SharedClock,
     access: &Access,
 ) -> Result<Broker, Error> {
-    let mut broker =
-        BrokerConfig { listen: config.mqtt.listen, node: config.node.clone(), ..BrokerConfig::default() };
+    let mut broker = BrokerConfig {
+        listeners: listeners(&config.mqtt)?,
+        username_from_certificate: config.mqtt.username_from_certificate,
+        node: config.node.clone(),
+        ..BrokerConfig::default()
+    };
+    broker.limits.connect_timeout_ms =
+        u64::try_from(config.mqtt.connect_timeout.as_millis()).unwrap_or(u64::MAX);
+    broker.limits.handshakes_max = config.mqtt.handshakes_max;
+    broker.limits.handshakes_per_address_max = config.mqtt.handshakes_per_address_max;
     broker.limits.connections_max = config.mqtt.connections_max;
     broker.limits.packet_bytes_max = config.mqtt.packet_bytes_max;
     let environment = Environment {

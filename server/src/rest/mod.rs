@@ -25,6 +25,7 @@ mod guard;
 mod keys;
 mod letters;
 mod limits;
+mod listeners;
 mod log;
 mod nodes;
 mod openapi;
@@ -147,6 +148,7 @@ fn v5(http: &Http) -> OpenApiRouter<App> {
         .merge(retained::router())
         .merge(stats::router())
         .merge(nodes::router())
+        .merge(listeners::router())
         .merge(topic_metrics::router())
         .merge(prometheus::router())
 }

@@ -36,4 +36,5 @@ mod sinks;
 mod stalls;
 mod statistics;
 mod stop;
+mod transport;
 mod webhook;
