@@ -11,9 +11,9 @@ use muster_core::clock::SharedClock;
 use muster_core::event::{EventId, proto};
 use muster_core::journal::Journal;
 use muster_core::registry::Registry;
+use muster_core::tls::Tls;
 use muster_core::topic::{self, FilterIndex};
 use rand::SeedableRng as _;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,12 +21,12 @@ use crate::access::{AllowAll, Authenticator, Authorizer, Doorkeeper};
 use crate::authz::CachedAnswer;
 use crate::clients::{Clients, Facts, KickReason, ProxySubscribed};
 use crate::codec::Qos;
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, ListenerKind};
 use crate::error::BrokerError;
 use crate::groups::Groups;
 use crate::hub::{Hub, NewMessage, PublishError};
-use crate::info::{ClientInfo, RetainedInfo, SubscriptionInfo};
-use crate::listener;
+use crate::info::{ClientInfo, ListenerInfo, RetainedInfo, SubscriptionInfo};
+use crate::listener::{self, Listener, Room};
 use crate::record::Recorder;
 use crate::retained::Retained;
 use crate::router::Router;
@@ -35,6 +35,9 @@ use crate::wanted::Wanted;
 
 /// How often it is written down up to where the log needs not be read again for retained messages.
 const MARK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the files of a certificate have changed.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Links to the router beyond one a client: shared groups and what is on its way out.
 const SPARE_LINKS: usize = 4_096;
@@ -150,6 +153,7 @@ impl ClientView {
 #[derive(Clone)]
 pub struct Broker {
     hub: Arc<Hub>,
+    listeners: Arc<[Arc<Listener>]>,
     local_addr: SocketAddr,
 }
 
@@ -160,20 +164,25 @@ impl std::fmt::Debug for Broker {
 }
 
 impl Broker {
-    /// Starts the router and the listener.
+    /// Starts the router and the listeners.
     ///
     /// # Errors
-    /// The address cannot be listened on, the registry cannot be read, or the router did not start.
+    /// There is no listener, an address cannot be listened on, the registry cannot be read, or the router did not
+    /// start.
     pub async fn start(config: BrokerConfig, environment: Environment) -> Result<Self, BrokerError> {
         let Environment { journal, registry, wanted, clock, doorkeeper, authenticator, authorizer } =
             environment;
-        let address = config.listen;
         let limits = &config.limits;
         let (messages_max, bytes_max) = (limits.retained_messages_max, limits.retained_bytes_max);
         let retained = Retained::load(registry, journal.clone(), messages_max, bytes_max).await?;
-        let listening = TcpListener::bind(address).await;
-        let socket = listening.map_err(|source| BrokerError::Listen { address, source })?;
-        let local_addr = socket.local_addr().map_err(|source| BrokerError::Listen { address, source })?;
+        let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
+        for listener in &config.listeners {
+            let (listener, socket) = Listener::bind(listener, limits.packet_bytes_max)?;
+            listeners.push(Arc::new(listener));
+            sockets.push(socket);
+        }
+        let all = |listener: &Arc<Listener>| listener.info(limits.connections_max);
+        let local_addr = listeners.first().map(all).ok_or(BrokerError::NoListener)?.bind;
         let links_max = limits.connections_max.saturating_add(SPARE_LINKS);
         let router = Router::start(links_max, limits.router_filter_bytes_max).await?;
         let hub = Arc::new(Hub {
@@ -192,14 +201,20 @@ impl Broker {
             topics: std::sync::Mutex::default(),
             session_ids: AtomicU64::new(1),
             random: std::sync::Mutex::new(rand::rngs::StdRng::from_os_rng()),
+            room: Room::new(limits.handshakes_max, limits.handshakes_per_address_max),
+            sockets: listener::sockets(limits.connections_max, limits.handshakes_max),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,
         });
-        tokio::spawn(listener::run(Arc::clone(&hub), socket));
+        for (listener, socket) in listeners.iter().zip(sockets) {
+            let ListenerInfo { kind, bind, .. } = listener.info(0);
+            tracing::info!(address = %bind, listener = kind.id(), "MQTT listens");
+            listener.open(&hub, socket).await;
+        }
+        follow_certificates(&hub);
         tokio::spawn(keep_mark(Arc::clone(&hub)));
-        tracing::info!(address = %local_addr, "MQTT listens");
-        Ok(Self { hub, local_addr })
+        Ok(Self { hub, listeners: listeners.into(), local_addr })
     }
 
     /// The largest packet that a client may send, and the largest message from inside.
@@ -207,9 +222,42 @@ impl Broker {
         self.hub.config.limits.packet_bytes_max
     }
 
-    /// The address of the listener.
+    /// The address of the first listener.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Every listener, in the order in which they were given.
+    pub fn listeners(&self) -> Vec<ListenerInfo> {
+        let max = self.hub.config.limits.connections_max;
+        self.listeners.iter().map(|listener| listener.info(max)).collect()
+    }
+
+    /// Has a listener take connections again, which it does for as long as the broker runs; whether there is such a
+    /// listener.
+    ///
+    /// # Errors
+    /// Its address cannot be listened on.
+    pub async fn start_listener(&self, kind: ListenerKind) -> Result<bool, BrokerError> {
+        match self.listener(kind) {
+            Some(listener) => listener.start(&self.hub).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Has a listener take no more connections; those that it has stay. Whether there is such a listener.
+    pub async fn stop_listener(&self, kind: ListenerKind) -> bool {
+        match self.listener(kind) {
+            Some(listener) => {
+                listener.stop().await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn listener(&self, kind: ListenerKind) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|it| it.kind() == kind)
     }
 
     /// Every client with a session, in the order of identifiers.
@@ -440,6 +488,18 @@ impl Broker {
     pub async fn fatal(&self) -> BrokerError {
         self.hub.router.stopped().await;
         BrokerError::RouterStopped
+    }
+}
+
+/// Has new certificates served without a restart.
+fn follow_certificates(hub: &Arc<Hub>) {
+    let mut followed: Vec<&Tls> = Vec::new();
+    for tls in hub.config.listeners.iter().filter_map(|it| it.tls.as_ref()) {
+        if !followed.iter().any(|it| it.is_same(tls)) {
+            followed.push(tls);
+            let following = tls.clone().follow(CERTIFICATE_INTERVAL, hub.clock.clone(), hub.shutdown.clone());
+            tokio::spawn(following);
+        }
     }
 }
 

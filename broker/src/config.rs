@@ -3,13 +3,16 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use muster_core::tls::Tls;
 use serde::{Deserialize, Serialize};
 
 /// How the broker is set up.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
-    /// The address of the TCP listener; port 0 takes a free one.
-    pub listen: SocketAddr,
+    /// Where it listens; at least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// The common name in a client's certificate is its user name, whatever it says in CONNECT.
+    pub username_from_certificate: bool,
     /// The node's name in events, `name@host`.
     pub node: String,
     /// Limits.
@@ -19,9 +22,76 @@ pub struct BrokerConfig {
 impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)),
+            listeners: vec![ListenerConfig::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)))],
+            username_from_certificate: false,
             node: "muster@127.0.0.1".to_owned(),
             limits: Limits::default(),
+        }
+    }
+}
+
+/// What is spoken on a listener's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ListenerKind {
+    /// MQTT.
+    Tcp,
+    /// MQTT over TLS.
+    Ssl,
+    /// MQTT over WebSockets.
+    Ws,
+    /// MQTT over WebSockets over TLS.
+    Wss,
+}
+
+impl ListenerKind {
+    /// Its name; there is one listener of each kind.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp:default",
+            Self::Ssl => "ssl:default",
+            Self::Ws => "ws:default",
+            Self::Wss => "wss:default",
+        }
+    }
+
+    /// The part of its name before the colon.
+    pub fn name(self) -> &'static str {
+        self.id().split(':').next().unwrap_or_default()
+    }
+
+    pub(crate) fn is_secure(self) -> bool {
+        matches!(self, Self::Ssl | Self::Wss)
+    }
+
+    pub(crate) fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
+/// A listener.
+#[derive(Debug, Clone)]
+pub struct ListenerConfig {
+    /// What is spoken there.
+    pub kind: ListenerKind,
+    /// Its address; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Its certificate, where TLS is spoken.
+    pub tls: Option<Tls>,
+    /// The path of a WebSocket.
+    pub ws_path: String,
+    /// A load balancer says first who the client is.
+    pub proxy_protocol: bool,
+}
+
+impl ListenerConfig {
+    /// Plain MQTT.
+    pub fn tcp(address: SocketAddr) -> Self {
+        Self {
+            kind: ListenerKind::Tcp,
+            address,
+            tls: None,
+            ws_path: "/mqtt".to_owned(),
+            proxy_protocol: false,
         }
     }
 }
@@ -32,9 +102,12 @@ impl Default for BrokerConfig {
 pub struct Limits {
     /// Clients that are connected at a time; a further CONNECT is answered with "quota exceeded".
     pub connections_max: usize,
-    /// Connections beyond them that may be between TCP and CONNACK; a further one is closed unheard.
+    /// Connections whose CONNECT is not there yet; for a further one, the oldest is closed of the address that has the
+    /// most.
     pub handshakes_max: usize,
-    /// From the TCP connection to the whole CONNECT.
+    /// Of these, those from one address (of IPv6: one /64); for a further one, its oldest is closed.
+    pub handshakes_per_address_max: usize,
+    /// From the TCP connection to the whole CONNECT, with all that comes before it.
     pub connect_timeout_ms: u64,
     /// Largest packet from a client.
     pub packet_bytes_max: usize,
@@ -70,7 +143,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 100_000,
-            handshakes_max: 1_024,
+            handshakes_max: 4_096,
+            handshakes_per_address_max: 1_024,
             connect_timeout_ms: 10_000,
             packet_bytes_max: 1 << 20,
             clientid_bytes_max: 1_024,

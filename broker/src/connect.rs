@@ -19,7 +19,7 @@ use crate::codec::{self, CONNECT, Connect, DecodeError, Packet, Version, reason}
 use crate::frame::{FrameReader, ReadError};
 use crate::hub::Hub;
 use crate::info::ClientInfo;
-use crate::listener::{Endpoints, Socket};
+use crate::listener::{ArriveError, Endpoints, Knock, Socket};
 use crate::record::Recorder;
 use crate::session::{self, Actor, Parts, Session};
 
@@ -41,17 +41,23 @@ struct Terms {
     packet_bytes_max: usize,
 }
 
+/// What came first on a connection.
+struct First {
+    wire: Wire,
+    endpoints: Endpoints,
+    packet: Result<Connect, ReadError>,
+}
+
 /// Serves one connection from its first byte to its last.
-pub(crate) async fn serve(hub: Arc<Hub>, socket: Socket, endpoints: Endpoints) {
-    let (source, writer) = tokio::io::split(socket);
-    let mut reader = FrameReader::new(source, hub.config.limits.packet_bytes_max);
-    let first = tokio::select! {
-        () = hub.shutdown.cancelled() => return,
-        first = tokio::time::timeout(hub.config.limits.connect_timeout(), first_packet(&mut reader)) => first,
+pub(crate) async fn serve(hub: Arc<Hub>, knock: Knock) {
+    let peer = knock.peer;
+    // What comes before CONNECT is large, and given back before the session begins.
+    let Some(First { wire, endpoints, packet }) = Box::pin(listen(&hub, knock)).await else {
+        hub.counters.handshakes_failed.add(1);
+        return;
     };
-    let wire = Wire { reader, writer };
-    match first {
-        Ok(Ok(connect)) => {
+    match packet {
+        Ok(connect) => {
             hub.counters.connects.add(1);
             hub.counters.packet_received(CONNECT << 4);
             // Its answer, whatever it says.
@@ -62,9 +68,9 @@ pub(crate) async fn serve(hub: Arc<Hub>, socket: Socket, endpoints: Endpoints) {
                 session::run(parts).await;
             }
         }
-        Ok(Err(ReadError::Decode(error))) => {
+        Err(ReadError::Decode(error)) => {
             hub.counters.handshakes_failed.add(1);
-            tracing::debug!(peer = endpoints.peername, %error, "not a valid CONNECT");
+            tracing::debug!(%peer, %error, "not a valid CONNECT");
             let mut out = BytesMut::new();
             if let DecodeError::Version { level } = error {
                 let version = if level & 0x7F > 5 { Version::V5 } else { Version::V4 };
@@ -72,9 +78,43 @@ pub(crate) async fn serve(hub: Arc<Hub>, socket: Socket, endpoints: Endpoints) {
             }
             session::close(wire.reader.into_source(), wire.writer, out).await;
         }
-        // Nothing came, or not in time: there is nobody to answer to.
-        Ok(Err(ReadError::Closed | ReadError::Io(_))) | Err(_) => hub.counters.handshakes_failed.add(1),
+        // Nothing came: there is nobody to answer to.
+        Err(ReadError::Closed | ReadError::Io(_)) => hub.counters.handshakes_failed.add(1),
     }
+}
+
+/// Waits for the first packet, as long as there is time and room; none where they end.
+async fn listen(hub: &Hub, knock: Knock) -> Option<First> {
+    let Knock { listener, tcp, peer, mut slot } = knock;
+    let evicted = slot.eviction();
+    let packet_bytes_max = hub.config.limits.packet_bytes_max;
+    let first = async {
+        let (socket, endpoints) = listener.arrive(tcp, peer, &mut slot).await?;
+        let (source, writer) = tokio::io::split(socket);
+        let mut reader = FrameReader::new(source, packet_bytes_max);
+        let packet = first_packet(&mut reader).await;
+        Ok::<_, ArriveError>(First { wire: Wire { reader, writer }, endpoints, packet })
+    };
+    let first = tokio::select! {
+        () = hub.shutdown.cancelled() => return None,
+        () = evicted => None,
+        first = tokio::time::timeout(hub.config.limits.connect_timeout(), first) => Some(first),
+    };
+    match first {
+        Some(Ok(Ok(first))) => return Some(first),
+        Some(Ok(Err(error))) => {
+            tracing::debug!(%peer, error = %chain(&error), "a connection that came to nothing")
+        }
+        Some(Err(_)) => tracing::debug!(%peer, "no CONNECT in time"),
+        None => tracing::debug!(%peer, "too many connections without a CONNECT"),
+    }
+    None
+}
+
+/// What an error says, with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |it| it.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 async fn first_packet(reader: &mut FrameReader<ReadHalf<Socket>>) -> Result<Connect, ReadError> {
@@ -93,6 +133,11 @@ struct Handshake {
 
 impl Handshake {
     async fn run(mut self, wire: Wire) -> Option<Box<Parts>> {
+        if self.hub.config.username_from_certificate
+            && let Some(name) = &self.endpoints.cert_common_name
+        {
+            self.connect.username = Some(name.clone());
+        }
         let assigned = match self.check() {
             Ok(assigned) => assigned,
             Err(code) => return self.refuse(wire, code, None).await,
@@ -170,7 +215,7 @@ impl Handshake {
             peername: &self.endpoints.peername,
             listener: self.endpoints.listener,
             proto_ver: self.connect.version.level(),
-            cert_common_name: None,
+            cert_common_name: self.endpoints.cert_common_name.as_deref(),
         };
         let answer = tokio::select! {
             () = self.hub.shutdown.cancelled() => return Err(reason::SERVER_UNAVAILABLE),
@@ -255,6 +300,7 @@ impl Handshake {
             version,
             reader,
             writer,
+            is_buffered: self.endpoints.is_buffered,
             out,
             will,
             keep_alive_seconds,
@@ -270,6 +316,7 @@ impl Handshake {
             username: self.connect.username.clone(),
             address: self.address(),
             listener: self.endpoints.listener.to_owned(),
+            cert_common_name: self.endpoints.cert_common_name.clone(),
             rules: Subject::rules_of(&identity),
             identity: Arc::new(identity),
         }

@@ -16,6 +16,15 @@ pub enum BrokerError {
         /// What the system said.
         source: io::Error,
     },
+    /// TLS without a certificate.
+    #[error("the listener {listener} has no certificate")]
+    NoCertificate {
+        /// Its name.
+        listener: &'static str,
+    },
+    /// There is no listener.
+    #[error("there is no address to listen on for MQTT")]
+    NoListener,
     /// The embedded router's thread ended. Without it no subscriber is served, so that the process must stop.
     #[error("the message router stopped; restart muster (its last words are in the log above)")]
     RouterStopped,

@@ -12,6 +12,7 @@ use muster_core::journal::Journal;
 use muster_core::log::LogError;
 use muster_core::topic::FilterIndex;
 use prost::Message as _;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +22,7 @@ use crate::codec::Qos;
 use crate::config::BrokerConfig;
 use crate::envelope::{self, Envelope};
 use crate::groups::Groups;
+use crate::listener::Room;
 use crate::record::Recorder;
 use crate::retained::Retained;
 use crate::router::{Router, RouterStopped};
@@ -48,6 +50,10 @@ pub(crate) struct Hub {
     pub(crate) topics: Mutex<BTreeMap<String, usize>>,
     pub(crate) session_ids: AtomicU64,
     pub(crate) random: std::sync::Mutex<rand::rngs::StdRng>,
+    /// For connections whose CONNECT is not there yet.
+    pub(crate) room: Arc<Room>,
+    /// For all connections.
+    pub(crate) sockets: Arc<Semaphore>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }

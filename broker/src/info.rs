@@ -1,7 +1,28 @@
 //! What the broker tells others about a client and its subscriptions: plain values, copied at the time of asking.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use muster_core::event::EventId;
+
+use crate::config::ListenerKind;
+
+/// A listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerInfo {
+    /// What is spoken there.
+    pub kind: ListenerKind,
+    /// Its address, with the port that it has.
+    pub bind: SocketAddr,
+    /// The path, of a WebSocket.
+    pub path: Option<String>,
+    /// Whether it takes connections.
+    pub running: bool,
+    /// Connections that it has, with those of which nothing was heard yet.
+    pub current_connections: usize,
+    /// Most clients, on all listeners together.
+    pub max_connections: usize,
+}
 
 /// A client with a session, connected or not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

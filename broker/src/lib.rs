@@ -42,8 +42,8 @@ pub use access::{
 pub use broker::{Accepted, Broker, ClientView, Environment, PublishOutcome, PublishRequest};
 pub use clients::ProxySubscribed;
 pub use codec::Qos;
-pub use config::{BrokerConfig, Limits};
+pub use config::{BrokerConfig, Limits, ListenerConfig, ListenerKind};
 pub use error::BrokerError;
-pub use info::{ClientInfo, RetainedInfo, SubscriptionInfo};
+pub use info::{ClientInfo, ListenerInfo, RetainedInfo, SubscriptionInfo};
 pub use stats::{Counters, Stats};
 pub use wanted::Wanted;

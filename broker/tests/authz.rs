@@ -95,6 +95,7 @@ impl Case {
             username: self.username,
             address: self.address.map(|it| it.parse().expect("an address")),
             listener: self.listener,
+            cert_common_name: None,
             rules: Subject::rules_of(&identity),
             identity: Arc::new(identity),
         };
@@ -145,6 +146,7 @@ fn asks(rules: Vec<Rule>, clientid: &str, action: Action, topic: &str) -> Option
         username: None,
         address: None,
         listener: listener(),
+        cert_common_name: None,
         rules: None,
         identity: Arc::default(),
     };
@@ -180,6 +182,7 @@ fn credentials_with_a_rule_that_cannot_be_used_allow_nothing() {
         username: None,
         address: None,
         listener: listener(),
+        cert_common_name: None,
         rules: Some(set),
         identity: Arc::new(identity),
     };
@@ -244,4 +247,27 @@ proptest! {
             prop_assert!(!name.contains(['+', '#', '/']));
         }
     }
+}
+
+#[test]
+fn the_name_in_a_certificate_stands_in_topics_and_none_matches_nothing() {
+    let mut subject = Subject {
+        clientid: c1(),
+        username: None,
+        address: None,
+        listener: listener(),
+        cert_common_name: Some("pump-7".to_owned()),
+        rules: None,
+        identity: Arc::default(),
+    };
+    let set = compiled(vec![rule("plant/${cert_common_name}/#", Permission::Allow)]);
+    let action = Action::Publish { qos: Qos::AtMostOnce, retain: false };
+    let mut permission = |name: Option<&str>, topic: &str| {
+        subject.cert_common_name = name.map(str::to_owned);
+        set.decide(&Request { subject: &subject, action, topic })
+    };
+    assert_eq!(permission(Some("pump-7"), "plant/pump-7/t"), Some(Permission::Allow));
+    assert_eq!(permission(Some("pump-8"), "plant/pump-7/t"), None);
+    assert_eq!(permission(Some("+"), "plant/pump-7/t"), None);
+    assert_eq!(permission(None, "plant//t"), None);
 }

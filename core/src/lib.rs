@@ -1,10 +1,11 @@
-//! What all of Muster stands on: events and their log, values and rows, topic filters, the registry (embedded SQLite)
-//! and the clock. It knows no MQTT packet, no HTTP, no rule and no sink.
+//! What all of Muster stands on: events and their log, values and rows, topic filters, the registry (embedded SQLite),
+//! certificates for whoever listens, and the clock. It knows no MQTT packet, no HTTP, no rule and no sink.
 
 pub mod clock;
 pub mod event;
 pub mod journal;
 pub mod log;
 pub mod registry;
+pub mod tls;
 pub mod topic;
 pub mod value;

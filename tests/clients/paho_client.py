@@ -30,10 +30,15 @@ def make(options):
         client_id=options["clientid"],
         protocol=mqtt.MQTTv5 if v5 else mqtt.MQTTv311,
         reconnect_on_failure=False,
+        transport=options.get("transport", "tcp"),
         **arguments,
     )
     if "username" in options:
         client.username_pw_set(options["username"], options.get("password"))
+    if "path" in options:
+        client.ws_set_options(path=options["path"])
+    if "ca" in options:
+        client.tls_set(ca_certs=options["ca"], certfile=options.get("cert"), keyfile=options.get("key"))
     if "will" in options:
         will = options["will"]
         client.will_set(will["topic"], will["payload"], will.get("qos", 0), will.get("retain", False))

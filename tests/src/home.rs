@@ -53,6 +53,11 @@ impl Home {
         self.path().join("rules")
     }
 
+    /// Writes `muster.toml`, which is read at the next start.
+    pub fn configure(&self, text: &str) {
+        std::fs::write(self.path().join("muster.toml"), text).expect("a file");
+    }
+
     /// Writes a rule file the way a careful editor does: whole, by renaming.
     pub fn write_rules(&self, name: &str, text: &str) {
         let draft = self.path().join(name).with_extension("draft");

@@ -125,7 +125,8 @@ impl Connect {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// The packet.
+    pub fn encode(&self) -> Vec<u8> {
         let mut flags = u8::from(self.clean) << 1;
         if let Some((_, _, qos, retain)) = &self.will {
             flags |= 0b100 | qos << 3 | u8::from(*retain) << 5;
@@ -200,7 +201,11 @@ pub struct Client {
 impl Client {
     /// Opens the connection and says nothing.
     pub async fn open(broker: SocketAddr, version: Version) -> io::Result<Self> {
-        let stream = TcpStream::connect(broker).await?;
+        Self::over(TcpStream::connect(broker).await?, version)
+    }
+
+    /// The same over a connection that is there.
+    pub fn over(stream: TcpStream, version: Version) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self { version, stream, read: BytesMut::with_capacity(4096), next_id: 1 })
     }

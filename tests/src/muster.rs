@@ -38,7 +38,7 @@ pub fn binary() -> PathBuf {
 pub struct Muster {
     child: Child,
     output: Arc<Mutex<Vec<String>>>,
-    /// Where devices connect.
+    /// Where devices connect by plain TCP; `0.0.0.0:0` where they cannot.
     pub mqtt: SocketAddr,
     /// Where REST is served.
     pub http: SocketAddr,
@@ -55,8 +55,10 @@ impl Muster {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut muster = Self { child, output, mqtt: unknown, http: unknown };
         until("muster prints where it listens", PATIENCE, async || {
-            muster.mqtt = muster.find("mqtt listening on mqtt://")?;
-            muster.http = muster.find("http listening on http://")?;
+            let http = muster.find("http listening on http://");
+            muster.http = http.or_else(|| muster.find("http listening on https://"))?;
+            // Said before it, unless devices connect in other ways alone.
+            muster.mqtt = muster.find("mqtt listening on mqtt://").unwrap_or(unknown);
             Some(())
         })
         .await;
@@ -71,6 +73,15 @@ impl Muster {
         let rest = output.iter().find_map(|line| line.split_once(prefix))?.1.to_owned();
         let end = rest.find(|c: char| !(c.is_ascii_digit() || ".:[]".contains(c))).unwrap_or(rest.len());
         Some(rest[..end].parse().unwrap_or_else(|_| panic!("no address: {rest}")))
+    }
+
+    /// Where devices connect by another way: `mqtts`, `ws` or `wss`.
+    ///
+    /// # Panics
+    /// When it does not listen there.
+    pub fn at(&mut self, scheme: &str) -> SocketAddr {
+        let prefix = format!("mqtt listening on {scheme}://");
+        self.find(&prefix).unwrap_or_else(|| panic!("no {scheme}:\n{}", self.output().join("\n")))
     }
 
     /// All lines that it has printed, on either stream.
@@ -119,11 +130,26 @@ impl Muster {
         self.child.try_wait().expect("its state").is_none()
     }
 
+    /// How many files, sockets among them, it has open.
+    pub fn open_files(&self) -> usize {
+        let id = self.child.id().expect("it runs");
+        std::fs::read_dir(format!("/proc/{id}/fd")).expect("the system says so").count()
+    }
+
     /// How much memory it has, in bytes.
     pub fn memory_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that it has had, in bytes.
+    pub fn memory_bytes_max(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
         let id = self.child.id().expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the system says so");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its size");
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("its size");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kib * 1024
     }

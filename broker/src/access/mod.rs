@@ -154,6 +154,8 @@ pub struct Subject {
     pub address: Option<IpAddr>,
     /// The listener's name, e.g. `tcp:default`.
     pub listener: String,
+    /// The common name in the client's certificate, if it showed one that the listener trusts.
+    pub cert_common_name: Option<String>,
     /// What authentication found.
     pub identity: Arc<Identity>,
     /// The identity's rules, ready to be asked; none where there are none.

@@ -22,7 +22,9 @@ pub enum RuleError {
     #[error("`topic` is a topic filter, or `eq ` with a topic behind it")]
     Topic,
     /// Something else between `${` and `}`.
-    #[error("in `topic`, only ${{clientid}}, ${{username}} and ${{client_attrs.NAME}} can be filled in")]
+    #[error(
+        "in `topic`, only ${{clientid}}, ${{username}}, ${{cert_common_name}} and ${{client_attrs.NAME}} can be filled in"
+    )]
     Placeholder,
     /// Beyond 2.
     #[error("`qos` holds 0, 1 and 2, each at most once")]

@@ -32,6 +32,7 @@ enum Piece {
     Literal(Box<str>),
     Clientid,
     Username,
+    CertCommonName,
     Attr(Box<str>),
 }
 
@@ -102,6 +103,7 @@ fn pieces(written: &str) -> Result<Box<[Piece]>, RuleError> {
         found.push(match name {
             "clientid" => Piece::Clientid,
             "username" => Piece::Username,
+            "cert_common_name" => Piece::CertCommonName,
             _ => match name.strip_prefix("client_attrs.") {
                 Some(attr) if !attr.is_empty() => Piece::Attr(attr.into()),
                 _ => return Err(RuleError::Placeholder),
@@ -122,6 +124,7 @@ impl Piece {
             Self::Literal(text) => return Some(text),
             Self::Clientid => Some(subject.clientid.as_str()),
             Self::Username => subject.username.as_deref(),
+            Self::CertCommonName => subject.cert_common_name.as_deref(),
             Self::Attr(name) => subject.identity.attrs.get(&**name).map(String::as_str),
         };
         value.filter(|value| !value.is_empty())

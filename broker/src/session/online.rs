@@ -40,6 +40,10 @@ pub(crate) struct Connection {
     pub(crate) version: Version,
     pub(crate) reader: FrameReader<ReadHalf<Socket>>,
     pub(crate) writer: WriteHalf<Socket>,
+    /// What is written may wait in the socket until it is flushed.
+    is_buffered: bool,
+    /// Something may wait there now.
+    is_unflushed: bool,
     /// Packets that are not written yet.
     pub(crate) out: BytesMut,
     /// The client takes nothing any more. What it said before it went, a goodbye perhaps, is still read.
@@ -63,6 +67,7 @@ pub(crate) struct Parts {
     pub(crate) version: Version,
     pub(crate) reader: FrameReader<ReadHalf<Socket>>,
     pub(crate) writer: WriteHalf<Socket>,
+    pub(crate) is_buffered: bool,
     pub(crate) out: BytesMut,
     pub(crate) will: Option<Will>,
     pub(crate) keep_alive_seconds: u16,
@@ -126,6 +131,8 @@ impl Connection {
             version,
             reader,
             writer,
+            is_buffered: parts.is_buffered,
+            is_unflushed: false,
             out,
             is_deaf: false,
             will,
@@ -192,6 +199,7 @@ impl Connection {
         // A client that does not take its answers is not asked for more.
         let may_read =
             !self.is_window_full() && self.out.len() < self.actor.hub.config.limits.write_bytes_max;
+        let must_write = self.is_unflushed || !self.out.is_empty();
         let Self { actor, reader, writer, out, pending_acks, .. } = self;
         let Actor { control, session, hub, .. } = actor;
         let Session { link, group_messages, .. } = &mut **session;
@@ -200,7 +208,7 @@ impl Connection {
             incoming = Session::next_incoming(link) => Step::Incoming(incoming),
             Some(message) = Session::next_group_message(group_messages) => Step::Group(message),
             durable = first_durable(&hub.journal, pending_acks) => Step::Durable(durable),
-            written = writer.write_buf(out), if !out.is_empty() => Step::Written(written),
+            written = write(writer, out), if must_write => Step::Written(written),
             control = control.recv() => Step::Control(control),
             () = until(silence) => Step::Silence,
             () = until(expiry) => Step::Expiry,
@@ -262,11 +270,17 @@ impl Connection {
     }
 
     fn on_written(&mut self, written: std::io::Result<usize>) {
+        if self.out.is_empty() && matches!(written, Ok(0)) {
+            self.is_unflushed = false;
+            return;
+        }
         let Ok(count @ 1..) = written else {
             // The end is found by reading.
             self.is_deaf = true;
+            self.is_unflushed = false;
             return;
         };
+        self.is_unflushed = self.is_buffered;
         self.actor.hub.counters.bytes_sent.add(count as u64);
         self.actor.facts.bytes_sent.add(count as u64);
         if self.out.is_empty() {
@@ -497,6 +511,11 @@ impl Connection {
 fn silence_max(keep_alive_seconds: u16) -> Option<Duration> {
     let max = Duration::from_millis(u64::from(keep_alive_seconds) * 1_500);
     (!max.is_zero()).then_some(max)
+}
+
+/// Writes some of what is there, or has what was written leave the socket where nothing is.
+async fn write(writer: &mut WriteHalf<Socket>, out: &mut BytesMut) -> std::io::Result<usize> {
+    if out.is_empty() { writer.flush().await.map(|()| 0) } else { writer.write_buf(out).await }
 }
 
 async fn until(silence: Option<&mut Pin<Box<Sleep>>>) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use muster_broker::{Broker, BrokerConfig, Environment, Limits, Wanted};
+use muster_broker::{Broker, BrokerConfig, Environment, Limits, ListenerConfig, Wanted};
 use muster_core::clock::SystemClock;
 use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::journal::Journal;
@@ -50,14 +50,27 @@ impl Harness {
         limits: Limits,
         change: impl FnOnce(&mut Environment),
     ) -> Self {
+        let config = BrokerConfig {
+            listeners: vec![ListenerConfig::tcp(([127, 0, 0, 1], 0).into())],
+            limits,
+            ..BrokerConfig::default()
+        };
+        Self::with_config(dir, disk, config, change).await
+    }
+
+    pub async fn with_config(
+        dir: Arc<tempfile::TempDir>,
+        disk: Arc<dyn Disk>,
+        config: BrokerConfig,
+        change: impl FnOnce(&mut Environment),
+    ) -> Self {
         let clock = SystemClock::shared();
-        let config = LogConfig::new(dir.path().join("log"));
-        let (journal, _) = Journal::open(config, disk, clock.clone()).unwrap();
+        let log = LogConfig::new(dir.path().join("log"));
+        let (journal, _) = Journal::open(log, disk, clock.clone()).unwrap();
         let registry = Registry::open(&dir.path().join("registry.db")).unwrap();
         let wanted = Wanted::none();
         let mut environment = Environment::open(journal.clone(), registry, wanted.clone(), clock);
         change(&mut environment);
-        let config = BrokerConfig { listen: ([127, 0, 0, 1], 0).into(), limits, ..BrokerConfig::default() };
         let broker = Broker::start(config, environment).await.unwrap();
         Self { broker, journal, wanted, dir }
     }

@@ -23,8 +23,8 @@ pub use authz::{
 pub use bans::{Ban, BanError, BanKind, Bans};
 pub use collection::Collection;
 pub use keys::{
-    Caller, Denied, KeyRecord, Keys, Means, NewKey, Noted, Outbox, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN,
-    Password, PersonRecord, Role, Secret, Stored, is_name, read_local,
+    Caller, Denied, KeyRecord, Keys, LocalAccess, LocalTls, Means, NewKey, Noted, Outbox, PASSWORD_BYTES_MAX,
+    PASSWORD_BYTES_MIN, Password, PersonRecord, Role, Secret, Stored, is_name, read_local,
 };
 
 use crate::config::Config;

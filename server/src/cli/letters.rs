@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use muster_sinks::delivery::{DeadLetter, DeliveryStore, LetterFilter, StoreError};
 use serde_json::{Value, json};
 
-use super::client::Client;
+use super::client::Reach;
 use super::{ConfigArgs, failed_output, time};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
@@ -48,7 +48,7 @@ pub(super) enum Command {
         #[arg(long)]
         all: bool,
         #[command(flatten)]
-        config: ConfigArgs,
+        reach: Reach,
     },
     /// Throw them away; the books count them as dead all the same.
     Discard {
@@ -119,9 +119,9 @@ pub(super) fn run(command: Command) -> Result<(), Error> {
     match command {
         Command::List { which, limit, json, config } => list(&config.load()?, which.filter(), limit, json),
         Command::Show { id, config } => show(&config.load()?, id),
-        Command::Replay { which, all, config } => {
+        Command::Replay { which, all, reach } => {
             let filter = which.meant(all)?;
-            replay(&config.load()?, filter)
+            replay(&reach, filter)
         }
         Command::Discard { which, all, config } => {
             let filter = which.meant(all)?;
@@ -237,9 +237,9 @@ fn show(config: &Config, id: i64) -> Result<(), Error> {
 }
 
 /// A request at a time, so that each ends within its time and what was done by then is known.
-fn replay(config: &Config, filter: LetterFilter) -> Result<(), Error> {
-    let total = block_on(store(config)?.count_letters(filter.clone()))?;
-    let client = Client::new(config)?;
+fn replay(reach: &Reach, filter: LetterFilter) -> Result<(), Error> {
+    let total = block_on(store(&reach.load()?)?.count_letters(filter.clone()))?;
+    let client = reach.client()?;
     let bar = if io::stderr().is_terminal() { ProgressBar::new(total) } else { ProgressBar::hidden() };
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

@@ -23,6 +23,7 @@ mod rules;
 mod run;
 mod salvage;
 mod sinks;
+mod trust;
 mod user;
 
 /// Read when it is there and no other file is named.

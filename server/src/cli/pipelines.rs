@@ -6,8 +6,8 @@ use std::io::{self, Write as _};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::client::Client;
-use super::{ConfigArgs, failed_output};
+use super::client::Reach;
+use super::failed_output;
 use crate::error::Error;
 
 /// Pipelines that are asked for at once.
@@ -24,21 +24,21 @@ pub(super) enum Command {
         #[arg(long)]
         lanes: bool,
         #[command(flatten)]
-        config: ConfigArgs,
+        reach: Reach,
     },
     /// Halt delivery until it is resumed, also over a restart; what comes meanwhile waits in the log.
     Pause {
         #[command(flatten)]
         which: Which,
         #[command(flatten)]
-        config: ConfigArgs,
+        reach: Reach,
     },
     /// Go on: after a pause, after an error that halted delivery, or at once instead of after the wait.
     Resume {
         #[command(flatten)]
         which: Which,
         #[command(flatten)]
-        config: ConfigArgs,
+        reach: Reach,
     },
     /// Go on from another place in the log. Rows that are delivered again keep their ids.
     Reset {
@@ -48,7 +48,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "PLACE")]
         to: String,
         #[command(flatten)]
-        config: ConfigArgs,
+        reach: Reach,
     },
 }
 
@@ -68,27 +68,27 @@ pub(super) struct Which {
 
 pub(super) fn run(command: Command) -> Result<(), Error> {
     match command {
-        Command::List { json, lanes, config } => {
+        Command::List { json, lanes, reach } => {
             let path = format!("/api/v1/pipelines?limit={PAGE}&lanes={lanes}");
-            let answer = Client::new(&config.load()?)?.get(&path)?;
+            let answer = reach.client()?.get(&path)?;
             if json {
                 return writeln!(io::stdout(), "{answer}").or_else(failed_output);
             }
             table(&answer)
         }
-        Command::Pause { which, config } => order(&config, "pause", &which, None),
-        Command::Resume { which, config } => order(&config, "resume", &which, None),
-        Command::Reset { which, to, config } => order(&config, "reset", &which, Some(&to)),
+        Command::Pause { which, reach } => order(&reach, "pause", &which, None),
+        Command::Resume { which, reach } => order(&reach, "resume", &which, None),
+        Command::Reset { which, to, reach } => order(&reach, "reset", &which, Some(&to)),
     }
 }
 
-fn order(config: &ConfigArgs, order: &str, which: &Which, to: Option<&str>) -> Result<(), Error> {
+fn order(reach: &Reach, order: &str, which: &Which, to: Option<&str>) -> Result<(), Error> {
     let Which { rule, sink, target } = which;
     let named =
         [("rule", Some(rule.as_str())), ("sink", sink.as_deref()), ("target", target.as_deref()), ("to", to)];
     let given = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?))));
     let body = Value::Object(given.collect::<Map<_, _>>());
-    table(&Client::new(&config.load()?)?.post(&format!("/api/v1/pipelines/{order}"), &body)?)
+    table(&reach.client()?.post(&format!("/api/v1/pipelines/{order}"), &body)?)
 }
 
 fn table(answer: &Value) -> Result<(), Error> {

@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use super::client::Client;
-use super::{ConfigArgs, failed_output};
+use super::client::{Client, Reach};
+use super::failed_output;
 use crate::error::{Error, ErrorKind};
 
 /// How often a replay that is watched is asked how it is doing.
@@ -51,7 +51,7 @@ pub(super) struct ReplayArgs {
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     wait: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    reach: Reach,
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,26 +62,26 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        config: ConfigArgs,
+        reach: Reach,
     },
     /// Watch one to its end.
     Follow {
         /// Its number.
         id: i64,
         #[command(flatten)]
-        config: ConfigArgs,
+        reach: Reach,
     },
     /// End one that is under way, or forget one that has ended. What was delivered stays.
     Cancel {
         /// Its number.
         id: i64,
         #[command(flatten)]
-        config: ConfigArgs,
+        reach: Reach,
     },
 }
 
 pub(super) fn replay(args: &ReplayArgs) -> Result<(), Error> {
-    let client = Client::new(&args.config.load()?)?;
+    let client = args.reach.client()?;
     let mut body = Map::new();
     let texts = [("rule", Some(&args.rule)), ("into", args.into.as_ref()), ("from", Some(&args.from))];
     for (name, text) in texts.into_iter().chain([("to", Some(&args.to))]) {
@@ -101,14 +101,12 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), Error> {
 
 pub(super) fn run(command: Command) -> Result<(), Error> {
     match command {
-        Command::List { json, config } => {
-            let answer = Client::new(&config.load()?)?.get("/api/v1/replays")?;
+        Command::List { json, reach } => {
+            let answer = reach.client()?.get("/api/v1/replays")?;
             if json { writeln!(io::stdout(), "{answer}").or_else(failed_output) } else { table(&answer) }
         }
-        Command::Follow { id, config } => follow(&Client::new(&config.load()?)?, id),
-        Command::Cancel { id, config } => {
-            Client::new(&config.load()?)?.delete(&format!("/api/v1/replays/{id}")).map(drop)
-        }
+        Command::Follow { id, reach } => follow(&reach.client()?, id),
+        Command::Cancel { id, reach } => reach.client()?.delete(&format!("/api/v1/replays/{id}")).map(drop),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use super::mqtt::NONE;
 use super::settings::{self, SETTINGS, Setting};
 use super::{config_error, units};
 use crate::error::{Error, ErrorKind};
@@ -155,6 +156,10 @@ impl Layers {
         self.text(key)?.parse().map_err(|_| self.wrong(key, "is no whole number above 0"))
     }
 
+    pub(super) fn address_or_none(&self, key: &str) -> Result<Option<SocketAddr>, Error> {
+        if self.text(key)? == NONE { Ok(None) } else { self.address(key).map(Some) }
+    }
+
     pub(super) fn address(&self, key: &str) -> Result<SocketAddr, Error> {
         self.text(key)?.parse().map_err(|_| self.wrong(key, "is no address"))
     }
@@ -275,7 +280,7 @@ mod tests {
             ("zzzzzzzz = 1", "muster.toml:1: unknown key `zzzzzzzz`; `muster config show` lists all keys"),
             (
                 "[mqtt]\nlisten = 1883",
-                "muster.toml:2: `mqtt.listen`: `1883` is no address; write for example 127.0.0.1:1883 or [::1]:1883",
+                "muster.toml:2: `mqtt.listen`: `1883` is no address; write for example 127.0.0.1:1883 or [::1]:1883, or none",
             ),
             ("data = []", "muster.toml:1: `data` takes a text or a number, not a list or a date"),
             (

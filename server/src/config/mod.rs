@@ -2,18 +2,21 @@
 //! flags; the later wins. It must never know what a setting does.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use muster_core::log::{COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN};
 
+mod http;
 mod layers;
+mod mqtt;
 mod settings;
 mod show;
 pub(crate) mod units;
 
+pub use http::Http;
 pub use layers::{Layers, Origin};
+pub use mqtt::Mqtt;
 pub(crate) use units::duration as parse_duration;
 pub(crate) use units::duration;
 
@@ -40,19 +43,6 @@ pub struct Config {
     pub delivery: Delivery,
 }
 
-/// How devices reach us.
-#[derive(Debug, Clone)]
-pub struct Mqtt {
-    /// Where devices connect.
-    pub listen: SocketAddr,
-    /// Most connections at a time.
-    pub connections_max: usize,
-    /// Largest packet that is read.
-    pub packet_bytes_max: usize,
-    /// Whether clients that nobody knows are let in.
-    pub allow_anonymous: AllowAnonymous,
-}
-
 /// Whether clients that nobody knows are let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllowAnonymous {
@@ -73,19 +63,6 @@ impl AllowAnonymous {
             _ => Err(format!("`{text}` is none of auto, true, false")),
         }
     }
-}
-
-/// How operators reach us.
-#[derive(Debug, Clone)]
-pub struct Http {
-    /// Where REST and metrics are served.
-    pub listen: SocketAddr,
-    /// Largest request body.
-    pub body_bytes_max: usize,
-    /// Largest body of a request with many messages.
-    pub bulk_body_bytes_max: usize,
-    /// Longest time for one request.
-    pub request_timeout: Duration,
 }
 
 /// How the event log writes.
@@ -235,19 +212,8 @@ impl Config {
             rules: layers.text("rules")?.into(),
             node: layers.text("node")?.to_owned(),
             stop_timeout: layers.duration("stop_timeout")?,
-            mqtt: Mqtt {
-                listen: layers.address("mqtt.listen")?,
-                connections_max: layers.count("mqtt.connections_max")?,
-                packet_bytes_max: layers.bytes("mqtt.packet_bytes_max")?,
-                allow_anonymous: AllowAnonymous::parse(layers.text("mqtt.allow_anonymous")?)
-                    .map_err(|why| layers.wrong("mqtt.allow_anonymous", &why))?,
-            },
-            http: Http {
-                listen: layers.address("http.listen")?,
-                body_bytes_max: layers.bytes("http.body_bytes_max")?,
-                bulk_body_bytes_max: layers.bytes("http.bulk_body_bytes_max")?,
-                request_timeout: layers.duration("http.request_timeout")?,
-            },
+            mqtt: Mqtt::from_layers(layers)?,
+            http: Http::from_layers(layers)?,
             journal: Journal {
                 durability: Durability::parse(layers.text("journal.durability")?)
                     .map_err(|why| layers.wrong("journal.durability", &why))?,

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use super::mqtt::NONE;
 use super::{AllowAnonymous, Compress, Durability, WhenFull, units};
 
 /// A setting that an operator can give.
@@ -26,6 +27,16 @@ pub(super) enum Kind {
     Text,
     Path,
     Address,
+    /// An address, or `none`.
+    AddressOrNone,
+    /// `true` or `false`.
+    Flag,
+    /// The path of a URL.
+    UrlPath,
+    /// `none`, `optional` or `required`.
+    ClientCertificates,
+    /// `none` or `cn`.
+    UsernameFrom,
     Duration,
     Size,
     Count,
@@ -51,6 +62,13 @@ impl Kind {
             Self::Address => text.parse::<SocketAddr>().map(drop).map_err(|_| {
                 format!("`{text}` is no address; write for example 127.0.0.1:1883 or [::1]:1883")
             }),
+            Self::AddressOrNone if text == NONE => Ok(()),
+            Self::AddressOrNone => Self::Address.check(text).map_err(|why| format!("{why}, or none")),
+            Self::Flag => one_of(text, &["false", "true"]),
+            Self::UrlPath if text.starts_with('/') && !text.contains(['?', '#', ' ']) => Ok(()),
+            Self::UrlPath => Err(format!("`{text}` is no path of a URL; it begins with /")),
+            Self::ClientCertificates => one_of(text, &[NONE, "optional", "required"]),
+            Self::UsernameFrom => one_of(text, &[NONE, "cn"]),
             Self::Duration => units::duration(text).map(drop),
             Self::Size => units::size(text).map(drop),
             Self::Count => match text.parse::<u64>() {
@@ -68,6 +86,10 @@ impl Kind {
     }
 }
 
+fn one_of(text: &str, words: &[&str]) -> Result<(), String> {
+    if words.contains(&text) { Ok(()) } else { Err(format!("`{text}` is none of {}", words.join(", "))) }
+}
+
 const fn setting(key: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Setting {
     Setting { key, default, kind, secret: false, help }
 }
@@ -83,7 +105,88 @@ pub(super) const SETTINGS: &[Setting] = &[
         "4s",
         "longest orderly stop; what is not done by then is done after the restart",
     ),
-    setting("mqtt.listen", Kind::Address, "127.0.0.1:1883", "where devices connect; port 0 takes a free one"),
+    setting(
+        "mqtt.listen",
+        Kind::AddressOrNone,
+        "127.0.0.1:1883",
+        "where devices connect; port 0 takes a free one; none: only by one of the following",
+    ),
+    setting(
+        "mqtt.tls_listen",
+        Kind::AddressOrNone,
+        "none",
+        "where devices connect by TLS, e.g. 0.0.0.0:8883",
+    ),
+    setting(
+        "mqtt.ws_listen",
+        Kind::AddressOrNone,
+        "none",
+        "where devices connect by WebSocket, e.g. 0.0.0.0:8083",
+    ),
+    setting(
+        "mqtt.wss_listen",
+        Kind::AddressOrNone,
+        "none",
+        "where devices connect by WebSocket over TLS, e.g. 0.0.0.0:8084",
+    ),
+    setting("mqtt.ws_path", Kind::UrlPath, "/mqtt", "the path of WebSockets; any other is answered with 404"),
+    setting(
+        "mqtt.tls_certificates",
+        Kind::Path,
+        "none",
+        "file with our certificate and those up to its authority, in PEM; read again when it changes",
+    ),
+    setting(
+        "mqtt.tls_key",
+        Kind::Path,
+        "none",
+        "file with the key of the certificate, in PEM, without a password",
+    ),
+    setting(
+        "mqtt.tls_client_ca",
+        Kind::Path,
+        "none",
+        "file with the certificates of those who sign the certificates of devices, in PEM",
+    ),
+    setting(
+        "mqtt.tls_client_certificates",
+        Kind::ClientCertificates,
+        "none",
+        "whether devices are asked for a certificate by TLS: none, optional, required",
+    ),
+    setting(
+        "mqtt.username_from_certificate",
+        Kind::UsernameFrom,
+        "none",
+        "cn: the common name in a device's certificate is its user name, whatever it says itself; none: only what it \
+         says counts",
+    ),
+    setting(
+        "mqtt.proxy_protocol",
+        Kind::Flag,
+        "false",
+        "true: every connection begins with a header of the PROXY protocol (version 1 or 2), as a load balancer sends \
+         it; whoever sends none is not heard",
+    ),
+    setting(
+        "mqtt.connect_timeout",
+        Kind::Duration,
+        "10s",
+        "longest time from the connection to the whole CONNECT, TLS and WebSocket included",
+    ),
+    setting(
+        "mqtt.handshakes_max",
+        Kind::Count,
+        "4096",
+        "most connections whose CONNECT is not there yet; for a further one the oldest goes, of the address that has \
+         the most",
+    ),
+    setting(
+        "mqtt.handshakes_per_address_max",
+        Kind::Count,
+        "1024",
+        "most of these from one address (of IPv6: from one /64); for a further one its oldest goes",
+    ),
     setting("mqtt.connections_max", Kind::Count, "10000", "most connections at a time"),
     setting("mqtt.packet_bytes_max", Kind::Size, "1MiB", "largest MQTT packet that is read"),
     setting(
@@ -99,6 +202,27 @@ pub(super) const SETTINGS: &[Setting] = &[
         "127.0.0.1:18083",
         "where REST and metrics are served; without an API key only requests of this machine are answered",
     ),
+    setting(
+        "http.tls_certificates",
+        Kind::Path,
+        "none",
+        "file with our certificate and those up to its authority, in PEM; with it http.listen speaks HTTPS and nothing \
+         else; read again when it changes",
+    ),
+    setting(
+        "http.tls_key",
+        Kind::Path,
+        "none",
+        "file with the key of the certificate, in PEM, without a password",
+    ),
+    setting("http.connections_max", Kind::Count, "1024", "most connections to REST at a time"),
+    setting(
+        "http.connections_per_address_max",
+        Kind::Count,
+        "256",
+        "most connections of one address (of one /64 of IPv6); where there are more, the one that has waited longest \
+         without a request is closed",
+    ),
     setting("http.body_bytes_max", Kind::Size, "1MiB", "largest request body"),
     setting(
         "http.bulk_body_bytes_max",
@@ -106,7 +230,19 @@ pub(super) const SETTINGS: &[Setting] = &[
         "64MiB",
         "largest body of a request with many messages (/publish/bulk)",
     ),
-    setting("http.request_timeout", Kind::Duration, "10s", "longest time for one request"),
+    setting(
+        "http.header_timeout",
+        Kind::Duration,
+        "10s",
+        "longest time for TLS to agree, and then for the head of a request to arrive",
+    ),
+    setting("http.idle_timeout", Kind::Duration, "60s", "longest time between two requests of a connection"),
+    setting(
+        "http.request_timeout",
+        Kind::Duration,
+        "10s",
+        "longest time for one request, with the arrival of its body",
+    ),
     setting(
         "journal.durability",
         Kind::Durability,

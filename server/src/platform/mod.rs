@@ -10,12 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_broker::{Broker, BrokerConfig, BrokerError, Environment, Wanted};
+use muster_broker::{Broker, BrokerConfig, BrokerError, Environment, ListenerConfig, ListenerKind, Wanted};
 use muster_core::clock::SharedClock;
 use muster_core::event::EventKind;
 use muster_core::journal::Journal;
 use muster_core::log::{Compress, LogConfig, LogErrorKind, OpenReport, RealDisk, Retention};
 use muster_core::registry::Registry;
+use muster_core::tls::Tls;
 use muster_sinks::SinkEnv;
 use muster_sinks::database::Databases;
 use muster_sinks::delivery::DeliveryStore;
@@ -29,7 +30,7 @@ mod sessions;
 mod stalls;
 
 use crate::access::Access;
-use crate::config::{Config, Durability};
+use crate::config::{Config, Durability, Mqtt};
 use crate::error::{Error, ErrorKind};
 use crate::pipelines::{Parts, Pipelines};
 use crate::presence::{Follower, Store};
@@ -41,6 +42,12 @@ use keep::Keeper;
 
 /// The database that users query.
 pub const DATABASE: &str = "muster.db";
+
+/// How long a start waits for the end of a process that has the event log.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+/// How often it looks.
+const LOCK_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How much of `cap` is used.
 pub fn percent(bytes: u64, cap: u64) -> u64 {
@@ -73,7 +80,7 @@ impl Platform {
         let data = &config.data;
         std::fs::create_dir_all(data)
             .map_err(start(format!("cannot make the data directory {}", data.display())))?;
-        let journal = open_journal(&config, clock.clone())?;
+        let journal = open_journal(&config, clock.clone()).await?;
         let follower = settle_the_past(&config, &journal, &clock).await?;
         let alarms =
             follower.store().alarms().map_err(start("cannot read which alarms are on".to_owned()))?;
@@ -164,6 +171,11 @@ impl Platform {
         self.rest.address()
     }
 
+    /// Where REST is served, as the beginning of a URL.
+    pub fn http_url(&self) -> String {
+        format!("{}://{}", self.rest.scheme(), self.rest.address())
+    }
+
     /// The broker.
     pub fn broker(&self) -> &Broker {
         &self.broker
@@ -248,7 +260,9 @@ where
     move |error| Error::because(ErrorKind::Start, what, error)
 }
 
-fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
+/// Opens the log. A process that was killed may still be on its way out when the next one starts, so that its lock is
+/// waited for.
+async fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
     let mut log = LogConfig::new(config.data.join("log"));
     log.segment_bytes_max = config.journal.segment_bytes_max;
     log.queue_bytes_max = config.journal.queue_bytes_max;
@@ -263,8 +277,22 @@ fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
         Durability::Os => muster_core::log::Durability::Os,
     };
     let dir = log.dir.clone();
-    let (journal, report) = Journal::open(log, RealDisk::shared(), clock)
-        .map_err(start(format!("cannot open the event log in {}", dir.display())))?;
+    let until = tokio::time::Instant::now() + LOCK_WAIT;
+    let mut waits = false;
+    let (journal, report) = loop {
+        match Journal::open(log.clone(), RealDisk::shared(), clock.clone()) {
+            Err(error) if error.kind() == LogErrorKind::Locked && tokio::time::Instant::now() < until => {
+                if !std::mem::replace(&mut waits, true) {
+                    info!(wait = ?LOCK_WAIT, "another process has the event log; waiting for its end");
+                }
+                tokio::time::sleep(LOCK_LOOK_EVERY).await;
+            }
+            opened => {
+                let what = format!("cannot open the event log in {}", dir.display());
+                break opened.map_err(start(what))?;
+            }
+        }
+    };
     tell(&dir, &report, config.journal.durability);
     Ok(journal)
 }
@@ -350,6 +378,29 @@ async fn open_doors(
     }
 }
 
+/// Where devices connect, with the certificates that this needs.
+fn listeners(mqtt: &Mqtt) -> Result<Vec<ListenerConfig>, Error> {
+    // Whatever a client offers as the protocol inside is let pass: there is but one.
+    let tls = mqtt.tls.clone().map(|files| Tls::load(files, &[])).transpose();
+    let tls = tls.map_err(start("cannot use the certificate for MQTT"))?;
+    let kinds = [
+        (ListenerKind::Tcp, mqtt.listen),
+        (ListenerKind::Ssl, mqtt.tls_listen),
+        (ListenerKind::Ws, mqtt.ws_listen),
+        (ListenerKind::Wss, mqtt.wss_listen),
+    ];
+    let listener = |(kind, address): (ListenerKind, Option<SocketAddr>)| {
+        Some(ListenerConfig {
+            kind,
+            address: address?,
+            tls: tls.clone(),
+            ws_path: mqtt.ws_path.clone(),
+            proxy_protocol: mqtt.proxy_protocol,
+        })
+    };
+    Ok(kinds.into_iter().filter_map(listener).collect())
+}
+
 async fn start_broker(
     config: &Config,
     journal: &Journal,
@@ -358,8 +409,16 @@ async fn start_broker(
     clock: SharedClock,
     access: &Access,
 ) -> Result<Broker, Error> {
-    let mut broker =
-        BrokerConfig { listen: config.mqtt.listen, node: config.node.clone(), ..BrokerConfig::default() };
+    let mut broker = BrokerConfig {
+        listeners: listeners(&config.mqtt)?,
+        username_from_certificate: config.mqtt.username_from_certificate,
+        node: config.node.clone(),
+        ..BrokerConfig::default()
+    };
+    broker.limits.connect_timeout_ms =
+        u64::try_from(config.mqtt.connect_timeout.as_millis()).unwrap_or(u64::MAX);
+    broker.limits.handshakes_max = config.mqtt.handshakes_max;
+    broker.limits.handshakes_per_address_max = config.mqtt.handshakes_per_address_max;
     broker.limits.connections_max = config.mqtt.connections_max;
     broker.limits.packet_bytes_max = config.mqtt.packet_bytes_max;
     let environment = Environment {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use muster_broker::{Broker, BrokerConfig, Environment, Wanted};
+use muster_broker::{Broker, BrokerConfig, Environment, ListenerConfig, Wanted};
 use muster_core::clock::SystemClock;
 use muster_core::event::{Event, EventKind, NewEvent, proto};
 use muster_core::journal::Journal;
@@ -30,7 +30,10 @@ impl Home {
         let log = LogConfig { segment_bytes_max: 4096, ..LogConfig::new(dir.path().join("log")) };
         let (journal, _) = Journal::open(log, RealDisk::shared(), clock.clone()).expect("a journal");
         let registry = Registry::open(&dir.path().join("registry.db")).expect("a registry");
-        let config = BrokerConfig { listen: ([127, 0, 0, 1], 0).into(), ..BrokerConfig::default() };
+        let config = BrokerConfig {
+            listeners: vec![ListenerConfig::tcp(([127, 0, 0, 1], 0).into())],
+            ..BrokerConfig::default()
+        };
         let environment = Environment::open(journal.clone(), registry, Wanted::none(), clock);
         let broker = Broker::start(config, environment).await.expect("a broker");
         let id = Arc::new(PipelineId::new("r", "republish", ""));

@@ -38,7 +38,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         return next.run(request).await;
     }
     let peer = peer(&request);
-    if path == LOGIN {
+    if path == LOGIN && *request.method() == Method::POST {
         let answer = next.run(request).await;
         return counted(&app, answer);
     }

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::middleware;
 use axum::routing::{get, post};
 use muster_broker::Broker;
 use muster_core::clock::SharedClock;
@@ -26,6 +24,8 @@ mod devices;
 mod guard;
 mod keys;
 mod letters;
+mod limits;
+mod listeners;
 mod log;
 mod nodes;
 mod openapi;
@@ -127,9 +127,10 @@ fn router(http: &Http, app: App) -> Router {
             )
         })
         .fallback(reply::path_not_found)
-        .layer(DefaultBodyLimit::max(http.body_bytes_max))
-        .layer(middleware::from_fn_with_state(http.request_timeout, limit_time))
+        .layer(limits::body(http.body_bytes_max))
+        .layer(middleware::from_fn_with_state(http.request_timeout, limits::limit_time))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
+        .layer(middleware::from_fn(limits::limit_uri))
         .with_state(app)
 }
 
@@ -147,28 +148,7 @@ fn v5(http: &Http) -> OpenApiRouter<App> {
         .merge(retained::router())
         .merge(stats::router())
         .merge(nodes::router())
+        .merge(listeners::router())
         .merge(topic_metrics::router())
         .merge(prometheus::router())
-}
-
-/// Ends the wait for an answer after `limit`. What may change something goes on to its end all the same, also when the
-/// client hangs up: half of a change would be worse than none.
-async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    let changes = !request.method().is_safe();
-    let answer = next.run(request);
-    let answered = if changes {
-        let finished = tokio::time::timeout(limit, tokio::spawn(answer)).await;
-        finished.map(|joined| joined.unwrap_or_else(|_| interrupted()))
-    } else {
-        tokio::time::timeout(limit, answer).await
-    };
-    answered.unwrap_or_else(|_| {
-        let message = "the request took too long";
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", message).into_response()
-    })
-}
-
-fn interrupted() -> Response {
-    let message = "the change was interrupted; look at what there is before trying again";
-    ApiError::internal(message).into_response()
 }

@@ -34,6 +34,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
     modifiers(&Schemes),
     tags(
         (name = "Devices", description = "The roll call: who is here, who is gone, since when and why."),
+        (name = "Listeners", description = "Where devices connect."),
         (name = "Log", description = "The event log in numbers."),
     ),
 )]

@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::limits;
+
 /// Most entries on one page.
 const LIMIT_MAX: u64 = 10_000;
 /// Entries on one page when nobody says how many.
@@ -35,6 +37,9 @@ pub(super) enum Refused {
     /// Who asks may not do this.
     #[response(status = 403)]
     Forbidden(ErrorBody),
+    /// Path and query are too long.
+    #[response(status = 414)]
+    UriTooLong(ErrorBody),
     /// Somebody at this address was wrong too often; `Retry-After` says when to come again.
     #[response(status = 429)]
     TooOften(ErrorBody),
@@ -50,6 +55,9 @@ pub(super) enum BodyRefused {
     /// The body is no JSON, or a field of it cannot be used.
     #[response(status = 400)]
     Bad(ErrorBody),
+    /// The body did not arrive within `http.request_timeout`.
+    #[response(status = 408)]
+    TooLate(ErrorBody),
     /// The body is larger than `http.body_bytes_max`.
     #[response(status = 413)]
     TooLarge(ErrorBody),
@@ -157,17 +165,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Typed<T> {
 }
 
 /// The bytes of a body that is said to be JSON.
-async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+pub(super) async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
     let media_type = content_type.and_then(|it| it.split(';').next()).unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
         let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE");
         return Err(ApiError::new(status, code, "content-type:application/json Required"));
     }
-    Bytes::from_request(request, state).await.map_err(|rejection| {
-        let status = rejection.status();
-        let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "EXCEED_LIMIT" } else { "BAD_REQUEST" };
-        ApiError::new(status, code, rejection.body_text())
+    limits::check_body(&request)?;
+    Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => limits::too_large(rejection.body_text()),
+        status => ApiError::new(status, "BAD_REQUEST", rejection.body_text()),
     })
 }
 

@@ -27,13 +27,13 @@ const PATHS: &[&str] = &[
     "/nothing",
 ];
 
-struct Key {
-    key: String,
-    secret: String,
+pub(crate) struct Key {
+    pub(crate) key: String,
+    pub(crate) secret: String,
 }
 
 /// `muster ARGUMENTS` that prints a key.
-async fn key(home: &Home, arguments: &[&str]) -> Key {
+pub(crate) async fn key(home: &Home, arguments: &[&str]) -> Key {
     let output = tools::run(&mut home.command(arguments)).await;
     let lines: Vec<_> =
         output.lines().filter(|line| line.starts_with("key: ") || line.starts_with("secret: ")).collect();
@@ -42,34 +42,34 @@ async fn key(home: &Home, arguments: &[&str]) -> Key {
     Key { key: key.expect("a key").to_owned(), secret: secret.expect("a secret").to_owned() }
 }
 
-async fn add(home: &Home, name: &str, role: &str) -> Key {
+pub(crate) async fn add(home: &Home, name: &str, role: &str) -> Key {
     key(home, &["key", "add", "--name", name, "--role", role]).await
 }
 
-enum As<'a> {
+pub(crate) enum As<'a> {
     Nobody,
     Key(&'a Key),
     Token(&'a str),
 }
 
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         let body: Value = serde_json::from_str(&self.text).unwrap_or_default();
         body["code"].as_str().unwrap_or_default().to_owned()
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 }
 
-async fn ask(muster: &Muster, who: As<'_>, method: &str, path: &str, body: Value) -> Answer {
+pub(crate) async fn ask(muster: &Muster, who: As<'_>, method: &str, path: &str, body: Value) -> Answer {
     let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
     let mut request = http_client().request(method, format!("http://{}{path}", muster.http));
     request = match who {
@@ -86,7 +86,7 @@ async fn ask(muster: &Muster, who: As<'_>, method: &str, path: &str, body: Value
 }
 
 /// Waits until the log tells of the `count`th `action`: from then on the server goes by it.
-async fn until_told(home: &Home, action: &str, count: usize) -> String {
+pub(crate) async fn until_told(home: &Home, action: &str, count: usize) -> String {
     until(&format!("{count} {action} in the log"), PATIENCE, async || {
         let events = tools::run(&mut home.command(&["log", "cat", "--json"])).await;
         (events.matches(action).count() >= count).then_some(events)
@@ -318,6 +318,12 @@ async fn paths_and_bodies_of_attackers() {
         "//api/v5/clients",
         "/api/docs/..%2f..%2f..%2fetc%2fpasswd",
         "/api/docs/%2e%2e/%2e%2e/registry.db",
+        "/api/docs/../../etc/passwd",
+        "/api/docs/%252e%252e/%252e%252e/etc/passwd",
+        "/api/docs/....//....//etc/passwd",
+        "/api/docs/..%5c..%5cetc%5cpasswd",
+        "/api/docs/%00/../etc/passwd",
+        "/api/docs//etc/passwd",
     ] {
         for (who, auth) in [("nobody", None), ("ops", Some(&ops))] {
             let (status, body) = raw(&muster, path, auth).await;

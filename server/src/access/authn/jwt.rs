@@ -56,6 +56,7 @@ impl JwtLink {
             let expected = match expected.as_str() {
                 "${clientid}" => credentials.clientid,
                 "${username}" => credentials.username?,
+                "${cert_common_name}" => credentials.cert_common_name?,
                 text => text,
             };
             if claims.get(claim).and_then(Value::as_str) != Some(expected) {

@@ -157,7 +157,7 @@ impl Authn {
             counters: AuthnCounters::default(),
             clock: clock.clone(),
             allow_anonymous: config.mqtt.allow_anonymous,
-            is_loopback: config.mqtt.listen.ip().is_loopback(),
+            is_loopback: config.mqtt.is_loopback(),
         };
         authn.warn_of_anonymous();
         Ok(authn)

@@ -26,11 +26,12 @@ struct Failures {
 pub(super) struct Attempts(Mutex<HashMap<IpAddr, Failures>>);
 
 impl Attempts {
-    /// Whether nothing of `address` is looked at now, and how long.
-    pub(super) fn blocked(&self, address: IpAddr, now: Duration) -> Option<Denied> {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let failures = *table.get(&place(address))?;
-        verdict(failures, now)
+    /// Takes back what was counted as a failure before it was looked at.
+    pub(super) fn was_right(&self, address: IpAddr) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(failures) = table.get_mut(&place(address)) {
+            failures.count = failures.count.saturating_sub(1);
+        }
     }
 
     /// Counts a failure; what is to be said instead of "wrong", if it is one too many.
@@ -84,10 +85,18 @@ mod tests {
         }
         let later = Duration::from_secs(20);
         assert_eq!(attempts.failed(other, later), Some(Denied::TooOften(40)), "its neighbour is the same");
-        assert_eq!(attempts.blocked(one, later), Some(Denied::TooOften(40)));
-        assert_eq!(attempts.blocked("192.0.2.1".parse().expect("it"), later), None);
-        assert_eq!(attempts.blocked(one, WINDOW), None);
+        assert_eq!(attempts.failed("192.0.2.1".parse().expect("it"), later), None);
         assert_eq!(attempts.failed(one, WINDOW), None);
+    }
+
+    #[test]
+    fn who_is_right_is_not_counted() {
+        let attempts = Attempts::default();
+        let one: IpAddr = "192.0.2.1".parse().expect("it");
+        for _ in 0..10 * FAILURES_MAX {
+            assert_eq!(attempts.failed(one, Duration::ZERO), None);
+            attempts.was_right(one);
+        }
     }
 
     #[test]

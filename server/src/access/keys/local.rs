@@ -13,7 +13,7 @@ const FILE: &str = "local.key";
 /// Its public half, and the name in the audit.
 pub(super) const NAME: &str = "local";
 /// Bytes of the file that are read at most.
-const FILE_BYTES_MAX: usize = 1_024;
+const FILE_BYTES_MAX: usize = 8 * 1_024;
 
 /// The secret of this run.
 #[derive(Debug)]
@@ -29,8 +29,9 @@ impl Local {
         Ok(Self { path: data.join(FILE), digest: secret.digest(), secret })
     }
 
-    pub(super) fn write(&self) -> Result<(), Error> {
+    pub(super) fn write(&self, tls: Option<&LocalTls>) -> Result<(), Error> {
         let path = &self.path;
+        let tls = tls.map_or_else(String::new, |tls| format!("certificates: {}\n", tls.certificates));
         let write = || {
             // Never in the place of a file that others may read already.
             let draft = path.with_extension("draft");
@@ -41,7 +42,7 @@ impl Local {
             }
             let mut file =
                 std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-            writeln!(file, "key: {NAME}\nsecret: {}", self.secret.reveal())?;
+            write!(file, "key: {NAME}\nsecret: {}\n{tls}", self.secret.reveal())?;
             std::fs::rename(&draft, path)
         };
         write().map_err(|error| {
@@ -55,9 +56,40 @@ impl Local {
     }
 }
 
-/// Key and secret of the server that runs on this data directory, as far as the caller may read them.
-pub fn read_local(data: &Path) -> Option<(String, Secret)> {
+/// That REST speaks TLS, as commands on this machine are told.
+#[derive(Debug)]
+pub struct LocalTls {
+    certificates: String,
+}
+
+impl LocalTls {
+    /// By the certificate that is the first in this file.
+    ///
+    /// # Errors
+    /// The file has no absolute path, or one that does not fit into a line.
+    pub fn new(certificates: &Path) -> Result<Self, Error> {
+        let cannot = || format!("cannot tell commands where {} is", certificates.display());
+        let path = std::path::absolute(certificates)
+            .map_err(|error| Error::because(ErrorKind::Start, cannot(), error))?;
+        let path = path.to_str().filter(|path| !path.contains(char::is_control));
+        let path = path.ok_or_else(|| Error::new(ErrorKind::Start, cannot()))?;
+        Ok(Self { certificates: path.to_owned() })
+    }
+}
+
+/// What the server that runs on this machine has left for commands.
+#[derive(Debug)]
+pub struct LocalAccess {
+    /// The public half of its key, and the secret.
+    pub key: (String, Secret),
+    /// Where it speaks TLS: the file whose first certificate it shows.
+    pub certificates: Option<PathBuf>,
+}
+
+/// What the server that runs on this data directory has left, as far as the caller may read it.
+pub fn read_local(data: &Path) -> Option<LocalAccess> {
     let text = std::fs::read_to_string(data.join(FILE)).ok().filter(|text| text.len() <= FILE_BYTES_MAX)?;
     let line = |name| text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-    Some((line("key: ")?, Secret::from(line("secret: ")?)))
+    let key = (line("key: ")?, Secret::from(line("secret: ")?));
+    Some(LocalAccess { key, certificates: line("certificates: ").map(PathBuf::from) })
 }

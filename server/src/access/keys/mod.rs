@@ -20,7 +20,7 @@ mod secret;
 mod store;
 mod tokens;
 
-pub use local::read_local;
+pub use local::{LocalAccess, LocalTls, read_local};
 pub use outbox::{Noted, Outbox};
 pub use password::{PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Password};
 pub use record::{KeyRecord, PersonRecord, Role, is_name};
@@ -92,6 +92,8 @@ pub struct Keys {
     local: Local,
     outbox: Outbox,
     hashers: tokio::sync::Semaphore,
+    /// Held from the look at what there is to the change of it.
+    changes: tokio::sync::Mutex<()>,
     clock: SharedClock,
     refused_401: AtomicU64,
     refused_403: AtomicU64,
@@ -119,6 +121,7 @@ impl Keys {
             local: Local::draw(&config.data)?,
             outbox: Outbox::new(registry),
             hashers: tokio::sync::Semaphore::new(HASHERS_MAX),
+            changes: tokio::sync::Mutex::default(),
             clock: clock.clone(),
             refused_401: AtomicU64::new(0),
             refused_403: AtomicU64::new(0),
@@ -127,12 +130,18 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Writes the secret by which commands on this machine are known into the data directory.
+    /// Writes the secret by which commands on this machine are known into the data directory, and how REST is reached.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn publish_local(&self) -> Result<(), Error> {
-        self.local.write()
+    pub fn publish_local(&self, tls: Option<&LocalTls>) -> Result<(), Error> {
+        self.local.write(tls)
+    }
+
+    /// One change of this process at a time, while the answer is held: what was looked at is still so when it is
+    /// stored.
+    pub async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changes.lock().await
     }
 
     /// Whether nobody was given a key or a password yet.
@@ -206,7 +215,8 @@ impl Keys {
         password: &str,
         address: IpAddr,
     ) -> Result<PersonRecord, Denied> {
-        if let Some(denied) = self.attempts.blocked(address, self.clock.monotonic()) {
+        // Counted before it is looked at, or many at once would all be looked at.
+        if let Some(denied) = self.attempts.failed(address, self.clock.monotonic()) {
             return Err(denied);
         }
         let person = self.known.load().people.get(username).cloned();
@@ -215,8 +225,11 @@ impl Keys {
         let offered = password.to_owned();
         let is_right = self.hash(move || stored.is(&offered)).await.unwrap_or(false);
         match person {
-            Some(person) if is_right => Ok(person),
-            _ => Err(self.attempts.failed(address, self.clock.monotonic()).unwrap_or(Denied::Wrong)),
+            Some(person) if is_right => {
+                self.attempts.was_right(address);
+                Ok(person)
+            }
+            _ => Err(Denied::Wrong),
         }
     }
 

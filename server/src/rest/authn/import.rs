@@ -7,8 +7,8 @@ use axum::extract::{FromRequest, Multipart, Query, Request, State};
 use axum::http::{StatusCode, header};
 use serde_json::{Value, json};
 
-use super::super::audit;
 use super::super::reply::{AnyBody, ApiError, BodyRefused, ErrorBody, Params, Refused};
+use super::super::{audit, limits};
 use super::{App, IdPath, PathResult, in_path};
 use crate::access::{Caller, ImportRow, ImportType, rows_of_csv, rows_of_json};
 
@@ -106,6 +106,7 @@ async fn rows(request: Request, kind: ImportType) -> Result<Vec<Option<ImportRow
 
 /// The file in the form's field `filename`, and what it is called.
 async fn file_of(request: Request) -> Result<(String, Bytes), ApiError> {
+    limits::check_body(&request)?;
     let form = Multipart::from_request(request, &()).await;
     let mut form = form.map_err(|_| ApiError::bad_request("the form cannot be read"))?;
     while let Some(field) = form.next_field().await.map_err(|error| unreadable(&error))? {
@@ -119,7 +120,7 @@ async fn file_of(request: Request) -> Result<(String, Bytes), ApiError> {
 
 fn unreadable(error: &MultipartError) -> ApiError {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "EXCEED_LIMIT", "the body is too large");
+        return limits::too_large("the body is too large");
     }
     ApiError::bad_request("the form cannot be read")
 }

@@ -1,12 +1,10 @@
 //! Bodies that are lists, and the fields of what is asked for in the name of a client.
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::{StatusCode, header};
 use muster_broker::SubscriptionInfo;
 use serde_json::{Map, Value};
 
-use crate::rest::reply::ApiError;
+use crate::rest::reply::{ApiError, json_bytes};
 
 /// A request's body: a JSON array.
 #[derive(Debug)]
@@ -16,17 +14,7 @@ impl<S: Send + Sync> FromRequest<S> for List {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
-        let media_type = content_type.and_then(|it| it.split(';').next()).unwrap_or_default().trim();
-        if !media_type.eq_ignore_ascii_case("application/json") {
-            let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE");
-            return Err(ApiError::new(status, code, "content-type:application/json Required"));
-        }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            let status = rejection.status();
-            let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "EXCEED_LIMIT" } else { "BAD_REQUEST" };
-            ApiError::new(status, code, rejection.body_text())
-        })?;
+        let bytes = json_bytes(request, state).await?;
         match serde_json::from_slice(&bytes) {
             Ok(Value::Array(entries)) => Ok(Self(entries)),
             Ok(_) => Err(ApiError::bad_request("the body is no JSON array")),

@@ -108,6 +108,7 @@ async fn create(State(app): State<App>, caller: Caller, Body(body): Body) -> Res
     let name = name(&body, "name")?;
     let now = app.clock.wall_ms();
     let keys = &app.access.keys;
+    let _one_at_a_time = keys.change().await;
     if keys.keys().contains_key(&name) {
         return Err(ApiError::bad_request("there is a key of this name already"));
     }
@@ -148,6 +149,7 @@ async fn update(
     Path(name): Path<String>,
     Body(body): Body,
 ) -> Result<Json<Value>, ApiError> {
+    let _one_at_a_time = app.access.keys.change().await;
     let mut key = found(&app, &name)?;
     only(&body, &["desc", "enable", "expired_at", "role"])?;
     key.desc = desc(&body, "desc")?.unwrap_or(key.desc);
@@ -171,6 +173,7 @@ async fn delete(
     caller: Caller,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
+    let _one_at_a_time = app.access.keys.change().await;
     found(&app, &name)?;
     store(&app, vec![app.access.keys.stored().remove_key(&name)]).await?;
     audit::write(&app, &caller, "keys.delete", &name, json!({})).await;

@@ -11,16 +11,20 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::reply::{ApiError, Body, BodyRefused, ErrorBody, Refused};
-use super::super::{App, audit, guard};
+use super::super::{App, audit, guard, limits};
 use super::{desc, failed, name, only, role, store};
 use crate::access::{
     Caller, Denied, Means, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Password, PersonRecord, Role,
 };
 
+/// Largest body of a login, the one that is read of anybody.
+const LOGIN_BODY_BYTES_MAX: usize = 8 * 1_024;
+
 /// The paths of it.
 pub(super) fn router() -> OpenApiRouter<App> {
+    let login = OpenApiRouter::new().routes(routes!(login)).layer(limits::body(LOGIN_BODY_BYTES_MAX));
     OpenApiRouter::new()
-        .routes(routes!(login))
+        .merge(login)
         .routes(routes!(logout))
         .routes(routes!(list, create))
         .routes(routes!(update, delete))
@@ -144,6 +148,7 @@ async fn list(State(app): State<App>) -> Json<Value> {
 async fn create(State(app): State<App>, caller: Caller, Body(body): Body) -> Result<Json<Value>, ApiError> {
     only(&body, &["username", "password", "description", "role"])?;
     let name = name(&body, "username")?;
+    let _one_at_a_time = app.access.keys.change().await;
     if app.access.keys.people().contains_key(&name) {
         let message = "somebody is called so already";
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "ALREADY_EXISTS", message));
@@ -167,6 +172,7 @@ async fn update(
     Path(username): Path<String>,
     Body(body): Body,
 ) -> Result<Json<Value>, ApiError> {
+    let _one_at_a_time = app.access.keys.change().await;
     let mut person = found(&app, &username)?;
     only(&body, &["description", "role"])?;
     person.description = desc(&body, "description")?.unwrap_or(person.description);
@@ -187,6 +193,7 @@ async fn delete(
     means: Means,
     Path(username): Path<String>,
 ) -> Result<StatusCode, ApiError> {
+    let _one_at_a_time = app.access.keys.change().await;
     found(&app, &username)?;
     if means == Means::Token && caller.name == username {
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "NOT_ALLOWED", "Cannot delete self"));
@@ -215,11 +222,12 @@ async fn change_password(
     found(&app, &username)?;
     only(&body, &["old_pwd", "new_pwd"])?;
     let (old, new) = (text(&body, "old_pwd")?, text(&body, "new_pwd")?);
-    let person = match app.access.keys.check_password(&username, old, address(peer)).await {
-        Ok(person) => person,
-        Err(why) => return Ok(wrong_password(why)),
-    };
-    let person = PersonRecord { password: hashed(&app, new).await?, ..person };
+    if let Err(why) = app.access.keys.check_password(&username, old, address(peer)).await {
+        return Ok(wrong_password(why));
+    }
+    let password = hashed(&app, new).await?;
+    let _one_at_a_time = app.access.keys.change().await;
+    let person = PersonRecord { password, ..found(&app, &username)? };
     put(&app, &username, &person).await?;
     audit::write(&app, &caller, "users.change_pwd", &username, json!({})).await;
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 mod message;
 
 use super::App;
-use super::audit;
 use super::reply::{BodyRefused, Refused, Typed};
+use super::{audit, limits};
 use crate::access::Caller;
 use crate::error::chain;
 pub(super) use message::{Encoding, Message, request};
@@ -31,7 +31,7 @@ const UNSPECIFIED: u8 = 131;
 /// The paths of it. Many messages may be larger than other bodies.
 pub(super) fn router(bulk_bytes_max: usize) -> OpenApiRouter<App> {
     let bulk = OpenApiRouter::new().routes(routes!(publish_bulk));
-    let bulk = bulk.layer(axum::extract::DefaultBodyLimit::max(bulk_bytes_max));
+    let bulk = bulk.layer(limits::body(bulk_bytes_max));
     OpenApiRouter::new().routes(routes!(publish)).merge(bulk)
 }
 
