@@ -87,6 +87,8 @@ pub struct PublishRequest {
     pub republished_by: String,
     /// Which of the rule's rows it is.
     pub republication: Option<proto::Republication>,
+    /// Which message of which request it is, where a request may come again.
+    pub request: Option<proto::Request>,
 }
 
 impl PublishRequest {
@@ -244,6 +246,11 @@ impl Broker {
             .collect()
     }
 
+    /// Whether a message to this topic would have a subscriber now.
+    pub fn has_subscribers(&self, topic: &str) -> bool {
+        self.hub.is_subscribed(topic)
+    }
+
     /// How many different topic filters there are.
     pub fn topics(&self) -> usize {
         self.hub.topics.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -366,6 +373,7 @@ impl Broker {
             props,
             republished_by,
             republication,
+            request,
         } = request;
         let client = proto::Client { clientid, username, ..Default::default() };
         let mut recorder =
@@ -381,6 +389,7 @@ impl Broker {
             origin,
             republished_by,
             republication,
+            request,
         };
         let published = self.hub.publish(&mut recorder, message).await.map_err(|error| match error {
             PublishError::Log(error) => BrokerError::Log(error),

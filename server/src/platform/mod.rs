@@ -338,7 +338,7 @@ async fn open_doors(
     clock: SharedClock,
     statistics: &Statistics,
 ) -> Result<(Broker, RestServer), Error> {
-    let access = Access::load(config, &registry, &clock)?;
+    let access = Access::load(config, &registry, journal, &clock)?;
     let broker = start_broker(config, journal, registry, wanted, clock.clone(), &access).await?;
     let app = App::new(config, &clock, journal, &broker, &access, pipelines, statistics);
     match RestServer::start(&config.http, app).await {

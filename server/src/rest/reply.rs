@@ -150,14 +150,18 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Typed<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = json_bytes(request, state).await?;
-        let parsed = serde_json::from_slice(&bytes);
-        parsed.map(Self).map_err(|error| ApiError::bad_request(format!("the body cannot be used: {error}")))
+        parsed(&json_bytes(request, state).await?).map(Self)
     }
 }
 
+/// What a body says.
+pub(super) fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let parsed = serde_json::from_slice(bytes);
+    parsed.map_err(|error| ApiError::bad_request(format!("the body cannot be used: {error}")))
+}
+
 /// The bytes of a body that is said to be JSON.
-async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+pub(super) async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
     let media_type = content_type.and_then(|it| it.split(';').next()).unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {

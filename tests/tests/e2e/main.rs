@@ -17,6 +17,7 @@ mod conservation;
 mod crash;
 mod demo;
 mod devices;
+mod idempotency;
 mod left_behind;
 mod letters;
 mod load;
