@@ -25,7 +25,7 @@ use crate::config::BrokerConfig;
 use crate::error::BrokerError;
 use crate::groups::Groups;
 use crate::hub::{Hub, NewMessage, PublishError};
-use crate::info::{ClientInfo, RetainedInfo, SubscriptionInfo};
+use crate::info::{ClientInfo, HeldPage, HeldQuery, RetainedInfo, SubscriptionInfo};
 use crate::listener;
 use crate::record::Recorder;
 use crate::retained::Retained;
@@ -339,6 +339,11 @@ impl Broker {
     /// Has a client's session forget what it remembers of its permissions; whether there is such a client.
     pub async fn forget_authz_answers(&self, clientid: &str) -> bool {
         self.hub.clients.answers(clientid, true).await.is_some()
+    }
+
+    /// Messages that are held for a client, connected or not; none where there is no such client.
+    pub async fn held(&self, clientid: &str, query: HeldQuery) -> Option<HeldPage> {
+        self.hub.clients.held(clientid, query).await
     }
 
     /// Publishes a message from inside and waits until its event is durable.

@@ -44,6 +44,6 @@ pub use clients::ProxySubscribed;
 pub use codec::Qos;
 pub use config::{BrokerConfig, Limits};
 pub use error::BrokerError;
-pub use info::{ClientInfo, RetainedInfo, SubscriptionInfo};
+pub use info::{ClientInfo, Held, HeldMessage, HeldPage, HeldQuery, RetainedInfo, SubscriptionInfo};
 pub use stats::{Counters, Stats};
 pub use wanted::Wanted;

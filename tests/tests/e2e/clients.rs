@@ -133,6 +133,75 @@ async fn shut_out_in_each_form_and_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_client_can_be_seen() {
+    let home = Home::new();
+    let muster = home.start().await;
+    let kept = Connect { clean: false, expiry: 600, ..Connect::new(Version::V5, "slow") };
+    let (mut device, _, _) = Client::greet(muster.mqtt, &kept).await.expect("an answer");
+    device.subscribe("q/#", 1).await;
+    let mut publisher = Client::connect(muster.mqtt, Version::V5, "publisher").await;
+    for n in 0..3 {
+        publisher.publish("q/1", format!("sent {n}").as_bytes(), 1, false).await;
+        // It takes them and says nothing.
+        device.expect(kind::PUBLISH).await;
+    }
+    let inflight = "/api/v5/clients/slow/inflight_messages";
+    let page = muster.json(&format!("{inflight}?payload=plain&limit=2")).await;
+    let payloads = |page: &Value| -> Vec<Value> {
+        page["data"].as_array().expect("a list").iter().map(|it| it["payload"].clone()).collect()
+    };
+    assert_eq!(payloads(&page), ["sent 0", "sent 1"]);
+    let first = &page["data"][0];
+    assert_eq!(
+        (&first["topic"], &first["qos"], &first["from_clientid"]),
+        (&json!("q/1"), &json!(1), &json!("publisher"))
+    );
+    assert_eq!(first["msgid"].as_str().map(str::len), Some(32));
+    assert_eq!(page["meta"]["start"], first["inserted_at"]);
+    let next =
+        format!("{inflight}?payload=plain&position={}", page["meta"]["position"].as_str().expect("one"));
+    let rest = muster.json(&next).await;
+    assert_eq!((payloads(&rest), &rest["meta"]["start"]), (vec![json!("sent 2")], &first["inserted_at"]));
+    let queue = "/api/v5/clients/slow/mqueue_messages";
+    let empty = json!({"data": [], "meta": {"start": "none", "position": "none"}});
+    assert_eq!(muster.json(queue).await, empty);
+
+    // Away, they wait in the queue, those that were sent in the window.
+    device.disconnect().await;
+    for payload in [&b"away"[..], &[0xFF, 0]] {
+        publisher.publish("q/2", payload, 1, false).await;
+    }
+    until("both wait", PATIENCE, async || {
+        let page = muster.json(queue).await;
+        (payloads(&page) == ["YXdheQ==", "/wA="]).then_some(())
+    })
+    .await;
+    let one = muster.json(&format!("{queue}?max_payload_bytes=1&payload=plain")).await;
+    assert_eq!((payloads(&one), &one["data"][0]["mqueue_priority"]), (vec![json!("away")], &json!(0)));
+    assert_eq!(payloads(&muster.json(&format!("{queue}?payload=none")).await), [Value::Null, Value::Null]);
+    assert_eq!(payloads(&muster.json(inflight).await).len(), 3);
+    assert_eq!(muster.get("/api/v5/clients/nobody/mqueue_messages").await.0, 404);
+    for bad in ["payload=hex", "limit=0", "position=x", "max_payload_bytes=-1"] {
+        assert_eq!(muster.get(&format!("{queue}?{bad}")).await.0, 400, "{bad}");
+    }
+    // Acknowledged, they are gone.
+    let (mut device, present, _) = Client::greet(muster.mqtt, &kept).await.expect("an answer");
+    assert!(present);
+    for _ in 0..5 {
+        let id = device.expect(kind::PUBLISH).await.publish_id();
+        device
+            .send(&muster_tests::mqtt::packet(kind::PUBACK << 4, &id.to_be_bytes()))
+            .await
+            .expect("it is sent");
+    }
+    until("nothing waits any more", PATIENCE, async || {
+        (muster.json(inflight).await == empty && muster.json(queue).await == empty).then_some(())
+    })
+    .await;
+    muster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_and_cursors_meet_everybody_once() {
     let home = Home::new();
     let muster = home.start().await;
