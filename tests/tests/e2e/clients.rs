@@ -1,5 +1,7 @@
 //! What operators do with clients: kick, subscribe for them, change their keep-alive, shut them out.
 
+use muster_core::clock::SystemClock;
+use muster_core::event::EventKind;
 use muster_tests::mqtt::{Client, Connect, VERSIONS, Version, kind};
 use muster_tests::{Home, PATIENCE, until};
 use serde_json::{Value, json};
@@ -130,6 +132,33 @@ async fn shut_out_in_each_form_and_after_a_restart() {
     assert_eq!(muster.send("DELETE", "/api/v5/banned", Value::Null).await.0, 204);
     assert_eq!(Client::greet(muster.mqtt, &connect).await.expect("an answer").2, 0);
     muster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_for_later_puts_out_when_it_begins_and_not_before() {
+    let home = Home::new();
+    let muster = home.start().await;
+    let mut device = Client::connect(muster.mqtt, Version::V5, "later").await;
+    let mut other = Client::connect(muster.mqtt, Version::V5, "other").await;
+    let hour = 3_600;
+    let now = SystemClock::shared().wall_ms() / 1_000;
+    let far = json!({"as": "clientid", "who": "other", "at": now + hour});
+    assert_eq!(muster.send("POST", "/api/v5/banned", far).await.0, 200);
+    let ban = json!({"as": "clientid", "who": "later", "at": now + 3});
+    assert_eq!(muster.send("POST", "/api/v5/banned", ban).await.0, 200);
+    // It can do what it could, and another connection of it may come.
+    device.publish("t", b"still here", 1, false).await;
+    let goodbye = device.until_closed().await;
+    assert_eq!((goodbye[0].kind(), goodbye[0].reason()), (kind::DISCONNECT, 0x98));
+    other.publish("t", b"nobody's business", 1, false).await;
+    let code = Client::greet(muster.mqtt, &Connect::new(Version::V5, "later")).await.expect("an answer").2;
+    assert_eq!(code, 0x8A);
+    muster.stop().await;
+    let log = home.log().await;
+    let mut ended = log.of(EventKind::ClientDisconnected).filter(|it| it.clientid() == "later");
+    let at_ms = ended.next().expect("it was put out").timestamp_ms;
+    let due_ms = (now + 3) * 1_000;
+    assert!((due_ms..due_ms + 10_000).contains(&at_ms), "{} ms after its moment", at_ms - due_ms);
 }
 
 #[tokio::test(flavor = "multi_thread")]
