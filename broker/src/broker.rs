@@ -25,7 +25,7 @@ use crate::config::{BrokerConfig, ListenerKind};
 use crate::error::BrokerError;
 use crate::groups::Groups;
 use crate::hub::{Hub, NewMessage, PublishError};
-use crate::info::{ClientInfo, ListenerInfo, RetainedInfo, SubscriptionInfo};
+use crate::info::{ClientInfo, HeldPage, HeldQuery, ListenerInfo, RetainedInfo, SubscriptionInfo};
 use crate::listener::{self, Listener, Room};
 use crate::record::Recorder;
 use crate::retained::Retained;
@@ -90,6 +90,8 @@ pub struct PublishRequest {
     pub republished_by: String,
     /// Which of the rule's rows it is.
     pub republication: Option<proto::Republication>,
+    /// Which message of which request it is, where a request may come again.
+    pub request: Option<proto::Request>,
 }
 
 impl PublishRequest {
@@ -292,6 +294,11 @@ impl Broker {
             .collect()
     }
 
+    /// Whether a message to this topic would have a subscriber now.
+    pub fn has_subscribers(&self, topic: &str) -> bool {
+        self.hub.is_subscribed(topic)
+    }
+
     /// How many different topic filters there are.
     pub fn topics(&self) -> usize {
         self.hub.topics.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -382,6 +389,11 @@ impl Broker {
         self.hub.clients.answers(clientid, true).await.is_some()
     }
 
+    /// Messages that are held for a client, connected or not; none where there is no such client.
+    pub async fn held(&self, clientid: &str, query: HeldQuery) -> Option<HeldPage> {
+        self.hub.clients.held(clientid, query).await
+    }
+
     /// Publishes a message from inside and waits until its event is durable.
     ///
     /// # Errors
@@ -414,6 +426,7 @@ impl Broker {
             props,
             republished_by,
             republication,
+            request,
         } = request;
         let client = proto::Client { clientid, username, ..Default::default() };
         let mut recorder =
@@ -429,6 +442,7 @@ impl Broker {
             origin,
             republished_by,
             republication,
+            request,
         };
         let published = self.hub.publish(&mut recorder, message).await.map_err(|error| match error {
             PublishError::Log(error) => BrokerError::Log(error),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
 use crate::authz::CachedAnswer;
-use crate::info::{ClientInfo, SubscriptionInfo};
+use crate::info::{ClientInfo, HeldPage, HeldQuery, SubscriptionInfo};
 use crate::session::Session;
 use crate::stats::Counter;
 
@@ -32,6 +32,8 @@ pub(crate) enum Control {
     KeepAlive { seconds: u16, done: oneshot::Sender<bool> },
     /// An operator wants to see what is remembered of the client's permissions, or to have it forgotten.
     Answers { forget: bool, reply: oneshot::Sender<Vec<CachedAnswer>> },
+    /// An operator wants to see messages that are held for the client.
+    Held { query: HeldQuery, reply: oneshot::Sender<HeldPage> },
     /// The server stops.
     Shutdown,
 }
@@ -288,6 +290,14 @@ impl Clients {
         let control = self.control(clientid)?;
         let (reply, wait) = oneshot::channel();
         control.send(Control::Answers { forget, reply }).await.ok()?;
+        wait.await.ok()
+    }
+
+    /// Messages that are held for a client; none where there is no such client.
+    pub(crate) async fn held(&self, clientid: &str, query: HeldQuery) -> Option<HeldPage> {
+        let control = self.control(clientid)?;
+        let (reply, wait) = oneshot::channel();
+        control.send(Control::Held { query, reply }).await.ok()?;
         wait.await.ok()
     }
 

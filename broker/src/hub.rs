@@ -71,6 +71,7 @@ pub(crate) struct NewMessage {
     pub(crate) origin: &'static str,
     pub(crate) republished_by: String,
     pub(crate) republication: Option<proto::Republication>,
+    pub(crate) request: Option<proto::Request>,
 }
 
 /// What became of a publish.
@@ -99,8 +100,8 @@ impl Hub {
         recorder: &mut Recorder,
         message: NewMessage,
     ) -> Result<Published, PublishError> {
-        let NewMessage { topic, payload, qos, retain, dup, props, origin, republished_by, republication } =
-            message;
+        let NewMessage { topic, payload, qos, retain, dup, props, .. } = message;
+        let NewMessage { origin, republished_by, republication, request, .. } = message;
         let received_at_ms = recorder.wall_ms();
         let encoded_props = props.as_ref().map(|props| Bytes::from(props.encode_to_vec()));
         let mut shown = proto::Message {
@@ -118,6 +119,7 @@ impl Hub {
         let republished = envelope::republished(&shown);
         let under_way = retain.then(|| self.retained.begin());
         let unwanted = self.wanted.contains(EventKind::MessageDropped).then(|| shown.clone());
+        shown.request = request;
         let written =
             recorder.append(EventKind::MessagePublish, &topic, Some(std::mem::take(&mut shown)), None);
         let appended = written.await.inspect_err(|_| self.counters.messages_refused.add(1))?;

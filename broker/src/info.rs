@@ -118,6 +118,48 @@ pub struct RetainedInfo {
     pub from_username: Option<String>,
 }
 
+/// Which of the messages that are held for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Those that wait for their turn.
+    Queued,
+    /// Those that were sent and are not acknowledged.
+    Inflight,
+}
+
+/// Which messages that are held for a client are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldQuery {
+    /// Of which.
+    pub held: Held,
+    /// Those behind this place; 0: from the first.
+    pub after: u64,
+    /// At most so many.
+    pub count_max: usize,
+    /// At most so many bytes of payloads, but at least one message.
+    pub payload_bytes_max: usize,
+}
+
+/// A message that is held for a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldMessage {
+    /// Grows from message to message.
+    pub place: u64,
+    /// As the client gets it.
+    pub retain: bool,
+    /// What it is, with the QoS of its delivery. The payload of one that the client has received (QoS 2) is gone.
+    pub info: RetainedInfo,
+}
+
+/// Some of the messages that are held for a client, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeldPage {
+    /// The place of the oldest that is there at all.
+    pub start: Option<u64>,
+    /// Those that were asked for.
+    pub messages: Vec<HeldMessage>,
+}
+
 /// A subscription.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubscriptionInfo {

@@ -44,6 +44,8 @@ pub use clients::ProxySubscribed;
 pub use codec::Qos;
 pub use config::{BrokerConfig, Limits, ListenerConfig, ListenerKind};
 pub use error::BrokerError;
-pub use info::{ClientInfo, ListenerInfo, RetainedInfo, SubscriptionInfo};
+pub use info::{
+    ClientInfo, Held, HeldMessage, HeldPage, HeldQuery, ListenerInfo, RetainedInfo, SubscriptionInfo,
+};
 pub use stats::{Counters, Stats};
 pub use wanted::Wanted;

@@ -65,6 +65,12 @@ impl Packet {
         u16::from_be_bytes([self.body[0], self.body[1]])
     }
 
+    /// The packet id of a PUBLISH with QoS 1 or 2.
+    pub fn publish_id(&self) -> u16 {
+        let at = 2 + usize::from(u16::from_be_bytes([self.body[0], self.body[1]]));
+        u16::from_be_bytes([self.body[at], self.body[at + 1]])
+    }
+
     /// The reason of a v5 DISCONNECT or ack; 0, which means success, where it was left out.
     pub fn reason(&self) -> u8 {
         let at = if self.kind() == kind::DISCONNECT { 0 } else { 2 };

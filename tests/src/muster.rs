@@ -187,6 +187,19 @@ impl Muster {
         (status, body)
     }
 
+    /// A POST with an `Idempotency-Key`: status, body, and whether the answer says that it is an earlier one.
+    ///
+    /// # Errors
+    /// There is no answer, e.g. because the process was killed.
+    pub async fn send_keyed(
+        &self,
+        path: &str,
+        key: &str,
+        body: &Value,
+    ) -> Result<(u16, String, bool), reqwest::Error> {
+        send_keyed(self.http, path, key, body).await
+    }
+
     /// A request whose body is sent as it is, under a content type: status and body.
     pub async fn send_raw(&self, method: &str, path: &str, content_type: &str, body: &str) -> (u16, String) {
         let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
@@ -196,6 +209,23 @@ impl Muster {
         let status = response.status().as_u16();
         (status, response.text().await.expect("a body"))
     }
+}
+
+/// As [`Muster::send_keyed`], for whoever outlives the process.
+///
+/// # Errors
+/// There is no answer.
+pub async fn send_keyed(
+    server: SocketAddr,
+    path: &str,
+    key: &str,
+    body: &Value,
+) -> Result<(u16, String, bool), reqwest::Error> {
+    let request = http_client().post(format!("http://{server}{path}")).header("idempotency-key", key);
+    let response = soon(path, request.json(body).send()).await?;
+    let is_replayed = response.headers().get("idempotent-replayed").is_some_and(|it| it == "true");
+    let status = response.status().as_u16();
+    Ok((status, response.text().await?, is_replayed))
 }
 
 fn collect(stream: impl AsyncRead + Unpin + Send + 'static, output: &Arc<Mutex<Vec<String>>>) {

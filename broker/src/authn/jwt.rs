@@ -17,6 +17,9 @@ const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// Object identifiers of key types.
 const OID_RSA: &str = "1.2.840.113549.1.1.1";
 const OID_EC: &str = "1.2.840.10045.2.1";
+const OID_ED25519: &str = "1.3.101.112";
+/// Bytes of an Ed25519 public key.
+const ED25519_BYTES: usize = 32;
 
 /// What is said of whom.
 pub type Claims = Map<String, Value>;
@@ -36,6 +39,7 @@ pub enum JwtAlgorithm {
     Ps512,
     Es256,
     Es384,
+    EdDsa,
 }
 
 impl JwtAlgorithm {
@@ -52,6 +56,7 @@ impl JwtAlgorithm {
             "PS512" => Self::Ps512,
             "ES256" => Self::Es256,
             "ES384" => Self::Es384,
+            "EdDSA" => Self::EdDsa,
             _ => return None,
         })
     }
@@ -64,8 +69,12 @@ pub enum JwtKey {
     Secret(Vec<u8>),
     /// An RSA public key, as PKCS#1 has it.
     Rsa(Vec<u8>),
+    /// An RSA public key as modulus and exponent, big endian.
+    RsaParts(Vec<u8>, Vec<u8>),
     /// A point of a curve: of P-256 with 65 bytes, of P-384 with 97.
     Ec(Vec<u8>),
+    /// An Ed25519 public key.
+    Ed25519(Vec<u8>),
 }
 
 /// The kind alone.
@@ -73,8 +82,9 @@ impl fmt::Debug for JwtKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Secret(_) => "JwtKey::Secret",
-            Self::Rsa(_) => "JwtKey::Rsa",
+            Self::Rsa(_) | Self::RsaParts(..) => "JwtKey::Rsa",
             Self::Ec(_) => "JwtKey::Ec",
+            Self::Ed25519(_) => "JwtKey::Ed25519",
         })
     }
 }
@@ -116,7 +126,41 @@ impl JwtKey {
         match (info.algorithm.oid.to_string().as_str(), key.len()) {
             (OID_RSA, _) => Ok(Self::Rsa(key)),
             (OID_EC, 65 | 97) => Ok(Self::Ec(key)),
-            _ => Err(Invalid("this public key is neither RSA nor of the curves P-256 and P-384")),
+            (OID_ED25519, ED25519_BYTES) => Ok(Self::Ed25519(key)),
+            _ => Err(Invalid("this public key is neither RSA nor of the curves P-256, P-384 and Ed25519")),
+        }
+    }
+
+    /// A public key as a JSON Web Key (RFC 7517).
+    ///
+    /// # Errors
+    /// It is none for signatures, or of a type that is not known here. A secret is no public key.
+    pub fn from_jwk(jwk: &Claims) -> Result<Self, Invalid> {
+        let text = |name: &str| jwk.get(name).and_then(Value::as_str);
+        let bytes = |name: &str| {
+            let decoded = text(name).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+            decoded.filter(|it| !it.is_empty()).ok_or(Invalid("a part of the key is missing or no base64"))
+        };
+        if text("use").is_some_and(|it| it != "sig") {
+            return Err(Invalid("this key is not for signatures"));
+        }
+        let point = |length: usize| {
+            let (x, y) = (bytes("x")?, bytes("y")?);
+            if x.len() != length || y.len() != length {
+                return Err(Invalid("a coordinate has not the curve's length"));
+            }
+            // A point that is not compressed (SEC 1, 2.3.3).
+            Ok(Self::Ec([vec![4], x, y].concat()))
+        };
+        match (text("kty"), text("crv")) {
+            (Some("RSA"), _) => Ok(Self::RsaParts(bytes("n")?, bytes("e")?)),
+            (Some("EC"), Some("P-256")) => point(32),
+            (Some("EC"), Some("P-384")) => point(48),
+            (Some("OKP"), Some("Ed25519")) => match bytes("x")? {
+                key if key.len() == ED25519_BYTES => Ok(Self::Ed25519(key)),
+                _ => Err(Invalid("a coordinate has not the curve's length")),
+            },
+            _ => Err(Invalid("this key is neither RSA nor of the curves P-256, P-384 and Ed25519")),
         }
     }
 
@@ -124,6 +168,9 @@ impl JwtKey {
         use JwtAlgorithm as It;
         let public = |how: &'static dyn signature::VerificationAlgorithm, key: &[u8]| {
             signature::UnparsedPublicKey::new(how, key).verify(message, signed).is_ok()
+        };
+        let parts = |how: &'static signature::RsaParameters, n: &[u8], e: &[u8]| {
+            signature::RsaPublicKeyComponents { n, e }.verify(how, message, signed).is_ok()
         };
         let shared = |how, secret: &[u8]| hmac::verify(&hmac::Key::new(how, secret), message, signed).is_ok();
         match (self, algorithm) {
@@ -136,6 +183,13 @@ impl JwtKey {
             (Self::Rsa(key), It::Ps256) => public(&signature::RSA_PSS_2048_8192_SHA256, key),
             (Self::Rsa(key), It::Ps384) => public(&signature::RSA_PSS_2048_8192_SHA384, key),
             (Self::Rsa(key), It::Ps512) => public(&signature::RSA_PSS_2048_8192_SHA512, key),
+            (Self::RsaParts(n, e), It::Rs256) => parts(&signature::RSA_PKCS1_2048_8192_SHA256, n, e),
+            (Self::RsaParts(n, e), It::Rs384) => parts(&signature::RSA_PKCS1_2048_8192_SHA384, n, e),
+            (Self::RsaParts(n, e), It::Rs512) => parts(&signature::RSA_PKCS1_2048_8192_SHA512, n, e),
+            (Self::RsaParts(n, e), It::Ps256) => parts(&signature::RSA_PSS_2048_8192_SHA256, n, e),
+            (Self::RsaParts(n, e), It::Ps384) => parts(&signature::RSA_PSS_2048_8192_SHA384, n, e),
+            (Self::RsaParts(n, e), It::Ps512) => parts(&signature::RSA_PSS_2048_8192_SHA512, n, e),
+            (Self::Ed25519(key), It::EdDsa) => public(&signature::ED25519, key),
             (Self::Ec(key), It::Es256) if key.len() == 65 => public(&signature::ECDSA_P256_SHA256_FIXED, key),
             (Self::Ec(key), It::Es384) if key.len() == 97 => public(&signature::ECDSA_P384_SHA384_FIXED, key),
             _ => false,
@@ -144,12 +198,13 @@ impl JwtKey {
 }
 
 /// A token with its parts apart, believed by nobody yet.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Token<'a> {
     signed: &'a str,
     claims: &'a str,
     signature: &'a str,
     algorithm: JwtAlgorithm,
+    key_id: Option<String>,
 }
 
 /// The algorithm alone.
@@ -173,7 +228,13 @@ impl<'a> Token<'a> {
             return None;
         }
         let algorithm = JwtAlgorithm::named(header.get("alg")?.as_str()?)?;
-        Some(Self { signed, claims, signature, algorithm })
+        let key_id = header.get("kid").and_then(Value::as_str).map(str::to_owned);
+        Some(Self { signed, claims, signature, algorithm, key_id })
+    }
+
+    /// Which of its owner's keys has signed it, as the token says.
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
     }
 
     /// What the token says, where the key's owner has signed it. Times are not looked at.
@@ -217,13 +278,64 @@ mod tests {
         RTmGaV6mxQtee1aWFHURzYshWLHGG1IfHlgVHBEjHEjSzqAr0qNHJf9Ekg==\n\
         -----END PUBLIC KEY-----";
 
+    const EDDSA: &str = "eyJhbGciOiJFZERTQSIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJkMSIsImV4cCI6NDEwMjQ0NDgwMH0.6jp6IcmNKBXOO\
+        xZgMk0ODinj4VePfgjOvQ4Popb8G4TsufMsgyVM7GsPrukGYLBtIsHX9zfVUz43LJbPwNOyBw";
+    const ED_PEM: &str = "-----BEGIN PUBLIC KEY-----\n\
+        MCowBQYDK2VwAyEA3T8nCbiGm8t2mVi0iPyg7eFgjRCwtyrwmxtkGYwZYng=\n\
+        -----END PUBLIC KEY-----";
+
+    /// The same public keys as JSON Web Keys.
+    #[test]
+    fn keys_in_json() {
+        let RsaAndEc { modulus, x, y } = parts_of_the_keys();
+        let jwk = |value: Value| JwtKey::from_jwk(value.as_object().expect("an object"));
+        let ed = "3T8nCbiGm8t2mVi0iPyg7eFgjRCwtyrwmxtkGYwZYng";
+        for (token, key) in [
+            (RS256, serde_json::json!({"kty": "RSA", "n": modulus, "e": "AQAB", "use": "sig"})),
+            (ES256, serde_json::json!({"kty": "EC", "crv": "P-256", "x": x, "y": y})),
+            (EDDSA, serde_json::json!({"kty": "OKP", "crv": "Ed25519", "x": ed})),
+        ] {
+            let key = jwk(key).expect("a key");
+            for other in [RS256, ES256, EDDSA, HS256] {
+                let is_signed = Token::parse(other).expect("a token").verified(&key).is_some();
+                assert_eq!(is_signed, token == other, "{key:?}");
+            }
+        }
+        for wrong in [
+            serde_json::json!({}),
+            serde_json::json!({"kty": "oct", "k": "bXVzdGVy"}),
+            serde_json::json!({"kty": "RSA", "n": modulus, "e": "AQAB", "use": "enc"}),
+            serde_json::json!({"kty": "RSA", "n": modulus}),
+            serde_json::json!({"kty": "EC", "crv": "P-256", "x": x, "y": "AQAB"}),
+            serde_json::json!({"kty": "OKP", "crv": "Ed25519", "x": "AQAB"}),
+            serde_json::json!({"kty": "EC", "crv": "secp256k1", "x": x, "y": y}),
+        ] {
+            assert!(jwk(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+
+    struct RsaAndEc {
+        modulus: String,
+        x: String,
+        y: String,
+    }
+
+    fn parts_of_the_keys() -> RsaAndEc {
+        let Ok(JwtKey::Rsa(rsa)) = JwtKey::from_public_key_pem(RSA_PEM) else { panic!("a key") };
+        let Ok(JwtKey::Ec(ec)) = JwtKey::from_public_key_pem(EC_PEM) else { panic!("a key") };
+        // SEQUENCE, INTEGER (257 bytes with a zero before), INTEGER 65537: 9 and 5 bytes around the modulus.
+        let modulus = URL_SAFE_NO_PAD.encode(&rsa[9..rsa.len() - 5]);
+        RsaAndEc { modulus, x: URL_SAFE_NO_PAD.encode(&ec[1..33]), y: URL_SAFE_NO_PAD.encode(&ec[33..]) }
+    }
+
     #[test]
     fn signatures_of_foreign_tools() {
         let secret = JwtKey::from_secret("muster", false).expect("a secret");
         let rsa = JwtKey::from_public_key_pem(RSA_PEM).expect("a key");
         let ec = JwtKey::from_public_key_pem(EC_PEM).expect("a key");
-        let keys = [&secret, &rsa, &ec];
-        for (at, token) in [HS256, RS256, ES256].into_iter().enumerate() {
+        let ed = JwtKey::from_public_key_pem(ED_PEM).expect("a key");
+        let keys = [&secret, &rsa, &ec, &ed];
+        for (at, token) in [HS256, RS256, ES256, EDDSA].into_iter().enumerate() {
             let parsed = Token::parse(token).expect("a token");
             for (other, key) in keys.iter().enumerate() {
                 let claims = parsed.verified(key);

@@ -35,7 +35,7 @@ pub struct CachedAnswer {
 
 /// The answers of one session.
 #[derive(Debug, Default)]
-pub(crate) struct Cache {
+pub struct Cache {
     generation: u64,
     /// In the order of their coming.
     answers: IndexMap<(u8, Box<str>), Entry>,
@@ -64,7 +64,7 @@ impl indexmap::Equivalent<(u8, Box<str>)> for Key<'_> {
 
 impl Cache {
     /// The answer, if it still counts.
-    pub(crate) fn get(&self, caching: &Caching, action: Action, topic: &str, now: Duration) -> Option<bool> {
+    pub fn get(&self, caching: &Caching, action: Action, topic: &str, now: Duration) -> Option<bool> {
         if self.generation != caching.generation {
             return None;
         }
@@ -74,7 +74,7 @@ impl Cache {
     }
 
     /// Remembers an answer that was found under `caching`, in place of the oldest where there is no room.
-    pub(crate) fn put(&mut self, caching: &Caching, action: Action, topic: &str, allow: bool, now: Duration) {
+    pub fn put(&mut self, caching: &Caching, action: Action, topic: &str, allow: bool, now: Duration) {
         if self.generation != caching.generation {
             self.answers.clear();
             self.generation = caching.generation;
@@ -93,7 +93,7 @@ impl Cache {
     }
 
     /// What it holds that still counts.
-    pub(crate) fn list(&self, caching: &Caching, now: Duration) -> Vec<CachedAnswer> {
+    pub fn list(&self, caching: &Caching, now: Duration) -> Vec<CachedAnswer> {
         if self.generation != caching.generation {
             return Vec::new();
         }

@@ -11,7 +11,6 @@ pub use authority::{
     Authority, AuthzCounts, DenyAction, Owned, Owner, Policy, SOURCE_BUILT_IN, SOURCE_CLIENT, SOURCE_DEFAULT,
     SOURCE_SUPERUSER,
 };
-pub(crate) use cache::Cache;
-pub use cache::{CachedAnswer, Caching};
+pub use cache::{Cache, CachedAnswer, Caching};
 pub use compiled::{REGEX_BYTES_MAX, RuleError, RuleSet};
 pub use rule::{Permission, Retain, Rule, RuleAction};

@@ -49,6 +49,9 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                 Some(Control::Answers { forget, reply }) => {
                     let _ = reply.send(actor.remembered_answers(forget));
                 }
+                Some(Control::Held { query, reply }) => {
+                    let _ = reply.send(actor.session.outbox.held(&query));
+                }
                 Some(Control::Shutdown) | None => return actor.end().await,
             },
             incoming = Session::next_incoming(link) => match incoming {

@@ -316,6 +316,10 @@ impl Connection {
                 let _ = reply.send(self.actor.remembered_answers(forget));
                 Ok(())
             }
+            Some(Control::Held { query, reply }) => {
+                let _ = reply.send(self.actor.session.outbox.held(&query));
+                Ok(())
+            }
             Some(Control::Shutdown) | None => Err(End::Shutdown),
         }
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::codec::Qos;
 use crate::envelope::Envelope;
+use crate::info::{Held, HeldMessage, HeldPage, HeldQuery, RetainedInfo};
 
 /// A message for one subscription of one client.
 #[derive(Debug, Clone)]
@@ -41,40 +42,60 @@ pub(super) struct Inflight {
     pub(super) pkid: u16,
     pub(super) stage: Stage,
     pub(super) delivery: Delivery,
+    /// Its place among all that was ever in the window.
+    place: u64,
+}
+
+/// A message that waits for its turn.
+#[derive(Debug)]
+struct Queued {
+    /// Its place among all that was ever queued.
+    place: u64,
+    delivery: Delivery,
 }
 
 /// Queue and window.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    queue: VecDeque<Delivery>,
+    queue: VecDeque<Queued>,
     queue_messages_max: usize,
     inflight: VecDeque<Inflight>,
     last_pkid: u16,
+    /// The place that the next message gets, in queue or window. The first is 1.
+    next_place: u64,
 }
 
 impl Outbox {
     pub(super) fn new(queue_messages_max: usize) -> Self {
-        Self { queue: VecDeque::new(), queue_messages_max, inflight: VecDeque::new(), last_pkid: 0 }
+        let (queue, inflight) = (VecDeque::new(), VecDeque::new());
+        Self { queue, queue_messages_max, inflight, last_pkid: 0, next_place: 1 }
     }
 
     /// Queues a message; gives back the oldest one where there is no room for both.
     pub(super) fn push(&mut self, delivery: Delivery) -> Option<Delivery> {
         let dropped = if self.queue.len() >= self.queue_messages_max { self.queue.pop_front() } else { None };
-        self.queue.push_back(delivery);
-        dropped
+        let place = self.next_place();
+        self.queue.push_back(Queued { place, delivery });
+        dropped.map(|it| it.delivery)
+    }
+
+    fn next_place(&mut self) -> u64 {
+        let place = self.next_place;
+        self.next_place += 1;
+        place
     }
 
     /// The next message to send, if the window has room for it.
     pub(super) fn pop(&mut self, inflight_max: usize) -> Option<Delivery> {
         let next = self.queue.front()?;
-        if next.qos > Qos::AtMostOnce && self.inflight.len() >= inflight_max {
+        if next.delivery.qos > Qos::AtMostOnce && self.inflight.len() >= inflight_max {
             return None;
         }
         let next = self.queue.pop_front();
         if self.queue.is_empty() && self.queue.capacity() > 64 {
             self.queue = VecDeque::new();
         }
-        next
+        next.map(|it| it.delivery)
     }
 
     /// A packet identifier that is not in use.
@@ -88,7 +109,8 @@ impl Outbox {
     }
 
     pub(super) fn sent(&mut self, pkid: u16, delivery: Delivery) {
-        self.inflight.push_back(Inflight { pkid, stage: Stage::Sent, delivery });
+        let place = self.next_place();
+        self.inflight.push_back(Inflight { pkid, stage: Stage::Sent, delivery, place });
     }
 
     /// PUBACK: the message, if it was waiting for one.
@@ -133,6 +155,14 @@ impl Outbox {
         self.inflight.iter()
     }
 
+    /// Messages that are held for the client, oldest first, from behind a place on. The first comes whatever it weighs.
+    pub(super) fn held(&self, asked: &HeldQuery) -> HeldPage {
+        match asked.held {
+            Held::Queued => page(asked, self.queue.iter().map(|it| (it.place, &it.delivery))),
+            Held::Inflight => page(asked, self.inflight.iter().map(|it| (it.place, &it.delivery))),
+        }
+    }
+
     pub(super) fn inflight_len(&self) -> usize {
         self.inflight.len()
     }
@@ -143,9 +173,10 @@ impl Outbox {
 
     /// Takes QoS 0 messages out of the queue: they are not kept for a client that has gone.
     pub(super) fn drain_qos0(&mut self) -> VecDeque<Delivery> {
-        let (gone, kept): (VecDeque<_>, _) = self.queue.drain(..).partition(|it| it.qos == Qos::AtMostOnce);
+        let is_qos0 = |it: &Queued| it.delivery.qos == Qos::AtMostOnce;
+        let (gone, kept): (VecDeque<_>, _) = self.queue.drain(..).partition(is_qos0);
         self.queue = kept;
-        gone
+        gone.into_iter().map(|it| it.delivery).collect()
     }
 
     fn remove(&mut self, pkid: u16, stage: Stage, qos: Qos) -> Option<Delivery> {
@@ -154,5 +185,82 @@ impl Outbox {
             .iter()
             .position(|it| it.pkid == pkid && it.stage == stage && it.delivery.qos == qos)?;
         self.inflight.remove(at).map(|it| it.delivery)
+    }
+}
+
+/// The part of `all`, which is in the order of places, that is asked for.
+fn page<'a>(asked: &HeldQuery, all: impl Iterator<Item = (u64, &'a Delivery)>) -> HeldPage {
+    let mut page = HeldPage::default();
+    let mut payload_bytes = 0;
+    for (place, delivery) in all {
+        page.start.get_or_insert(place);
+        if place <= asked.after {
+            continue;
+        }
+        payload_bytes += delivery.envelope.payload.len();
+        let is_full = page.messages.len() >= asked.count_max || payload_bytes > asked.payload_bytes_max;
+        if is_full && !page.messages.is_empty() {
+            break;
+        }
+        let (topic, retain) = (delivery.topic().to_owned(), delivery.retain);
+        let info = RetainedInfo { qos: delivery.qos.as_u8(), ..delivery.envelope.clone().info(topic) };
+        page.messages.push(HeldMessage { place, retain, info });
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(payload: &'static str, qos: Qos) -> Delivery {
+        let envelope = Envelope {
+            id: [7; 16],
+            qos: Qos::ExactlyOnce,
+            retain: false,
+            received_at_ms: 5,
+            from_clientid: Bytes::from_static(b"from"),
+            from_username: None,
+            props: None,
+            republished: None,
+            payload: Bytes::from_static(payload.as_bytes()),
+        };
+        Delivery { topic: Bytes::from_static(b"t"), envelope, qos, retain: false, subscription_id: None }
+    }
+
+    fn shown(
+        outbox: &Outbox,
+        held: Held,
+        after: u64,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Vec<(u64, String)> {
+        let page = outbox.held(&HeldQuery { held, after, count_max, payload_bytes_max: bytes_max });
+        let text = |it: HeldMessage| (it.place, String::from_utf8_lossy(&it.info.payload).into_owned());
+        page.messages.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn what_is_held_is_shown_in_pages() {
+        let mut outbox = Outbox::new(4);
+        for payload in ["gone", "one", "two", "three"] {
+            assert!(outbox.push(delivery(payload, Qos::AtLeastOnce)).is_none());
+        }
+        assert!(outbox.push(delivery("four", Qos::AtMostOnce)).is_some(), "the oldest made room");
+        let texts = |page: Vec<(u64, String)>| page.into_iter().map(|(_, it)| it).collect::<Vec<_>>();
+        let first = shown(&outbox, Held::Queued, 0, 2, 100);
+        let (place, _) = first[1];
+        assert_eq!(texts(first), ["one", "two"]);
+        // What is sent meanwhile moves nothing.
+        let sent = outbox.pop(10).expect("a message");
+        outbox.sent(1, sent);
+        assert_eq!(texts(shown(&outbox, Held::Queued, place, 2, 100)), ["three", "four"]);
+        assert_eq!(texts(shown(&outbox, Held::Queued, place, 2, 8)), ["three"], "not more bytes");
+        assert_eq!(texts(shown(&outbox, Held::Queued, place, 2, 0)), ["three"], "one in any case");
+        assert_eq!(outbox.drain_qos0().len(), 1);
+        assert_eq!(texts(shown(&outbox, Held::Queued, place, 9, 100)), ["three"]);
+        assert_eq!(texts(shown(&outbox, Held::Inflight, 0, 9, 100)), ["one"]);
+        assert!(outbox.acked(1).is_some());
+        assert_eq!(shown(&outbox, Held::Inflight, 0, 9, 100), []);
     }
 }

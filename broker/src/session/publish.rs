@@ -59,9 +59,19 @@ impl Connection {
 
     async fn write(&mut self, publish: Publish) -> Result<(), End> {
         let Publish { dup, qos, retain, pkid, topic, props, payload, .. } = publish;
-        let (origin, republished_by, republication) = ("", String::new(), None);
-        let message =
-            NewMessage { topic, payload, qos, retain, dup, props, origin, republished_by, republication };
+        let (origin, republished_by, republication, request) = ("", String::new(), None, None);
+        let message = NewMessage {
+            topic,
+            payload,
+            qos,
+            retain,
+            dup,
+            props,
+            origin,
+            republished_by,
+            republication,
+            request,
+        };
         let published = self.actor.hub.publish(&mut self.actor.recorder, message).await;
         let (offset, code) = match published {
             Ok(done) if done.matched || self.version < Version::V5 => (done.offset, reason::SUCCESS),

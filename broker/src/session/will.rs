@@ -40,6 +40,7 @@ impl Actor {
             origin: "will",
             republished_by: String::new(),
             republication: None,
+            request: None,
         };
         match self.hub.publish(&mut self.recorder, message).await {
             Ok(_) => self.hub.counters.wills_published.add(1),

@@ -199,6 +199,10 @@ impl Table {
         self.all.get(&(kind, who.to_owned())).is_some_and(|held| held.ban.is_on(now_ms))
     }
 
+    fn next_begin_ms(&self, after_ms: i64) -> Option<i64> {
+        self.all.values().map(|held| held.ban.at_ms).filter(|at_ms| *at_ms > after_ms).min()
+    }
+
     fn patterns(&self, kind: BanKind) -> impl Iterator<Item = &Held> {
         self.all
             .range((kind, String::new())..)
@@ -277,6 +281,8 @@ pub struct Bans {
     clock: SharedClock,
     /// Held by whoever changes something, so that what is stored and what counts change in one order.
     changing: tokio::sync::Mutex<()>,
+    /// Tells who waits for the next one to begin that another may.
+    changed: tokio::sync::Notify,
 }
 
 impl std::fmt::Debug for Bans {
@@ -299,7 +305,18 @@ impl Bans {
             })?;
         }
         let changing = tokio::sync::Mutex::new(());
-        Ok(Self { table: RwLock::new(table), stored, clock: clock.clone(), changing })
+        let changed = tokio::sync::Notify::new();
+        Ok(Self { table: RwLock::new(table), stored, clock: clock.clone(), changing, changed })
+    }
+
+    /// When the first of those begins that begin after a moment; none where none does.
+    pub fn next_begin_ms(&self, after_ms: i64) -> Option<i64> {
+        self.table().next_begin_ms(after_ms)
+    }
+
+    /// Resolves when a ban was made since this was asked last. For one who asks.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Makes a ban; it counts and is durable when this returns. One that is over does not stand in its way.
@@ -331,7 +348,9 @@ impl Bans {
         for key in &over {
             table.remove(key);
         }
-        table.insert(ban).map_err(BanError::Bad)
+        let inserted = table.insert(ban).map_err(BanError::Bad);
+        self.changed.notify_one();
+        inserted
     }
 
     /// Ends a ban; whether there was one.
@@ -450,6 +469,18 @@ mod tests {
         ] {
             Table::default().insert(ban(kind, who)).expect_err(who);
         }
+    }
+
+    #[test]
+    fn the_next_to_begin_is_known() {
+        let mut table = Table::default();
+        for (who, at_ms) in [("a", 30), ("b", 10), ("c", 20)] {
+            table.insert(Ban { at_ms, until_ms: None, ..ban(BanKind::Clientid, who) }).expect("a ban");
+        }
+        assert_eq!(
+            [5, 10, 29, 30].map(|after| table.next_begin_ms(after)),
+            [Some(10), Some(20), Some(30), None]
+        );
     }
 
     #[test]

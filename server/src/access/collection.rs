@@ -42,6 +42,22 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
         parsed.collect()
     }
 
+    /// One document, if it is there.
+    ///
+    /// # Errors
+    /// As [`Collection::load`].
+    pub fn one(&self, id: &str) -> Result<Option<T>, Error> {
+        let name = self.name;
+        let read = self.registry.document(name, id);
+        let found =
+            read.map_err(|error| Error::because(ErrorKind::Fatal, format!("cannot read {name}"), error))?;
+        let parsed = found.map(|it| serde_json::from_str(&it.body)).transpose();
+        parsed.map_err(|error| {
+            let message = format!("`{id}` of {name} in the registry cannot be understood");
+            Error::because(ErrorKind::Fatal, message, error)
+        })
+    }
+
     /// The change that stores `value` under `id`.
     ///
     /// # Errors

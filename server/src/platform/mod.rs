@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 mod alarms;
+mod bans;
 mod keep;
 mod sessions;
 mod stalls;
@@ -38,6 +39,7 @@ use crate::republish::Republisher;
 use crate::rest::{App, RestServer};
 use crate::statistics::{self, Statistics};
 use alarms::Alarms;
+pub(crate) use bans::put_out;
 use keep::Keeper;
 
 /// The database that users query.
@@ -112,7 +114,7 @@ impl Platform {
 
         let doors =
             open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone(), &statistics);
-        let (broker, rest) = match doors.await {
+        let (broker, rest, access) = match doors.await {
             Ok(doors) => doors,
             Err(error) => {
                 // What waits for the broker ends.
@@ -132,6 +134,8 @@ impl Platform {
         };
         broker_is_here.send_replace(Some(broker.clone()));
         let following = CancellationToken::new();
+        let (bans, stop) = (access.bans, following.clone());
+        tokio::spawn(bans::follow(broker.clone(), bans, clock.clone(), stop));
         let keeper = Keeper::new(&journal, data, &pipelines, registry, follower.needed(), counts.needed());
         let limits = keep::retention(&config.journal);
         if let Err(error) = journal.log().set_retention(limits) {
@@ -365,12 +369,12 @@ async fn open_doors(
     wanted: Wanted,
     clock: SharedClock,
     statistics: &Statistics,
-) -> Result<(Broker, RestServer), Error> {
-    let access = Access::load(config, &registry, &clock)?;
+) -> Result<(Broker, RestServer, Access), Error> {
+    let access = Access::load(config, &registry, journal, &clock)?;
     let broker = start_broker(config, journal, registry, wanted, clock.clone(), &access).await?;
     let app = App::new(config, &clock, journal, &broker, &access, pipelines, statistics);
     match RestServer::start(&config.http, app).await {
-        Ok(rest) => Ok((broker, rest)),
+        Ok(rest) => Ok((broker, rest, access)),
         Err(error) => {
             broker.shutdown().await;
             Err(error)

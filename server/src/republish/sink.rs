@@ -132,6 +132,7 @@ impl RepublishSink {
             props: message.props,
             republished_by: self.owner.rule.clone(),
             republication: Some(republication),
+            request: None,
         })
     }
 

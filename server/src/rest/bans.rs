@@ -3,18 +3,14 @@
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use futures_util::{StreamExt as _, stream};
-use muster_broker::{ClientView, Doorkeeper as _, Visitor};
 use serde_json::{Map, Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::reply::{ApiError, Body, BodyRefused, ErrorBody, Page, Params, Refused, rfc3339};
-use super::{App, audit, clients};
+use super::{App, audit};
 use crate::access::{Ban, BanError, BanKind, Caller};
-
-/// Clients that are put out at a time.
-const KICKS_MAX: usize = 64;
+use crate::platform::put_out;
 
 /// Filters of the list: the parameter, the kind, and whether a part of the name is enough.
 const FILTERS: [(&str, BanKind, bool); 7] = [
@@ -101,7 +97,7 @@ pub(super) async fn list(
     Ok(page.envelope(bans.iter().map(shown).collect(), total as u64, is_fuzzy))
 }
 
-/// Shuts somebody out: at once, and the sessions that are there end.
+/// Shuts somebody out: at once or from `at` on, when the sessions that are there end.
 #[utoipa::path(post, path = "/banned", tag = "Banned", operation_id = "banned_create", request_body = Described,
     responses((status = 200, description = "The ban", body = Described),
         (status = 500, description = "It could not be stored", body = ErrorBody), Refused, BodyRefused))]
@@ -116,32 +112,11 @@ pub(super) async fn create(
         BanError::Bad(why) => ApiError::bad_request(why),
         BanError::Store(error) => ApiError::internal(error.to_string()),
     })?;
-    let ended = put_out(&app).await;
+    let ended = put_out(&app.broker, &app.access.bans).await;
     let answer = shown(&ban);
     let details = json!({"ban": answer, "sessions_ended": ended});
     audit::write(&app, &caller, "banned.create", &ban.who, details).await;
     Ok(Json(answer))
-}
-
-/// Ends the sessions of all who are shut out now; how many there were.
-async fn put_out(app: &App) -> u64 {
-    let bans = &app.access.bans;
-    let mut out = Vec::new();
-    clients::each(&app.broker, None, |view: &ClientView| {
-        let it = view.fixed();
-        let address = it.peername.parse().ok().map(|it: std::net::SocketAddr| it.ip().to_canonical());
-        let visitor = Visitor { clientid: &it.clientid, username: it.username.as_deref(), address };
-        if bans.is_banned(&visitor) {
-            out.push(it.clientid.clone());
-        }
-        true
-    })
-    .await;
-    let ended = stream::iter(out).map(|id| {
-        let broker = app.broker.clone();
-        async move { broker.kick_banned(&id).await }
-    });
-    ended.buffer_unordered(KICKS_MAX).fold(0, async |sum, one| sum + u64::from(one)).await
 }
 
 /// Ends a ban.

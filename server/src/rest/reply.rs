@@ -158,10 +158,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Typed<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = json_bytes(request, state).await?;
-        let parsed = serde_json::from_slice(&bytes);
-        parsed.map(Self).map_err(|error| ApiError::bad_request(format!("the body cannot be used: {error}")))
+        parsed(&json_bytes(request, state).await?).map(Self)
     }
+}
+
+/// What a body says.
+pub(super) fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let parsed = serde_json::from_slice(bytes);
+    parsed.map_err(|error| ApiError::bad_request(format!("the body cannot be used: {error}")))
 }
 
 /// The bytes of a body that is said to be JSON.

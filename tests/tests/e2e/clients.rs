@@ -1,5 +1,7 @@
 //! What operators do with clients: kick, subscribe for them, change their keep-alive, shut them out.
 
+use muster_core::clock::SystemClock;
+use muster_core::event::EventKind;
 use muster_tests::mqtt::{Client, Connect, VERSIONS, Version, kind};
 use muster_tests::{Home, PATIENCE, until};
 use serde_json::{Value, json};
@@ -129,6 +131,102 @@ async fn shut_out_in_each_form_and_after_a_restart() {
     assert_eq!(muster.json("/api/v5/banned").await["meta"]["count"], 1);
     assert_eq!(muster.send("DELETE", "/api/v5/banned", Value::Null).await.0, 204);
     assert_eq!(Client::greet(muster.mqtt, &connect).await.expect("an answer").2, 0);
+    muster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_for_later_puts_out_when_it_begins_and_not_before() {
+    let home = Home::new();
+    let muster = home.start().await;
+    let mut device = Client::connect(muster.mqtt, Version::V5, "later").await;
+    let mut other = Client::connect(muster.mqtt, Version::V5, "other").await;
+    let hour = 3_600;
+    let now = SystemClock::shared().wall_ms() / 1_000;
+    let far = json!({"as": "clientid", "who": "other", "at": now + hour});
+    assert_eq!(muster.send("POST", "/api/v5/banned", far).await.0, 200);
+    let ban = json!({"as": "clientid", "who": "later", "at": now + 3});
+    assert_eq!(muster.send("POST", "/api/v5/banned", ban).await.0, 200);
+    // It can do what it could, and another connection of it may come.
+    device.publish("t", b"still here", 1, false).await;
+    let goodbye = device.until_closed().await;
+    assert_eq!((goodbye[0].kind(), goodbye[0].reason()), (kind::DISCONNECT, 0x98));
+    other.publish("t", b"nobody's business", 1, false).await;
+    let code = Client::greet(muster.mqtt, &Connect::new(Version::V5, "later")).await.expect("an answer").2;
+    assert_eq!(code, 0x8A);
+    muster.stop().await;
+    let log = home.log().await;
+    let mut ended = log.of(EventKind::ClientDisconnected).filter(|it| it.clientid() == "later");
+    let at_ms = ended.next().expect("it was put out").timestamp_ms;
+    let due_ms = (now + 3) * 1_000;
+    assert!((due_ms..due_ms + 10_000).contains(&at_ms), "{} ms after its moment", at_ms - due_ms);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_client_can_be_seen() {
+    let home = Home::new();
+    let muster = home.start().await;
+    let kept = Connect { clean: false, expiry: 600, ..Connect::new(Version::V5, "slow") };
+    let (mut device, _, _) = Client::greet(muster.mqtt, &kept).await.expect("an answer");
+    device.subscribe("q/#", 1).await;
+    let mut publisher = Client::connect(muster.mqtt, Version::V5, "publisher").await;
+    for n in 0..3 {
+        publisher.publish("q/1", format!("sent {n}").as_bytes(), 1, false).await;
+        // It takes them and says nothing.
+        device.expect(kind::PUBLISH).await;
+    }
+    let inflight = "/api/v5/clients/slow/inflight_messages";
+    let page = muster.json(&format!("{inflight}?payload=plain&limit=2")).await;
+    let payloads = |page: &Value| -> Vec<Value> {
+        page["data"].as_array().expect("a list").iter().map(|it| it["payload"].clone()).collect()
+    };
+    assert_eq!(payloads(&page), ["sent 0", "sent 1"]);
+    let first = &page["data"][0];
+    assert_eq!(
+        (&first["topic"], &first["qos"], &first["from_clientid"]),
+        (&json!("q/1"), &json!(1), &json!("publisher"))
+    );
+    assert_eq!(first["msgid"].as_str().map(str::len), Some(32));
+    assert_eq!(page["meta"]["start"], first["inserted_at"]);
+    let next =
+        format!("{inflight}?payload=plain&position={}", page["meta"]["position"].as_str().expect("one"));
+    let rest = muster.json(&next).await;
+    assert_eq!((payloads(&rest), &rest["meta"]["start"]), (vec![json!("sent 2")], &first["inserted_at"]));
+    let queue = "/api/v5/clients/slow/mqueue_messages";
+    let empty = json!({"data": [], "meta": {"start": "none", "position": "none"}});
+    assert_eq!(muster.json(queue).await, empty);
+
+    // Away, they wait in the queue, those that were sent in the window.
+    device.disconnect().await;
+    for payload in [&b"away"[..], &[0xFF, 0]] {
+        publisher.publish("q/2", payload, 1, false).await;
+    }
+    until("both wait", PATIENCE, async || {
+        let page = muster.json(queue).await;
+        (payloads(&page) == ["YXdheQ==", "/wA="]).then_some(())
+    })
+    .await;
+    let one = muster.json(&format!("{queue}?max_payload_bytes=1&payload=plain")).await;
+    assert_eq!((payloads(&one), &one["data"][0]["mqueue_priority"]), (vec![json!("away")], &json!(0)));
+    assert_eq!(payloads(&muster.json(&format!("{queue}?payload=none")).await), [Value::Null, Value::Null]);
+    assert_eq!(payloads(&muster.json(inflight).await).len(), 3);
+    assert_eq!(muster.get("/api/v5/clients/nobody/mqueue_messages").await.0, 404);
+    for bad in ["payload=hex", "limit=0", "position=x", "max_payload_bytes=-1"] {
+        assert_eq!(muster.get(&format!("{queue}?{bad}")).await.0, 400, "{bad}");
+    }
+    // Acknowledged, they are gone.
+    let (mut device, present, _) = Client::greet(muster.mqtt, &kept).await.expect("an answer");
+    assert!(present);
+    for _ in 0..5 {
+        let id = device.expect(kind::PUBLISH).await.publish_id();
+        device
+            .send(&muster_tests::mqtt::packet(kind::PUBACK << 4, &id.to_be_bytes()))
+            .await
+            .expect("it is sent");
+    }
+    until("nothing waits any more", PATIENCE, async || {
+        (muster.json(inflight).await == empty && muster.json(queue).await == empty).then_some(())
+    })
+    .await;
     muster.stop().await;
 }
 

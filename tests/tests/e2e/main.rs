@@ -18,6 +18,7 @@ mod crash;
 mod demo;
 mod devices;
 mod https;
+mod idempotency;
 mod left_behind;
 mod letters;
 mod load;

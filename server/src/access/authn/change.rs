@@ -103,7 +103,8 @@ impl Authn {
         let link = self.find(id)?;
         let is_up = match &link.asks {
             Asks::Http(http) => http.is_reachable.load(Ordering::Relaxed),
-            Asks::BuiltIn { .. } | Asks::Jwt(_) => true,
+            Asks::Jwt(jwt) => jwt.is_reachable(),
+            Asks::BuiltIn { .. } => true,
         };
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let it = &link.counters;

@@ -3,9 +3,11 @@
 use muster_broker::authn::{Claims, JwtKey, Token};
 use muster_broker::authz::{Permission, Retain, Rule, RuleAction};
 use muster_broker::{Authn, Credentials, Identity};
+use muster_core::clock::SharedClock;
 use serde_json::Value;
 
 use super::Verdict;
+use super::jwks::{Jwks, NoKeys};
 use super::settings::{Jwt, TokenFrom};
 
 /// Most permissions that a token may bring.
@@ -14,17 +16,26 @@ const RULES_MAX: usize = 256;
 /// How tokens are looked at.
 #[derive(Debug)]
 pub(super) struct JwtLink {
-    key: JwtKey,
+    keys: Keys,
     from: TokenFrom,
     verify: Vec<(String, String)>,
     acl_claim: String,
     ends_sessions: bool,
 }
 
+/// Whose signatures are believed.
+#[derive(Debug)]
+pub(super) enum Keys {
+    /// One key, written into the configuration.
+    Fixed(JwtKey),
+    /// Those that an endpoint shows.
+    Endpoint(Box<Jwks>),
+}
+
 impl JwtLink {
-    pub(super) fn new(key: JwtKey, config: &Jwt) -> Self {
+    pub(super) fn new(keys: Keys, config: &Jwt) -> Self {
         Self {
-            key,
+            keys,
             from: config.from,
             verify: config.verify_claims.clone().into_iter().collect(),
             acl_claim: config.acl_claim_name.clone(),
@@ -32,15 +43,30 @@ impl JwtLink {
         }
     }
 
-    /// What a client with these credentials is, at `now_ms`. What is no token of ours is somebody else's business.
-    pub(super) fn ask(&self, credentials: &Credentials<'_>, now_ms: i64) -> Verdict {
+    /// Whether keys can be had.
+    pub(super) fn is_reachable(&self) -> bool {
+        match &self.keys {
+            Keys::Fixed(_) => true,
+            Keys::Endpoint(jwks) => jwks.is_reachable(),
+        }
+    }
+
+    /// What a client with these credentials is now. What is no token of ours is somebody else's business.
+    pub(super) async fn ask(&self, credentials: &Credentials<'_>, clock: &SharedClock) -> Verdict {
         let text = match self.from {
             TokenFrom::Password => credentials.password.and_then(|bytes| std::str::from_utf8(bytes).ok()),
             TokenFrom::Username => credentials.username,
         };
-        let claims = text.and_then(Token::parse).and_then(|token| token.verified(&self.key));
+        let Some(token) = text.and_then(Token::parse) else { return Verdict::Ignore };
+        let claims = match &self.keys {
+            Keys::Fixed(key) => token.verified(key),
+            Keys::Endpoint(jwks) => match jwks.verified(&token, clock.monotonic()).await {
+                Ok(claims) => claims,
+                Err(NoKeys) => return Verdict::Unavailable,
+            },
+        };
         let Some(claims) = claims else { return Verdict::Ignore };
-        match self.identity(&claims, credentials, now_ms) {
+        match self.identity(&claims, credentials, clock.wall_ms()) {
             Some(identity) => Verdict::Allow(identity),
             None => Verdict::Deny(Authn::BadCredentials),
         }

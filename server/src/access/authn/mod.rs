@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, Semaphore};
 mod change;
 mod http;
 mod import;
+mod jwks;
 mod jwt;
 mod settings;
 mod users;
@@ -197,7 +198,7 @@ impl Authn {
         for link in chain.links.iter().filter(|link| link.enable) {
             let verdict = match &link.asks {
                 Asks::BuiltIn { by, .. } => self.ask_built_in(&link.id, *by, credentials).await,
-                Asks::Jwt(jwt) => jwt.ask(credentials, self.clock.wall_ms()),
+                Asks::Jwt(jwt) => jwt.ask(credentials, &self.clock).await,
                 Asks::Http(http) => match self.admit(credentials) {
                     Ok(()) => http.ask(credentials).await,
                     Err(refused) => Verdict::Deny(refused),

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::http::HttpLink;
-use super::jwt::JwtLink;
+use super::jwks::Jwks;
+use super::jwt::{JwtLink, Keys};
 
 /// What stands where a secret is.
 pub(super) const MASK: &str = "******";
@@ -21,6 +22,9 @@ pub(super) const BUILT_IN_USERNAME: &str = "password_based:built_in_database_use
 
 const HTTP_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const POOL_MAX: usize = 256;
+/// How often an endpoint is asked for its keys, where nobody says it.
+const JWKS_REFRESH_SECONDS: u64 = 300;
+const JWKS_REFRESH_SECONDS_MAX: u64 = 7 * 24 * 3_600;
 
 /// By what a store of users knows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +93,14 @@ pub(super) struct Jwt {
     pub(super) use_jwks: bool,
     #[serde(default)]
     pub(super) from: TokenFrom,
-    pub(super) algorithm: JwtFamily,
+    /// Not with `use_jwks`: there each key says what it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) algorithm: Option<JwtFamily>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) endpoint: Option<String>,
+    /// Seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) refresh_interval: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) secret: Option<String>,
     #[serde(default)]
@@ -248,12 +259,28 @@ impl Link {
 
     fn jwt(mut config: Jwt) -> Result<Self, String> {
         named(&mut config.id, "jwt")?;
-        if config.use_jwks {
-            return Err(
-                "use_jwks: keys from an endpoint are not supported; give secret or public_key".to_owned()
-            );
-        }
-        let key = match config.algorithm {
+        let keys = if config.use_jwks {
+            let endpoint = config.endpoint.as_deref().ok_or("endpoint: is missing")?;
+            let seconds = config.refresh_interval.unwrap_or(JWKS_REFRESH_SECONDS);
+            if !(1..=JWKS_REFRESH_SECONDS_MAX).contains(&seconds) {
+                return Err(format!("refresh_interval: is from 1 to {JWKS_REFRESH_SECONDS_MAX} seconds"));
+            }
+            Keys::Endpoint(Box::new(Jwks::new(endpoint, Duration::from_secs(seconds))?))
+        } else {
+            Keys::Fixed(Self::jwt_key(&config)?)
+        };
+        let asks = Asks::Jwt(JwtLink::new(keys, &config));
+        Ok(Self {
+            id: "jwt".to_owned(),
+            enable: config.enable,
+            stored: stored(&config),
+            asks,
+            counters: Default::default(),
+        })
+    }
+
+    fn jwt_key(config: &Jwt) -> Result<JwtKey, String> {
+        let key = match config.algorithm.ok_or("algorithm: is missing")? {
             JwtFamily::HmacBased => {
                 let secret = config.secret.as_deref().ok_or("secret: is missing")?;
                 JwtKey::from_secret(secret, config.secret_base64_encoded)
@@ -268,15 +295,7 @@ impl Link {
                 }
             }
         };
-        let key = key.map_err(|error| error.to_string())?;
-        let asks = Asks::Jwt(JwtLink::new(key, &config));
-        Ok(Self {
-            id: "jwt".to_owned(),
-            enable: config.enable,
-            stored: stored(&config),
-            asks,
-            counters: Default::default(),
-        })
+        key.map_err(|error| error.to_string())
     }
 
     fn http(mut config: Http) -> Result<Self, String> {
@@ -406,7 +425,11 @@ mod tests {
             json!({"mechanism": "password_based", "backend": "built_in_database", "id": "mine"}),
             json!({"mechanism": "jwt", "algorithm": "hmac-based"}),
             json!({"mechanism": "jwt", "algorithm": "public-key", "public_key": "no key"}),
+            json!({"mechanism": "jwt", "secret": "s"}),
             json!({"mechanism": "jwt", "use_jwks": true, "algorithm": "public-key"}),
+            json!({"mechanism": "jwt", "use_jwks": true, "endpoint": "file:///etc/passwd"}),
+            json!({"mechanism": "jwt", "use_jwks": true, "endpoint": "http://a:b@x/"}),
+            json!({"mechanism": "jwt", "use_jwks": true, "endpoint": "http://x/", "refresh_interval": 0}),
             json!({"mechanism": "password_based", "backend": "http", "url": "ftp://x"}),
             json!({"mechanism": "password_based", "backend": "http", "url": "http://x", "pool_size": 0}),
             json!({"mechanism": "password_based", "backend": "http", "url": "http://x", "request_timeout": "2h"}),

@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 
 mod actions;
 mod body;
+mod messages;
 
 use super::App;
 use super::reply::{ApiError, Page, Params, rfc3339};
@@ -32,6 +33,8 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(actions::unsubscribe_bulk))
         .routes(routes!(actions::keepalive))
         .routes(routes!(actions::sessions_count))
+        .routes(routes!(messages::queued))
+        .routes(routes!(messages::inflight))
 }
 
 /// Shows `visit` each client that comes after an identifier, in the order of identifiers, until it says false. Who

@@ -1,24 +1,28 @@
 //! `/publish`: messages from operators, one or many. A request is answered when its events are durable; of many, all
-//! are looked at before the first is published.
+//! are looked at before the first is published. A request with an Idempotency-Key is published once, however often it
+//! comes.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use muster_broker::{Accepted, BrokerError, PublishRequest};
+use muster_core::event::EventId;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+mod keyed;
 mod message;
 
 use super::App;
-use super::reply::{BodyRefused, Refused, Typed};
+use super::reply::{BodyRefused, ErrorBody, Refused};
 use super::{audit, limits};
 use crate::access::Caller;
 use crate::error::chain;
+use keyed::{Found, Keyed, Shape};
 pub(super) use message::{Encoding, Message, request};
 
 /// Most messages of one request.
@@ -68,23 +72,22 @@ impl Refusal {
 /// The message is an event like any other: rules see it. The answer comes when it is durable.
 #[utoipa::path(
     post, path = "/publish", tag = "Publish", operation_id = "publish", request_body = Message,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Published once, however often it is sent",
+        min_length = 1, max_length = 255)),
     responses(
         (status = 200, description = "Published, and somebody subscribes to the topic", body = Outcome),
         (status = 202, description = "Published; nobody subscribes to the topic", body = Outcome),
         (status = 400, description = "The message cannot be published, or the body is not one", body = Problem),
+        (status = 409, description = "A request with this Idempotency-Key is under way", body = ErrorBody),
+        (status = 422, description = "The Idempotency-Key was another request's", body = ErrorBody),
         (status = 503, description = "The log takes nothing", body = Problem),
         Refused, BodyRefused,
     )
 )]
-async fn publish(State(app): State<App>, caller: Caller, Typed(message): Typed<Message>) -> Response {
-    let request = match message::request(message, app.broker.packet_bytes_max()) {
-        Ok(request) => request,
-        Err(refusal) => return (StatusCode::BAD_REQUEST, Json(refusal)).into_response(),
-    };
-    let (status, outcomes) = publish_all(&app, &caller, vec![request]).await;
-    match outcomes.into_iter().next() {
-        Some(outcome) => (status, Json(outcome)).into_response(),
-        None => status.into_response(),
+async fn publish(State(app): State<App>, caller: Caller, asked: Keyed<Message>) -> Response {
+    match message::request(asked.value, app.broker.packet_bytes_max()) {
+        Ok(request) => keyed::publish(&app, &caller, asked.key, vec![request], Shape::One).await,
+        Err(refusal) => (StatusCode::BAD_REQUEST, Json(refusal)).into_response(),
     }
 }
 
@@ -94,19 +97,20 @@ async fn publish(State(app): State<App>, caller: Caller, Typed(message): Typed<M
 /// comes when all are durable.
 #[utoipa::path(
     post, path = "/publish/bulk", tag = "Publish", operation_id = "publish_bulk", request_body = Vec<Message>,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Published once, however often it is sent",
+        min_length = 1, max_length = 255)),
     responses(
         (status = 200, description = "All are published, and each has a subscriber", body = Vec<Outcome>),
         (status = 202, description = "All are published; to some topic nobody subscribes", body = Vec<Outcome>),
         (status = 400, description = "A message cannot be published, or the body is no list", body = Problem),
+        (status = 409, description = "A request with this Idempotency-Key is under way", body = ErrorBody),
+        (status = 422, description = "The Idempotency-Key was another request's", body = ErrorBody),
         (status = 503, description = "The log took some of them or none", body = Problem),
         Refused, BodyRefused,
     )
 )]
-async fn publish_bulk(
-    State(app): State<App>,
-    caller: Caller,
-    Typed(messages): Typed<Vec<Message>>,
-) -> Response {
+async fn publish_bulk(State(app): State<App>, caller: Caller, asked: Keyed<Vec<Message>>) -> Response {
+    let Keyed { value: messages, key } = asked;
     if messages.len() > MESSAGES_MAX {
         let refusal = Refusal::new(UNSPECIFIED, format!("at most {MESSAGES_MAX} messages in a request"));
         return (StatusCode::BAD_REQUEST, Json(refusal)).into_response();
@@ -115,10 +119,7 @@ async fn publish_bulk(
     let requests: Result<Vec<_>, _> =
         messages.into_iter().map(|message| message::request(message, bytes_max)).collect();
     match requests {
-        Ok(requests) => {
-            let (status, outcomes) = publish_all(&app, &caller, requests).await;
-            (status, Json(outcomes)).into_response()
-        }
+        Ok(requests) => keyed::publish(&app, &caller, key, requests, Shape::Many).await,
         Err(refusal) => (StatusCode::BAD_REQUEST, Json(refusal)).into_response(),
     }
 }
@@ -133,7 +134,7 @@ enum Problem {
     /// Each message with what became of it.
     Messages(Vec<Outcome>),
     /// The request is refused.
-    Request(super::reply::ErrorBody),
+    Request(ErrorBody),
 }
 
 /// Publishes in order, waits once for the disk, and says what became of each.
@@ -142,11 +143,28 @@ pub(super) async fn publish_all(
     caller: &Caller,
     requests: Vec<PublishRequest>,
 ) -> (StatusCode, Vec<Outcome>) {
+    publish_rest(app, caller, requests, &Found::new()).await
+}
+
+/// The same of a request that was begun earlier: what was `found` in the log is not published again.
+async fn publish_rest(
+    app: &App,
+    caller: &Caller,
+    requests: Vec<PublishRequest>,
+    found: &Found,
+) -> (StatusCode, Vec<Outcome>) {
     let first_topic = requests.first().map(|request| request.topic.clone());
     let count = requests.len();
     let mut accepted = Vec::with_capacity(count);
-    for request in requests {
-        accepted.push(app.broker.submit(request).await);
+    for (index, request) in (0..).zip(requests) {
+        accepted.push(match found.get(&index) {
+            Some(offset) => Ok(Accepted {
+                offset: *offset,
+                id: EventId::new(app.journal.log_id(), *offset),
+                has_subscribers: app.broker.has_subscribers(&request.topic),
+            }),
+            None => app.broker.submit(request).await,
+        });
     }
     let last = accepted.iter().filter_map(|it| it.as_ref().ok()).map(|it| it.offset).max();
     let durable = match last {
