@@ -84,6 +84,8 @@ pub struct Http {
     pub body_bytes_max: usize,
     /// Largest body of a request with many messages.
     pub bulk_body_bytes_max: usize,
+    /// Wrong keys, tokens and passwords that one address may show in a minute.
+    pub failures_max: usize,
     /// Longest time for one request.
     pub request_timeout: Duration,
 }
@@ -246,6 +248,7 @@ impl Config {
                 listen: layers.address("http.listen")?,
                 body_bytes_max: layers.bytes("http.body_bytes_max")?,
                 bulk_body_bytes_max: layers.bytes("http.bulk_body_bytes_max")?,
+                failures_max: layers.count("http.failures_max")?,
                 request_timeout: layers.duration("http.request_timeout")?,
             },
             journal: Journal {

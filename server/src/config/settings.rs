@@ -106,6 +106,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         "64MiB",
         "largest body of a request with many messages (/publish/bulk)",
     ),
+    setting(
+        "http.failures_max",
+        Kind::Count,
+        "20",
+        "wrong keys, tokens and passwords that one address may show in a minute before REST answers 429; more where \
+         many people share an address",
+    ),
     setting("http.request_timeout", Kind::Duration, "10s", "longest time for one request"),
     setting(
         "journal.durability",

@@ -31,6 +31,7 @@ pub(super) struct Authenticator {
 
 /// How an authenticator fares.
 #[derive(utoipa::ToSchema)]
+#[schema(as = AuthenticatorStatus)]
 #[expect(dead_code, reason = "describes what is written as JSON")]
 pub(super) struct Status {
     /// `connected`, or `disconnected` where the server that it asks does not answer.
@@ -45,6 +46,7 @@ pub(super) struct Status {
 
 /// What came of an authenticator's questions.
 #[derive(utoipa::ToSchema)]
+#[schema(as = AuthenticatorMetrics)]
 #[expect(dead_code, reason = "describes what is written as JSON")]
 pub(super) struct Metrics {
     total: u64,
@@ -58,7 +60,7 @@ pub(super) struct Metrics {
 /// One place in the order.
 #[derive(utoipa::ToSchema)]
 #[expect(dead_code, reason = "describes what is read as JSON")]
-pub(super) struct Ordered {
+pub(super) struct AuthenticatorInOrder {
     /// An authenticator.
     id: String,
 }
@@ -147,7 +149,7 @@ pub(super) async fn status(
 }
 
 #[utoipa::path(put, path = "/authentication/order", tag = "Authentication", operation_id = "authentication_order",
-    request_body = Vec<Ordered>,
+    request_body = Vec<AuthenticatorInOrder>,
     responses((status = 204, description = "They are asked in this order from now on"), BodyRefused, Refused))]
 pub(super) async fn order(
     State(app): State<App>,

@@ -1,7 +1,7 @@
 //! `/authorization/sources/built_in_database/rules`: the rules of clients, of users, and for everybody.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use muster_broker::authz::Owner;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::super::App;
 use super::super::audit;
-use super::super::reply::{AnyBody, ApiError, BodyRefused, ErrorBody, Page, Params, Refused};
+use super::super::reply::{AnyBody, ApiError, BodyRefused, ErrorBody, Page, Params, Path, Refused};
 use super::body::{ClientRules, ClientRulesPage, RulesForAll, UserRules, UserRulesPage, read};
 use super::shown;
 use crate::access::{Caller, RefusedRules};

@@ -1,13 +1,13 @@
 //! `/api_key`, `/login`, `/logout`, `/users`: who may manage. A secret leaves here once, in the answer that made it.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::reply::{ApiError, Body, BodyRefused, Refused, rfc3339};
+use super::reply::{ApiError, Body, BodyRefused, Path, Refused, rfc3339};
 use super::{App, audit};
 use crate::access::{Caller, KeyRecord, NewKey, Role, is_name};
 

@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::super::reply::{ApiError, Body, BodyRefused, ErrorBody, Refused};
+use super::super::reply::{ApiError, Body, BodyRefused, ErrorBody, Path, Refused};
 use super::super::{App, audit, guard};
 use super::{desc, failed, name, only, role, store};
 use crate::access::{

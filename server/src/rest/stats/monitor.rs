@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::super::App;
 use super::super::audit;
 use super::super::nodes::known;
-use super::super::reply::{ApiError, ErrorBody, Params, Refused};
+use super::super::reply::{ApiError, ErrorBody, Params, Path, Refused};
 use crate::access::Caller;
 use crate::statistics::{self, Flow, Sample};
 
@@ -28,6 +28,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 
 /// What was going on in a step of time: ten seconds, or a minute or ten for what is older than an hour or a day.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Sample)]
 struct Shown {
     /// The step's time, milliseconds since 1970.
     time_stamp: i64,
@@ -89,6 +90,7 @@ impl From<Sample> for Shown {
 
 /// What there is now, and what happens a second.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MonitorCurrent)]
 struct Current {
     /// Connected clients.
     connections: u64,
