@@ -13,6 +13,8 @@ use utoipa::ToSchema;
 
 /// Most entries on one page.
 const LIMIT_MAX: u64 = 10_000;
+/// The last page that can be asked for: what fits into the integers of every client.
+const PAGE_MAX: u64 = i64::MAX.cast_unsigned();
 /// Entries on one page when nobody says how many.
 const LIMIT_DEFAULT: u64 = 100;
 
@@ -278,7 +280,7 @@ impl Page {
     pub(super) fn from_params(params: &Params) -> Result<Self, ApiError> {
         let number = |name, default| match params.one(name).map(str::parse::<u64>) {
             None => Some(default),
-            Some(Ok(number @ 1..)) => Some(number),
+            Some(Ok(number @ 1..=PAGE_MAX)) => Some(number),
             Some(_) => None,
         };
         match (number("page", 1), number("limit", LIMIT_DEFAULT)) {

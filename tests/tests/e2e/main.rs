@@ -20,6 +20,7 @@ mod devices;
 mod left_behind;
 mod letters;
 mod load;
+mod openapi;
 mod publish_rest;
 mod replays;
 mod republish;

@@ -133,7 +133,7 @@ struct Current {
 struct Latest {
     /// Only the samples of the last so many seconds.
     #[param(required = false, minimum = 1)]
-    latest: u64,
+    latest: i64,
 }
 
 /// Samples of the last seven days, the oldest first.
@@ -202,9 +202,9 @@ async fn current_of_node(
 }
 
 fn samples(app: &App, query: Vec<(String, String)>) -> Result<Json<Vec<Shown>>, ApiError> {
-    let seconds = |text: &str| text.parse().ok().filter(|seconds: &u64| *seconds > 0);
+    let seconds = |text: &str| text.parse().ok().filter(|seconds: &i64| *seconds > 0);
     let latest = Params::new(query).parsed("latest", seconds)?;
-    let back_ms = latest.map(|seconds| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX));
+    let back_ms = latest.map(|seconds| seconds.saturating_mul(1_000));
     let from_ms = back_ms.map_or(i64::MIN, |ms| app.clock.wall_ms().saturating_sub(ms));
     Ok(Json(app.statistics.samples(from_ms).into_iter().map(Shown::from).collect()))
 }
