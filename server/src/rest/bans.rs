@@ -9,7 +9,9 @@ use serde_json::{Map, Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::reply::{ApiError, Body, BodyRefused, ErrorBody, Page, PageParams, Paged, Params, Path, Refused, rfc3339};
+use super::reply::{
+    ApiError, Body, BodyRefused, ErrorBody, Page, PageParams, Paged, Params, Path, Refused, rfc3339,
+};
 use super::{App, audit, clients};
 use crate::access::{Ban, BanError, BanKind, Caller};
 

@@ -28,11 +28,13 @@ async fn token(home: &Home, muster: &Muster) -> String {
 
 /// One thing of each kind, so that there is something to find.
 async fn fill(muster: &Muster) {
-    let rule = json!({"id": "kept", "sql": "SELECT clientid, topic FROM \"t/#\"", "actions": ["sqlite:kept"]});
+    let rule =
+        json!({"id": "kept", "sql": "SELECT clientid, topic FROM \"t/#\"", "actions": ["sqlite:kept"]});
     let ban = json!({"as": "clientid", "who": "banned-1", "reason": "a test"});
     let store = json!({"mechanism": "password_based", "backend": "built_in_database"});
     let user = json!({"user_id": "u1", "password": "p"});
-    let rules = json!([{"clientid": "c1", "rules": [{"topic": "t", "permission": "allow", "action": "all"}]}]);
+    let rules =
+        json!([{"clientid": "c1", "rules": [{"topic": "t", "permission": "allow", "action": "all"}]}]);
     for (path, body, want) in [
         ("/api/v5/rules", rule, 201),
         ("/api/v5/banned", ban, 200),
@@ -84,7 +86,8 @@ async fn the_page_has_all_that_it_needs() {
     let home = Home::new();
     let muster = home.start().await;
     let get = async |path: &str| {
-        let answer = http_client().get(format!("http://{}{path}", muster.http)).send().await.expect("an answer");
+        let answer =
+            http_client().get(format!("http://{}{path}", muster.http)).send().await.expect("an answer");
         assert_eq!(answer.status(), 200, "{path}");
         let header = |name: &str| {
             let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
@@ -97,7 +100,9 @@ async fn the_page_has_all_that_it_needs() {
     assert!(kind.starts_with("text/html"), "{kind}");
     assert!(policy.contains("script-src 'self';") && policy.contains("connect-src 'self'"), "{policy}");
     // Everything comes from here, and no script stands in the page itself: the policy allows neither.
-    let named = page.split(['"', '\'']).filter_map(|part| part.strip_prefix("./").or(Some(part).filter(|it| *it == "index.css")));
+    let named = page
+        .split(['"', '\''])
+        .filter_map(|part| part.strip_prefix("./").or(Some(part).filter(|it| *it == "index.css")));
     let named: Vec<_> = named.collect();
     for name in ["swagger-ui.css", "swagger-ui-bundle.js", "swagger-initializer.js"] {
         assert!(named.contains(&name), "{name}: {page}");

@@ -103,7 +103,7 @@ mod tests {
         for n in 0..10_000u32 {
             attempts.failed(IpAddr::V4(n.into()), Duration::from_millis(n.into()));
         }
-        let table = attempts.0.lock().expect("a lock");
+        let table = attempts.table.lock().expect("a lock");
         assert_eq!(table.len(), ADDRESSES_MAX);
         assert!(table.contains_key(&IpAddr::V4(9_999.into())), "the newest is there");
     }

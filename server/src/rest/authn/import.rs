@@ -57,6 +57,7 @@ pub(super) struct ImportQuery {
     r#type: Option<String>,
 }
 
+/// Makes many users.
 #[utoipa::path(post, path = "/authentication/{id}/import_users", tag = "Authentication", operation_id = "device_users_import",
     params(IdPath, ImportQuery), request_body = Vec<ImportedUser>,
     responses((status = 200, description = "What came of it", body = ImportCounts),

@@ -87,6 +87,7 @@ pub(super) struct UserQuery {
     is_superuser: Option<bool>,
 }
 
+/// One page of users, by name.
 #[utoipa::path(get, path = "/authentication/{id}/users", tag = "Authentication", operation_id = "device_users_list",
     params(IdPath, UserQuery),
     responses((status = 200, description = "One page of users, by name", body = UserPage),
@@ -109,6 +110,7 @@ pub(super) async fn list(
     Ok(page.envelope(users, total, filter.like.is_some()))
 }
 
+/// Makes a user.
 #[utoipa::path(post, path = "/authentication/{id}/users", tag = "Authentication", operation_id = "device_users_create",
     params(IdPath), request_body = NewUser,
     responses((status = 201, description = "The user", body = User),
@@ -130,6 +132,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(made)))
 }
 
+/// One user.
 #[utoipa::path(get, path = "/authentication/{id}/users/{user_id}", tag = "Authentication", operation_id = "device_users_get",
     params(UserPath),
     responses((status = 200, description = "The user", body = User),
@@ -143,6 +146,7 @@ pub(super) async fn one(
     Ok(Json(app.access.authn.user(&id, &name)?))
 }
 
+/// Gives a user another password.
 #[utoipa::path(put, path = "/authentication/{id}/users/{user_id}", tag = "Authentication", operation_id = "device_users_update",
     params(UserPath), request_body = UserChange,
     responses((status = 200, description = "The user as it is now", body = User),
@@ -162,6 +166,7 @@ pub(super) async fn update(
     Ok(Json(made))
 }
 
+/// Removes a user.
 #[utoipa::path(delete, path = "/authentication/{id}/users/{user_id}", tag = "Authentication", operation_id = "device_users_delete",
     params(UserPath),
     responses((status = 204, description = "The user is gone"),

@@ -14,8 +14,8 @@ mod described;
 
 use super::App;
 use super::reply::{ApiError, ErrorBody, Page, PageParams, Paged, Params, Path, Refused, rfc3339};
-use described::{ClientQuery, Described};
 pub(super) use actions::{Shown as Subscription, shown as subscription};
+use described::{ClientQuery, Described};
 
 /// Clients that are looked at before others have their turn.
 const STEP_CLIENTS: usize = 512;

@@ -103,7 +103,8 @@ fn complete(operation: &mut Map<String, Value>) {
         operation.insert("security".to_owned(), json!([]));
     }
     let has_body = operation.contains_key("requestBody");
-    let has_parameters = operation.get("parameters").and_then(Value::as_array).is_some_and(|it| !it.is_empty());
+    let has_parameters =
+        operation.get("parameters").and_then(Value::as_array).is_some_and(|it| !it.is_empty());
     let id = operation.get("operationId").and_then(Value::as_str).unwrap_or_default().to_owned();
     let Some(answers) = operation.get_mut("responses").and_then(Value::as_object_mut) else { return };
     let mut may = |holds: bool, status: &str| {

@@ -16,7 +16,7 @@ mod message;
 
 use super::App;
 use super::audit;
-use super::reply::{BodyRefused, Refused, Typed};
+use super::reply::Typed;
 use crate::access::Caller;
 use crate::error::chain;
 pub(super) use message::{Encoding, Message, request};
@@ -73,7 +73,6 @@ impl Refusal {
         (status = 202, description = "Published; nobody subscribes to the topic", body = Outcome),
         (status = 400, description = "The message cannot be published, or the body is not one", body = Problem),
         (status = 503, description = "The log takes nothing", body = Problem),
-        Refused, BodyRefused,
     )
 )]
 async fn publish(State(app): State<App>, caller: Caller, Typed(message): Typed<Message>) -> Response {
@@ -99,7 +98,6 @@ async fn publish(State(app): State<App>, caller: Caller, Typed(message): Typed<M
         (status = 202, description = "All are published; to some topic nobody subscribes", body = Vec<Outcome>),
         (status = 400, description = "A message cannot be published, or the body is no list", body = Problem),
         (status = 503, description = "The log took some of them or none", body = Problem),
-        Refused, BodyRefused,
     )
 )]
 async fn publish_bulk(

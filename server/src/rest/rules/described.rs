@@ -211,12 +211,7 @@ struct InLanguages {
 pub(super) struct Engine {
     #[schema(nullable = false, pattern = "^10s$")]
     jq_function_default_timeout: Option<String>,
+    /// Always true.
     #[schema(nullable = false)]
-    ignore_sys_message: Option<OnlyTrue>,
+    ignore_sys_message: Option<bool>,
 }
-
-/// Nothing but true.
-#[derive(utoipa::ToSchema)]
-#[schema(value_type = bool, default = true)]
-#[expect(dead_code, reason = "describes what is written as JSON")]
-struct OnlyTrue(bool);

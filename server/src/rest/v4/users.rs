@@ -56,6 +56,7 @@ type Answer = Result<Response, Refusal>;
 macro_rules! paths {
     ($by:expr, $path:tt, $one:tt, $kind:tt, $list:ident, $create:ident, $get:ident, $update:ident,
      $remove:ident) => {
+        /// One page of users.
         #[utoipa::path(get, path = $path, tag = "Older dialect", operation_id = concat!("v4_auth_", $kind, "_list"),
             params(("page" = Option<u64>, Query, minimum = 1),
                 ("limit" = Option<u64>, Query, minimum = 1, maximum = 10000)),
@@ -64,6 +65,7 @@ macro_rules! paths {
             list(state, query, $by)
         }
 
+        /// Makes a user, or each of an array.
         #[utoipa::path(post, path = $path, tag = "Older dialect", operation_id = concat!("v4_auth_", $kind, "_create"),
             request_body = Value,
             responses((status = 200, description = "What came of each user", body = super::Answer), Refused, BodyRefused))]
@@ -71,6 +73,7 @@ macro_rules! paths {
             create(state, caller, body?.0, $by, $kind).await
         }
 
+        /// One user.
         #[utoipa::path(get, path = $one, tag = "Older dialect", operation_id = concat!("v4_auth_", $kind, "_get"),
             params(($kind = String, Path)),
             responses((status = 200, description = "The user", body = super::Answer), Refused))]
@@ -80,6 +83,7 @@ macro_rules! paths {
             Ok(ok(json!({$kind: name})))
         }
 
+        /// Gives a user another password.
         #[utoipa::path(put, path = $one, tag = "Older dialect", operation_id = concat!("v4_auth_", $kind, "_update"),
             params(($kind = String, Path)), request_body = V4Password,
             responses((status = 200, description = "Whether it is another one", body = super::Answer), Refused, BodyRefused))]
@@ -92,6 +96,7 @@ macro_rules! paths {
             update(state, caller, name, body?.0, $by).await
         }
 
+        /// Removes a user.
         #[utoipa::path(delete, path = $one, tag = "Older dialect", operation_id = concat!("v4_auth_", $kind, "_delete"),
             params(($kind = String, Path)),
             responses((status = 200, description = "Whether the user is gone", body = super::Answer), Refused))]
