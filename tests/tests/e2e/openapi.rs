@@ -16,10 +16,11 @@ const RUN_SECONDS_MAX: (u64, u64) = (420, 5_400);
 const SEED: &str = "20260102";
 
 /// Somebody who may do everything. A key may not: keys and people are for people.
-async fn token(home: &Home, muster: &Muster) -> String {
+async fn token(muster: &Muster) -> String {
     const PASSWORD: &str = "correct horse battery";
-    let add = &mut home.command(&["user", "add", "--name", "zz-operator", "--role", "administrator"]);
-    tools::run_with_input(add, PASSWORD).await;
+    let person = json!({"username": "zz-operator", "password": PASSWORD, "role": "administrator"});
+    let (status, made) = muster.send("POST", "/api/v5/users", person).await;
+    assert_eq!(status, 200, "{made}");
     let body = json!({"username": "zz-operator", "password": PASSWORD});
     let (status, given) = muster.send("POST", "/api/v5/login", body).await;
     assert_eq!(status, 200, "{given}");
@@ -55,7 +56,7 @@ async fn everything_that_is_promised_holds() {
     let muster = home.start_with(&["--set", "http.failures_max=1000000"]).await;
     let _device = Client::connect(muster.mqtt, Version::V5, "device-1").await;
     fill(&muster).await;
-    let token = token(&home, &muster).await;
+    let token = token(&muster).await;
     let is_long = std::env::var_os("MUSTER_LONG").is_some();
     let (examples, limit) = match is_long {
         true => (EXAMPLES.1, RUN_SECONDS_MAX.1),
