@@ -33,7 +33,6 @@ pub(super) struct NewUser {
     #[schema(min_length = 1, max_length = 4096)]
     password: String,
     /// May do everything.
-    #[schema(nullable = false)]
     is_superuser: Option<bool>,
 }
 
@@ -46,7 +45,6 @@ pub(super) struct UserChange {
     #[schema(min_length = 1, max_length = 4096)]
     password: String,
     /// May do everything; as it is where absent.
-    #[schema(nullable = false)]
     is_superuser: Option<bool>,
 }
 

@@ -156,16 +156,16 @@ pub(super) struct ClientQuery {
     /// Part of the user name; leaves `meta.count` out.
     like_username: Option<String>,
     /// RFC 3339, or milliseconds since 1970.
-    #[param(example = "2026-01-02T03:04:05Z", format = DateTime)]
+    #[param(example = "2026-01-02T03:04:05Z")]
     gte_created_at: Option<String>,
     /// RFC 3339, or milliseconds since 1970.
-    #[param(example = "2026-01-02T03:04:05Z", format = DateTime)]
+    #[param(example = "2026-01-02T03:04:05Z")]
     lte_created_at: Option<String>,
     /// RFC 3339, or milliseconds since 1970.
-    #[param(example = "2026-01-02T03:04:05Z", format = DateTime)]
+    #[param(example = "2026-01-02T03:04:05Z")]
     gte_connected_at: Option<String>,
     /// RFC 3339, or milliseconds since 1970.
-    #[param(example = "2026-01-02T03:04:05Z", format = DateTime)]
+    #[param(example = "2026-01-02T03:04:05Z")]
     lte_connected_at: Option<String>,
     /// Which fields to show, with commas between them; `all` without it.
     #[param(example = "clientid,username")]

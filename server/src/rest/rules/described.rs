@@ -117,7 +117,7 @@ pub(super) struct RuleQuery {
     /// Part of the description; leaves `meta.count` out.
     like_description: Option<String>,
     /// A topic filter that what FROM names falls under; leaves `meta.count` out.
-    #[param(example = "sensors/#", pattern = "^[a-z]+(/[a-z]+)*(/#)?$")]
+    #[param(example = "sensors/#")]
     match_from: Option<String>,
     /// Those with one of these actions; may be repeated.
     action: Option<Vec<String>>,
