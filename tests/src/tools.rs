@@ -1,5 +1,6 @@
-//! Foreign programs that the tests drive: mosquitto's clients, `sqlite3`, a Python with paho, schemathesis. A test that needs one
-//! asks by [`need!`](crate::need); where it is missing the test fails in CI, and is counted as not run elsewhere.
+//! Foreign programs that the tests drive: mosquitto's clients, `sqlite3`, a Python with paho, schemathesis. A test that
+//! needs one asks by [`need!`](crate::need); where it is missing the test fails in CI, and is counted as not run
+//! elsewhere.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
