@@ -145,6 +145,7 @@ pub(super) struct ClientQuery {
     /// From this address.
     ip_address: Option<String>,
     /// Who is connected, or is not.
+    #[param(inline)]
     conn_state: Option<ConnState>,
     /// Who asked for a clean session, or did not.
     clean_start: Option<bool>,
