@@ -1,5 +1,6 @@
-//! Foreign programs that the tests drive: mosquitto's clients, `sqlite3`, a Python with paho. A test that needs one
-//! asks by [`need!`](crate::need); where it is missing the test fails in CI, and is counted as not run elsewhere.
+//! Foreign programs that the tests drive: mosquitto's clients, `sqlite3`, a Python with paho, schemathesis. A test that
+//! needs one asks by [`need!`](crate::need); where it is missing the test fails in CI, and is counted as not run
+//! elsewhere.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -30,6 +31,7 @@ macro_rules! need {
 pub fn find(tool: &str) -> Option<PathBuf> {
     let found = match tool {
         "paho" => std::env::var_os("E2E_PYTHON").map(PathBuf::from).filter(|python| has_paho(python)),
+        "schemathesis" => std::env::var_os("E2E_SCHEMATHESIS").map(PathBuf::from).filter(|it| it.is_file()),
         _ => in_path(tool),
     };
     if found.is_none() {

@@ -26,6 +26,8 @@ pub struct Http {
     pub body_bytes_max: usize,
     /// Largest body of a request with many messages.
     pub bulk_body_bytes_max: usize,
+    /// Wrong keys, tokens and passwords that one address may show in a minute.
+    pub failures_max: usize,
     /// Longest time for TLS to agree, and then for the head of a request.
     pub header_timeout: Duration,
     /// Longest time between two requests of a connection.
@@ -43,6 +45,7 @@ impl Http {
             connections_per_address_max: layers.count("http.connections_per_address_max")?,
             body_bytes_max: layers.bytes("http.body_bytes_max")?,
             bulk_body_bytes_max: layers.bytes("http.bulk_body_bytes_max")?,
+            failures_max: layers.count("http.failures_max")?,
             header_timeout: layers.duration("http.header_timeout")?,
             idle_timeout: layers.duration("http.idle_timeout")?,
             request_timeout: layers.duration("http.request_timeout")?,

@@ -231,6 +231,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         "largest body of a request with many messages (/publish/bulk)",
     ),
     setting(
+        "http.failures_max",
+        Kind::Count,
+        "20",
+        "wrong keys, tokens and passwords that one address may show in a minute before REST answers 429; more where \
+         many people share an address",
+    ),
+    setting(
         "http.header_timeout",
         Kind::Duration,
         "10s",

@@ -1,13 +1,15 @@
 //! `/banned`: who is shut out.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::reply::{ApiError, Body, BodyRefused, ErrorBody, Page, Params, Refused, rfc3339};
+use super::reply::{
+    ApiError, Body, BodyRefused, ErrorBody, Page, PageParams, Paged, Params, Path, Refused, rfc3339,
+};
 use super::{App, audit};
 use crate::access::{Ban, BanError, BanKind, Caller};
 use crate::platform::put_out;
@@ -28,26 +30,61 @@ pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list, create, clear)).routes(routes!(remove))
 }
 
-/// A ban.
-#[derive(Debug, utoipa::ToSchema)]
-#[schema(as = Ban)]
-#[expect(dead_code, reason = "describes what is read and written by hand")]
-struct Described {
-    /// `clientid`, `username`, `peerhost`, `clientid_re`, `username_re` or `peerhost_net`.
-    r#as: String,
+/// Whom it is about.
+#[derive(utoipa::ToSchema, serde::Serialize)]
+#[schema(as = BanKind)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes access::BanKind")]
+enum Kind {
+    Clientid,
+    Username,
+    Peerhost,
+    ClientidRe,
+    UsernameRe,
+    PeerhostNet,
+}
+
+/// A ban to be.
+#[derive(utoipa::ToSchema)]
+#[schema(as = NewBan)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+pub(super) struct Asked {
+    r#as: Kind,
     /// The name, address, regular expression or range of addresses.
-    #[schema(min_length = 1)]
+    #[schema(min_length = 1, example = "sensor-7")]
     who: String,
     /// Who made it; the caller, where nobody is named.
     by: Option<String>,
     /// Why.
     reason: Option<String>,
-    /// From when on: RFC 3339, or seconds since 1970.
-    #[schema(value_type = Option<Object>)]
-    at: Option<Value>,
-    /// Up to when: RFC 3339, seconds since 1970, or `infinity`.
-    #[schema(value_type = Option<Object>)]
-    until: Option<Value>,
+    /// From when on; now, where it is left out.
+    at: Option<Moment>,
+    /// Up to when; for ever, where it is left out.
+    until: Option<Moment>,
+}
+
+/// RFC 3339, seconds since 1970, or `infinity` for what has no end.
+#[derive(utoipa::ToSchema, serde::Serialize)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+enum Moment {
+    Seconds(i64),
+    Text(String),
+}
+
+/// A ban.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Ban)]
+#[expect(dead_code, reason = "describes what is written by hand")]
+struct Described {
+    r#as: Kind,
+    who: String,
+    by: String,
+    reason: String,
+    #[schema(format = DateTime)]
+    at: String,
+    /// RFC 3339, or `infinity`.
+    until: String,
 }
 
 fn shown(ban: &Ban) -> Value {
@@ -64,8 +101,7 @@ fn shown(ban: &Ban) -> Value {
 /// One page of those that are not over.
 #[utoipa::path(get, path = "/banned", tag = "Banned", operation_id = "banned_list",
     params(
-        ("page" = Option<u64>, Query, description = "Which page, from 1", minimum = 1),
-        ("limit" = Option<u64>, Query, description = "Entries on a page", minimum = 1, maximum = 10000),
+        PageParams,
         ("clientid" = Option<String>, Query, description = "Of this client id"),
         ("username" = Option<String>, Query, description = "Of this user name"),
         ("peerhost" = Option<String>, Query, description = "Of this address"),
@@ -74,7 +110,7 @@ fn shown(ban: &Ban) -> Value {
         ("like_peerhost" = Option<String>, Query, description = "Of addresses with this in them"),
         ("like_peerhost_net" = Option<String>, Query, description = "Of ranges with this in them"),
     ),
-    responses((status = 200, description = "A page", body = Object), (status = 400, body = ErrorBody), Refused))]
+    responses((status = 200, description = "A page", body = Paged<Described>), (status = 400, body = ErrorBody), Refused))]
 pub(super) async fn list(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
@@ -98,7 +134,7 @@ pub(super) async fn list(
 }
 
 /// Shuts somebody out: at once or from `at` on, when the sessions that are there end.
-#[utoipa::path(post, path = "/banned", tag = "Banned", operation_id = "banned_create", request_body = Described,
+#[utoipa::path(post, path = "/banned", tag = "Banned", operation_id = "banned_create", request_body = Asked,
     responses((status = 200, description = "The ban", body = Described),
         (status = 500, description = "It could not be stored", body = ErrorBody), Refused, BodyRefused))]
 pub(super) async fn create(

@@ -2,18 +2,61 @@
 //! gone, since when, and why.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::reply::{ApiError, ErrorBody, Page, Params, Refused, rfc3339};
+use super::reply::{ApiError, ErrorBody, Page, PageParams, Paged, Params, Path, Refused, rfc3339};
 use crate::presence::{self, Device, Wanted};
 
 /// What is served here.
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(one))
+}
+
+/// A device.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Device)]
+#[expect(dead_code, reason = "describes what is written as JSON")]
+struct Described {
+    clientid: String,
+    /// Whether it is connected.
+    online: bool,
+    /// Since when it is, or is not.
+    #[schema(format = DateTime)]
+    since: String,
+    /// The last sign of presence: when it came or, if it is gone, when it went.
+    #[schema(format = DateTime)]
+    last_seen: String,
+    /// Why it went the last time.
+    #[schema(required = true)]
+    reason: Option<String>,
+    #[schema(required = true, format = DateTime)]
+    connected_at: Option<String>,
+    #[schema(required = true, format = DateTime)]
+    disconnected_at: Option<String>,
+    /// Its latest session.
+    session: u64,
+    /// The latest event that counted.
+    seq: u64,
+    connects: u64,
+    disconnects: u64,
+    #[schema(required = true)]
+    username: Option<String>,
+    /// Address and port from which it came.
+    peername: String,
+    proto_name: String,
+    proto_ver: u32,
+    /// Seconds.
+    keepalive: u32,
+    clean_start: bool,
+    /// Seconds for which its session is kept.
+    expiry_interval: u64,
+    #[schema(required = true)]
+    mountpoint: Option<String>,
+    client_attrs: std::collections::BTreeMap<String, String>,
 }
 
 /// One page of devices, in the order of client ids.
@@ -23,13 +66,12 @@ pub(super) fn router() -> OpenApiRouter<App> {
     tag = "Devices",
     operation_id = "devices_list",
     params(
-        ("page" = Option<u64>, Query, description = "Which page, from 1", minimum = 1),
-        ("limit" = Option<u64>, Query, description = "At most so many, 100 unless told", minimum = 1, maximum = 10000),
+        PageParams,
         ("online" = Option<bool>, Query, description = "Only those that are here, or only those that are gone"),
         ("like_clientid" = Option<String>, Query, description = "Part of the client id; leaves `meta.count` out"),
     ),
     responses(
-        (status = 200, description = "A page: `data` and `meta`", body = Object),
+        (status = 200, description = "A page of them", body = Paged<Described>),
         (status = 400, description = "A parameter cannot be used", body = ErrorBody),
         (status = 500, description = "The table of devices cannot be read", body = ErrorBody),
         Refused,
@@ -61,8 +103,8 @@ async fn list(
     operation_id = "devices_one",
     params(("clientid" = String, Path, description = "The client id")),
     responses(
-        (status = 200, description = "The device", body = Object),
-        (status = 400, description = "The client id is no UTF-8", content_type = "text/plain", body = String),
+        (status = 200, description = "The device", body = Described),
+        (status = 400, description = "The client id is no UTF-8", body = ErrorBody),
         (status = 404, description = "No device of this id was ever seen", body = ErrorBody),
         (status = 500, description = "The table of devices cannot be read", body = ErrorBody),
         Refused,

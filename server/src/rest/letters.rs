@@ -2,14 +2,13 @@
 //! after all, or discarded.
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use muster_sinks::delivery::{DeadLetter, LetterFilter, StoreError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::reply::{ApiError, Params, rfc3339};
+use super::reply::{ApiError, BodyRefused, ErrorBody, Params, Path, Refused, Typed, rfc3339};
 use super::{App, audit};
 use crate::access::Caller;
 
@@ -18,7 +17,118 @@ const LIMIT_DEFAULT: u32 = 100;
 /// Most letters in one answer, and in one replay: a request is to end within its time.
 const LIMIT_MAX: u32 = 1_000;
 
+/// A dead letter: a row that a target refused, or an event on which a rule failed.
+#[derive(utoipa::ToSchema, serde::Serialize)]
+#[schema(as = DeadLetter)]
+struct Summary {
+    id: i64,
+    rule: String,
+    rule_version: String,
+    sink: String,
+    target: String,
+    /// The event's place in the log.
+    offset: u64,
+    row_index: u32,
+    event_id: String,
+    event: String,
+    #[schema(format = DateTime)]
+    event_at: String,
+    attempts: u32,
+    reason: String,
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+/// A dead letter with its row and its event.
+#[derive(utoipa::ToSchema, serde::Serialize)]
+#[schema(as = WholeDeadLetter)]
+struct Whole {
+    #[serde(flatten)]
+    summary: Summary,
+    /// The row as it was; none where the rule failed before it made one.
+    row: Value,
+    /// The event's columns.
+    #[schema(required = false)]
+    columns: Value,
+    /// Why they cannot be read.
+    #[schema(nullable = false)]
+    columns_error: Option<String>,
+}
+
+/// A page of dead letters.
+#[derive(utoipa::ToSchema)]
+#[schema(as = DeadLetterPage)]
+#[expect(dead_code, reason = "describes what is written as JSON")]
+struct Letters {
+    data: Vec<Summary>,
+    meta: LettersMeta,
+}
+
+/// Which part of the dead letters it is.
+#[derive(utoipa::ToSchema)]
+#[schema(as = DeadLetterMeta)]
+#[expect(dead_code, reason = "describes what is written as JSON")]
+struct LettersMeta {
+    limit: u32,
+    count: u64,
+    /// What `after` of the next page is to be.
+    #[schema(required = true)]
+    next: Option<i64>,
+}
+
+/// How many letters are gone.
+#[derive(utoipa::ToSchema)]
+#[schema(as = DeadLettersDiscarded)]
+#[expect(dead_code, reason = "describes what is written as JSON")]
+struct Discarded {
+    discarded: u64,
+}
+
+/// What became of letters that had another chance.
+#[derive(utoipa::ToSchema)]
+#[schema(as = DeadLettersReplayed)]
+#[expect(dead_code, reason = "describes LettersReplayed")]
+struct Replayed {
+    delivered: u64,
+    still_dead: u64,
+    /// Those whose pipeline does not run.
+    not_running: u64,
+    /// The last letter that was looked at; none when there are no more.
+    #[schema(required = true)]
+    last_id: Option<i64>,
+}
+
+/// Which letters are meant.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what Params reads")]
+struct LetterQuery {
+    rule: Option<String>,
+    sink: Option<String>,
+    target: Option<String>,
+    id: Option<i64>,
+    /// Of events from then on: RFC 3339, or milliseconds since 1970.
+    #[param(example = "2026-01-02T03:04:05Z")]
+    from: Option<String>,
+    /// Of events before then.
+    #[param(example = "2026-01-02T03:04:05Z")]
+    to: Option<String>,
+}
+
 /// One page, oldest first; `meta.next` is what `after` of the next page is to be.
+#[utoipa::path(
+    get, path = "/dead-letters", tag = "Dead letters", operation_id = "dead_letters_list",
+    params(
+        LetterQuery,
+        ("after" = Option<i64>, Query, description = "Only those behind this one"),
+        ("limit" = Option<u32>, Query, description = "At most so many, 100 unless told", minimum = 1, maximum = 1000),
+    ),
+    responses(
+        (status = 200, description = "A page of them", body = Letters),
+        (status = 400, description = "A parameter cannot be used", body = ErrorBody),
+        Refused,
+    )
+)]
 pub(super) async fn list(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
@@ -37,12 +147,24 @@ pub(super) async fn list(
 }
 
 /// One letter, with its row and its event.
+#[utoipa::path(
+    get, path = "/dead-letters/{id}", tag = "Dead letters", operation_id = "dead_letters_get",
+    params(("id" = i64, Path, description = "Its number")),
+    responses((status = 200, description = "The letter", body = Whole),
+        (status = 404, description = "There is none", body = ErrorBody), Refused)
+)]
 pub(super) async fn one(State(app): State<App>, Path(id): Path<i64>) -> Result<Json<Value>, ApiError> {
     let letter = app.pipelines.store().letter(id).await.map_err(unreadable)?.ok_or_else(not_found)?;
     Ok(Json(whole(&letter)))
 }
 
 /// Discards one letter.
+#[utoipa::path(
+    delete, path = "/dead-letters/{id}", tag = "Dead letters", operation_id = "dead_letters_delete",
+    params(("id" = i64, Path, description = "Its number")),
+    responses((status = 204, description = "It is gone"),
+        (status = 404, description = "There is none", body = ErrorBody), Refused)
+)]
 pub(super) async fn discard_one(
     State(app): State<App>,
     caller: Caller,
@@ -57,6 +179,12 @@ pub(super) async fn discard_one(
 }
 
 /// Discards the letters that the query means; all of them only if it says `all=true`.
+#[utoipa::path(
+    delete, path = "/dead-letters", tag = "Dead letters", operation_id = "dead_letters_discard",
+    params(LetterQuery, ("all" = Option<bool>, Query, description = "Without anything else: all of them")),
+    responses((status = 200, description = "How many are gone", body = Discarded),
+        (status = 400, description = "Nothing says which are meant", body = ErrorBody), Refused)
+)]
 pub(super) async fn discard(
     State(app): State<App>,
     caller: Caller,
@@ -76,8 +204,9 @@ pub(super) async fn discard(
 }
 
 /// Which letters are to be replayed.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DeadLettersReplay)]
 pub(super) struct Replay {
     id: Option<i64>,
     rule: Option<String>,
@@ -88,11 +217,12 @@ pub(super) struct Replay {
     /// Letters up to this number have had their chance.
     after: Option<i64>,
     /// How many at most.
+    #[schema(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
 }
 
 /// Milliseconds since 1970, or RFC 3339.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 enum Time {
     Millis(i64),
@@ -111,13 +241,17 @@ impl Time {
 }
 
 /// Gives letters another chance: their events go through the rules as they are now.
+#[utoipa::path(
+    post, path = "/dead-letters/replay", tag = "Dead letters", operation_id = "dead_letters_replay",
+    request_body = Replay,
+    responses((status = 200, description = "What became of them", body = Replayed),
+        (status = 404, description = "There is no such letter", body = ErrorBody), Refused, BodyRefused)
+)]
 pub(super) async fn replay(
     State(app): State<App>,
     caller: Caller,
-    body: Result<Json<Replay>, JsonRejection>,
+    Typed(asked): Typed<Replay>,
 ) -> Result<Json<Value>, ApiError> {
-    let Json(asked) =
-        body.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", error.body_text()))?;
     let limit = limit(asked.limit)?;
     let filter = LetterFilter {
         pipeline: None,

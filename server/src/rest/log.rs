@@ -15,12 +15,59 @@ pub(super) fn router() -> OpenApiRouter<App> {
 }
 
 /// The log in numbers.
+#[derive(utoipa::ToSchema)]
+#[schema(as = LogNumbers)]
+#[expect(dead_code, reason = "describes what is written as JSON")]
+pub(super) struct Numbers {
+    /// 32 hexadecimal digits.
+    #[schema(pattern = "^[0-9A-F]{32}$")]
+    log_id: String,
+    first_offset: u64,
+    /// The offset that the next event gets.
+    next_offset: u64,
+    /// Everything before it is durable.
+    durable_offset: u64,
+    segments: u64,
+    segments_compressed: u64,
+    /// On the disk.
+    bytes: u64,
+    /// Before compression.
+    raw_bytes: u64,
+    /// Waiting to be written.
+    queued_bytes: u64,
+    /// Why appends are refused now, if they are.
+    #[schema(required = true)]
+    refuses: Option<String>,
+    durability: String,
+    /// What a power cut can lose.
+    loss_window: String,
+    #[schema(required = true)]
+    cap_bytes: Option<u64>,
+    #[schema(required = true)]
+    cap_used_percent: Option<u64>,
+    cap_alarm: bool,
+    /// Who holds the log back most.
+    #[schema(required = true)]
+    slowest_hold: Option<Hold>,
+}
+
+/// Who holds the log back, and how far.
+#[derive(utoipa::ToSchema)]
+#[schema(as = LogHold)]
+#[expect(dead_code, reason = "describes what is written as JSON")]
+struct Hold {
+    name: String,
+    offset: u64,
+    lag_events: u64,
+}
+
+/// The log in numbers.
 #[utoipa::path(
     get,
     path = "/log",
     tag = "Log",
     operation_id = "log_stats",
-    responses((status = 200, description = "Ends, size, limits and promises of the log", body = Object), Refused),
+    responses((status = 200, description = "Ends, size, limits and promises of the log", body = Numbers), Refused),
 )]
 async fn stats(State(app): State<App>) -> Json<Value> {
     Json(numbers(&app))

@@ -8,11 +8,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::get;
 use muster_broker::Broker;
 use muster_core::clock::SharedClock;
 use muster_core::journal::Journal;
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 mod audit;
 mod authn;
@@ -100,25 +101,20 @@ impl App {
     }
 }
 
-fn router(http: &Http, app: App) -> Router {
-    let (router, document) = openapi::described()
-        .route("/status", get(status::status))
-        .route("/metrics", get(prometheus::metrics))
-        .nest("/api/v5", v5(http))
+/// Everything that is served, with its description.
+fn api(bulk_bytes_max: usize) -> OpenApiRouter<App> {
+    openapi::described()
+        .routes(routes!(status::status))
+        .routes(routes!(prometheus::metrics))
+        .nest("/api/v5", v5(bulk_bytes_max))
         .nest("/api/v4", v4::router())
-        .route("/api/v1/pipelines", get(pipelines::list))
-        .route("/api/v1/pipelines/pause", post(operate::pause))
-        .route("/api/v1/pipelines/resume", post(operate::resume))
-        .route("/api/v1/pipelines/reset", post(operate::reset))
-        .route("/api/v1/dead-letters", get(letters::list).delete(letters::discard))
-        .route("/api/v1/dead-letters/replay", post(letters::replay))
-        .route("/api/v1/dead-letters/{id}", get(letters::one).delete(letters::discard_one))
-        .route("/api/v1/replays", get(replays::list).post(replays::create))
-        .route("/api/v1/replays/{id}", get(replays::one).delete(replays::end))
-        .nest("/api/v1", devices::router().merge(log::router()))
-        .split_for_parts();
+        .nest("/api/v1", v1())
+}
+
+fn router(http: &Http, app: App) -> Router {
+    let (router, document) = api(http.bulk_body_bytes_max).split_for_parts();
     router
-        .merge(openapi::served(document))
+        .merge(openapi::served(&document))
         .method_not_allowed_fallback(async || {
             ApiError::new(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -134,8 +130,9 @@ fn router(http: &Http, app: App) -> Router {
         .with_state(app)
 }
 
-fn v5(http: &Http) -> OpenApiRouter<App> {
+fn v5(bulk_bytes_max: usize) -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        // The same as `/status`, and described there.
         .route("/status", get(status::status))
         .merge(clients::router())
         .merge(rules::router())
@@ -144,11 +141,26 @@ fn v5(http: &Http) -> OpenApiRouter<App> {
         .merge(authz::router())
         .merge(bans::router())
         .merge(subscriptions::router())
-        .merge(publish::router(http.bulk_body_bytes_max))
+        .merge(publish::router(bulk_bytes_max))
         .merge(retained::router())
         .merge(stats::router())
         .merge(nodes::router())
         .merge(listeners::router())
         .merge(topic_metrics::router())
         .merge(prometheus::router())
+}
+
+fn v1() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(pipelines::list))
+        .routes(routes!(operate::pause))
+        .routes(routes!(operate::resume))
+        .routes(routes!(operate::reset))
+        .routes(routes!(letters::list, letters::discard))
+        .routes(routes!(letters::replay))
+        .routes(routes!(letters::one, letters::discard_one))
+        .routes(routes!(replays::list, replays::create))
+        .routes(routes!(replays::one, replays::end))
+        .merge(devices::router())
+        .merge(log::router())
 }

@@ -1,7 +1,7 @@
 //! `/nodes`: the node and how its machine is doing. There is one.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::reply::{ApiError, ErrorBody, Refused};
+use super::reply::{ApiError, ErrorBody, Path, Refused};
 use super::stats::{self, Numbers, uptime_ms};
 
 /// The paths of it.

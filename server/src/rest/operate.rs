@@ -3,32 +3,56 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use muster_sinks::delivery::PipelineStatus;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::reply::ApiError;
+use super::reply::{ApiError, BodyRefused, ErrorBody, Refused, Typed};
 use super::{App, audit};
 use crate::access::Caller;
 use crate::error::{Error, ErrorKind, chain};
 use crate::pipelines::Which;
 
 /// Which pipelines are meant.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = PipelinesMeant)]
 pub(super) struct Meant {
+    #[schema(example = "alarms")]
     rule: String,
     sink: Option<String>,
     target: Option<String>,
     /// Where to go on: `earliest`, `latest`, an offset or a time. Of a reset alone.
+    #[schema(value_type = Option<ResetTo>)]
     to: Option<Value>,
 }
 
-type Body = Result<Json<Meant>, JsonRejection>;
+/// `earliest`, `latest`, an offset or a time.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is read as JSON")]
+enum ResetTo {
+    Offset(u64),
+    Place(String),
+}
 
-/// Halts.
+/// How those pipelines are doing now.
+#[derive(utoipa::ToSchema)]
+#[schema(as = PipelinesNow)]
+#[expect(dead_code, reason = "describes what is written as JSON")]
+struct Now {
+    data: Vec<super::pipelines::Described>,
+}
+
+type Body = Typed<Meant>;
+
+/// Halts pipelines until they are resumed, also over a restart.
+#[utoipa::path(
+    post, path = "/pipelines/pause", tag = "Pipelines", operation_id = "pipelines_pause", request_body = Meant,
+    responses((status = 200, description = "How they are doing now", body = Now),
+        (status = 404, description = "No such pipeline runs", body = ErrorBody), Refused, BodyRefused)
+)]
 pub(super) async fn pause(
     State(app): State<App>,
     caller: Caller,
@@ -40,7 +64,12 @@ pub(super) async fn pause(
     Ok(answer)
 }
 
-/// Goes on.
+/// Lets pipelines go on.
+#[utoipa::path(
+    post, path = "/pipelines/resume", tag = "Pipelines", operation_id = "pipelines_resume", request_body = Meant,
+    responses((status = 200, description = "How they are doing now", body = Now),
+        (status = 404, description = "No such pipeline runs", body = ErrorBody), Refused, BodyRefused)
+)]
 pub(super) async fn resume(
     State(app): State<App>,
     caller: Caller,
@@ -52,13 +81,18 @@ pub(super) async fn resume(
     Ok(answer)
 }
 
-/// Goes on from another place.
+/// Lets pipelines go on from another place: rows are delivered again, or left out.
+#[utoipa::path(
+    post, path = "/pipelines/reset", tag = "Pipelines", operation_id = "pipelines_reset", request_body = Meant,
+    responses((status = 200, description = "How they are doing now", body = Now),
+        (status = 404, description = "No such pipeline runs", body = ErrorBody), Refused, BodyRefused)
+)]
 pub(super) async fn reset(
     State(app): State<App>,
     caller: Caller,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let (which, to) = meant(body)?;
+    let (which, to) = meant(body);
     let to = match to {
         Some(Value::String(text)) => text,
         Some(Value::Number(offset)) => offset.to_string(),
@@ -81,13 +115,12 @@ async fn told(app: &App, caller: &Caller, action: &str, which: &Which, mut detai
     audit::write(app, caller, action, &which.rule, details).await;
 }
 
-fn meant(body: Body) -> Result<(Which, Option<Value>), ApiError> {
-    let Json(Meant { rule, sink, target, to }) = body.map_err(|error| bad(error.body_text()))?;
-    Ok((Which { rule, sink, target }, to))
+fn meant(Typed(Meant { rule, sink, target, to }): Body) -> (Which, Option<Value>) {
+    (Which { rule, sink, target }, to)
 }
 
 fn without_place(body: Body) -> Result<Which, ApiError> {
-    match meant(body)? {
+    match meant(body) {
         (which, None) => Ok(which),
         _ => Err(bad("`to` is of a reset alone")),
     }

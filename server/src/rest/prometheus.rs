@@ -22,10 +22,10 @@ use crate::metrics::{self as m, Family, Labels, Number, Page};
 /// The text format that every scraper understands.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The paths under `/api/v5`.
 /// First parts of names that are groups of their own.
 const GROUPS: [&str; 5] = ["packets", "messages", "delivery", "client", "session"];
 
+/// The paths under `/api/v5`.
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(stats_of_reference))
 }
@@ -78,7 +78,11 @@ fn grouped(gauges: Map<String, Value>, counters: Map<String, Value>) -> Value {
     groups.into()
 }
 
-/// Everything that is counted.
+/// Everything that is counted, in our own names, for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "Status", operation_id = "prometheus_metrics",
+    responses((status = 200, description = "Families of numbers", body = String, content_type = "text/plain"), Refused)
+)]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let mut page = Page::default();
     let version = env!("CARGO_PKG_VERSION");

@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
@@ -14,6 +15,8 @@ use super::limits;
 
 /// Most entries on one page.
 const LIMIT_MAX: u64 = 10_000;
+/// The last page that can be asked for: what fits into the integers of every client.
+const PAGE_MAX: u64 = i64::MAX.cast_unsigned();
 /// Entries on one page when nobody says how many.
 const LIMIT_DEFAULT: u64 = 100;
 
@@ -168,6 +171,20 @@ pub(super) fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     parsed.map_err(|error| ApiError::bad_request(format!("the body cannot be used: {error}")))
 }
 
+/// What stands in a path, percent-decoded. What cannot be read is answered in the shape of every other error.
+#[derive(Debug)]
+pub(super) struct Path<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let read = axum::extract::Path::<T>::from_request_parts(parts, state).await;
+        read.map(|axum::extract::Path(it)| Self(it))
+            .map_err(|rejection| ApiError::bad_request(rejection.body_text()))
+    }
+}
+
 /// The bytes of a body that is said to be JSON.
 pub(super) async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
@@ -238,6 +255,17 @@ pub(super) struct Meta {
     count: Option<u64>,
     /// Whether there is another page.
     hasnext: bool,
+    /// Of lists that can be read on from a place: what `cursor` of the next page is to be.
+    #[schema(nullable = false)]
+    cursor: Option<String>,
+}
+
+/// One page of a list.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes what Page writes")]
+pub(super) struct Paged<T: ToSchema> {
+    data: Vec<T>,
+    meta: Meta,
 }
 
 /// The parameters of every list.
@@ -264,7 +292,7 @@ impl Page {
     pub(super) fn from_params(params: &Params) -> Result<Self, ApiError> {
         let number = |name, default| match params.one(name).map(str::parse::<u64>) {
             None => Some(default),
-            Some(Ok(number @ 1..)) => Some(number),
+            Some(Ok(number @ 1..=PAGE_MAX)) => Some(number),
             Some(_) => None,
         };
         match (number("page", 1), number("limit", LIMIT_DEFAULT)) {

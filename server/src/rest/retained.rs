@@ -2,7 +2,7 @@
 //! it stands in the log, and subscribers to its topic are told nothing.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::audit;
-use super::reply::{ApiError, ErrorBody, Page, PageParams, Params, Refused, rfc3339};
+use super::reply::{ApiError, ErrorBody, Page, PageParams, Params, Path, Refused, rfc3339};
 use crate::access::Caller;
 use crate::error::chain;
 
@@ -27,6 +27,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 
 /// A retained message.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RetainedMessage)]
 struct Shown {
     /// Its identity in the log, 32 hexadecimal digits.
     msgid: String,
@@ -50,6 +51,7 @@ struct Shown {
 
 /// One page of them.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RetainedMessagePage)]
 struct ShownPage {
     data: Vec<Shown>,
     meta: super::reply::Meta,

@@ -10,8 +10,38 @@ use super::App;
 use super::reply::Params;
 use crate::error::chain;
 
+/// Whether the node runs.
+#[derive(utoipa::ToSchema)]
+#[schema(as = NodeRuns)]
+#[expect(dead_code, reason = "describes what is written as JSON")]
+struct Runs {
+    node_name: String,
+    cluster: String,
+    /// `started` or `stopped`.
+    broker_status: String,
+    /// `running` or `not_running`.
+    app_status: String,
+    version: String,
+    /// Why nothing is acknowledged, if it is so.
+    #[schema(required = true)]
+    why: Option<String>,
+    log: super::log::Numbers,
+}
+
+/// Whether the node runs.
+///
 /// Two lines of text, and a third that says why if nothing is acknowledged; or JSON on request. Whoever asks should
 /// come again after so many seconds.
+#[utoipa::path(
+    get, path = "/status", tag = "Status", operation_id = "status",
+    params(("format" = Option<String>, Query, description = "`json` for JSON", example = "json")),
+    responses(
+        (status = 200, description = "It runs",
+            content((String = "text/plain", example = "Node muster@a is started\nmuster is running\n"), (Runs = "application/json"))),
+        (status = 503, description = "It runs, but nothing is acknowledged", content((String = "text/plain"), (Runs = "application/json"))),
+    ),
+    security(()),
+)]
 pub(super) async fn status(State(app): State<App>, Query(query): Query<Vec<(String, String)>>) -> Response {
     // While the log takes nothing, publishes are not acknowledged: devices are better off with another node.
     let why = app.journal.log().check().err().map(|error| chain(&error));

@@ -2,7 +2,7 @@
 //! ids, each client's in the order of filters; topics come in their order.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use muster_broker::SubscriptionInfo;
 use muster_core::topic::{self, Share};
@@ -11,8 +11,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::clients::{each, subscription};
-use super::reply::{ApiError, ErrorBody, Page, Params, Refused};
+use super::clients::{Subscription, each, subscription};
+use super::reply::{ApiError, ErrorBody, Page, PageParams, Paged, Params, Path, Refused};
 
 /// Topics that are looked at while nobody can subscribe.
 const STEP_TOPICS: usize = 512;
@@ -20,6 +20,15 @@ const STEP_TOPICS: usize = 512;
 /// The paths of it.
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(topics)).routes(routes!(topic))
+}
+
+/// A topic filter that somebody subscribes with.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Topic)]
+#[expect(dead_code, reason = "describes what is written as JSON")]
+struct Route {
+    topic: String,
+    node: String,
 }
 
 /// What `GET /subscriptions` can be asked for.
@@ -45,8 +54,7 @@ impl Filter<'_> {
 /// One page of all subscriptions that the filters let through.
 #[utoipa::path(get, path = "/subscriptions", tag = "Subscriptions", operation_id = "subscriptions_list",
     params(
-        ("page" = Option<u64>, Query, description = "Which page, from 1", minimum = 1),
-        ("limit" = Option<u64>, Query, description = "Entries on a page", minimum = 1, maximum = 10000),
+        PageParams,
         ("node" = Option<String>, Query, description = "On this node"),
         ("clientid" = Option<String>, Query, description = "Of this client"),
         ("qos" = Option<u8>, Query, description = "With this QoS", minimum = 0, maximum = 2),
@@ -54,7 +62,7 @@ impl Filter<'_> {
         ("match_topic" = Option<String>, Query, description = "That messages to this topic reach"),
         ("share_group" = Option<String>, Query, description = "In this group"),
     ),
-    responses((status = 200, description = "A page", body = Object), (status = 400, body = ErrorBody), Refused))]
+    responses((status = 200, description = "A page", body = Paged<Subscription>), (status = 400, body = ErrorBody), Refused))]
 pub(super) async fn list(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
@@ -99,12 +107,11 @@ pub(super) async fn list(
 /// One page of all topic filters that somebody subscribes with.
 #[utoipa::path(get, path = "/topics", tag = "Subscriptions", operation_id = "topics_list",
     params(
-        ("page" = Option<u64>, Query, description = "Which page, from 1", minimum = 1),
-        ("limit" = Option<u64>, Query, description = "Entries on a page", minimum = 1, maximum = 10000),
+        PageParams,
         ("node" = Option<String>, Query, description = "On this node"),
         ("topic" = Option<String>, Query, description = "Exactly this one"),
     ),
-    responses((status = 200, description = "A page", body = Object), (status = 400, body = ErrorBody), Refused))]
+    responses((status = 200, description = "A page", body = Paged<Route>), (status = 400, body = ErrorBody), Refused))]
 async fn topics(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
@@ -142,7 +149,7 @@ async fn topics(
 /// One topic filter, if somebody subscribes with it.
 #[utoipa::path(get, path = "/topics/{topic}", tag = "Subscriptions", operation_id = "topics_one",
     params(("topic" = String, Path, description = "The filter, with each / written as %2F")),
-    responses((status = 200, description = "Where it is", body = Vec<Object>), (status = 404, body = ErrorBody),
+    responses((status = 200, description = "Where it is", body = Vec<Route>), (status = 404, body = ErrorBody),
         Refused))]
 async fn topic(State(app): State<App>, Path(topic): Path<String>) -> Result<Json<Value>, ApiError> {
     if !app.broker.has_topic(&topic) {

@@ -1,7 +1,7 @@
 //! `/mqtt/topic_metrics`: counters of single topics. It must never count anything itself.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::audit;
-use super::reply::{ApiError, Body, BodyRefused, ErrorBody, Refused, rfc3339};
+use super::reply::{ApiError, Body, BodyRefused, ErrorBody, Path, Refused, rfc3339};
 use crate::access::Caller;
 use crate::error::chain;
 use crate::statistics::{TOPICS_MAX, TopicError, TopicNumbers};
@@ -23,6 +23,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 
 /// A topic that is counted.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TopicMetrics)]
 struct Counted {
     /// The topic.
     topic: String,
@@ -39,6 +40,7 @@ struct Counted {
 
 /// Publishes to the topic: how many, and how many a second.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TopicNumbers)]
 struct Metrics {
     /// Publishes.
     #[serde(rename = "messages.in.count")]
@@ -99,6 +101,7 @@ struct NewTopic {
 
 /// What to do with the numbers.
 #[derive(Debug, ToSchema)]
+#[schema(as = TopicMetricsOrder)]
 #[expect(dead_code, reason = "describes what Body reads")]
 struct Order {
     /// `reset`: count anew.

@@ -22,6 +22,7 @@ mod idempotency;
 mod left_behind;
 mod letters;
 mod load;
+mod openapi;
 mod publish_rest;
 mod replays;
 mod republish;

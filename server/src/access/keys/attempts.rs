@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use super::Denied;
 
-/// Failures that an address may have within [`WINDOW`].
-const FAILURES_MAX: u32 = 20;
 /// After so long its failures are forgotten.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Addresses that are remembered.
@@ -18,17 +16,26 @@ const ADDRESSES_MAX: usize = 4_096;
 #[derive(Debug, Clone, Copy)]
 struct Failures {
     since: Duration,
-    count: u32,
+    count: usize,
 }
 
 /// The failures of each address.
-#[derive(Debug, Default)]
-pub(super) struct Attempts(Mutex<HashMap<IpAddr, Failures>>);
+#[derive(Debug)]
+pub(super) struct Attempts {
+    /// Failures that an address may have within [`WINDOW`].
+    failures_max: usize,
+    table: Mutex<HashMap<IpAddr, Failures>>,
+}
 
 impl Attempts {
+    /// None has failed yet.
+    pub(super) fn new(failures_max: usize) -> Self {
+        Self { failures_max, table: Mutex::default() }
+    }
+
     /// Takes back what was counted as a failure before it was looked at.
     pub(super) fn was_right(&self, address: IpAddr) {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(failures) = table.get_mut(&place(address)) {
             failures.count = failures.count.saturating_sub(1);
         }
@@ -36,7 +43,7 @@ impl Attempts {
 
     /// Counts a failure; what is to be said instead of "wrong", if it is one too many.
     pub(super) fn failed(&self, address: IpAddr, now: Duration) -> Option<Denied> {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let key = place(address);
         if table.len() >= ADDRESSES_MAX && !table.contains_key(&key) {
             table.retain(|_, it| it.since + WINDOW > now);
@@ -49,15 +56,15 @@ impl Attempts {
         if failures.since + WINDOW <= now {
             *failures = Failures { since: now, count: 0 };
         }
-        let said = verdict(*failures, now);
+        let said = verdict(*failures, now, self.failures_max);
         failures.count = failures.count.saturating_add(1);
         said
     }
 }
 
-fn verdict(failures: Failures, now: Duration) -> Option<Denied> {
+fn verdict(failures: Failures, now: Duration, failures_max: usize) -> Option<Denied> {
     let left = (failures.since + WINDOW).checked_sub(now).filter(|left| !left.is_zero())?;
-    (failures.count >= FAILURES_MAX).then(|| Denied::TooOften(left.as_secs().max(1)))
+    (failures.count >= failures_max).then(|| Denied::TooOften(left.as_secs().max(1)))
 }
 
 /// Whoever has an IPv6 address has the 2^64 beside it.
@@ -77,10 +84,10 @@ mod tests {
 
     #[test]
     fn who_is_wrong_too_often_waits_and_is_forgiven() {
-        let attempts = Attempts::default();
+        let attempts = Attempts::new(20);
         let (one, other): (IpAddr, IpAddr) =
             ("2001:db8::1".parse().expect("it"), "2001:db8::2".parse().expect("it"));
-        for _ in 0..FAILURES_MAX {
+        for _ in 0..20 {
             assert_eq!(attempts.failed(one, Duration::ZERO), None);
         }
         let later = Duration::from_secs(20);
@@ -91,9 +98,9 @@ mod tests {
 
     #[test]
     fn who_is_right_is_not_counted() {
-        let attempts = Attempts::default();
+        let attempts = Attempts::new(20);
         let one: IpAddr = "192.0.2.1".parse().expect("it");
-        for _ in 0..10 * FAILURES_MAX {
+        for _ in 0..200 {
             assert_eq!(attempts.failed(one, Duration::ZERO), None);
             attempts.was_right(one);
         }
@@ -101,11 +108,11 @@ mod tests {
 
     #[test]
     fn the_table_has_an_end() {
-        let attempts = Attempts::default();
+        let attempts = Attempts::new(20);
         for n in 0..10_000u32 {
             attempts.failed(IpAddr::V4(n.into()), Duration::from_millis(n.into()));
         }
-        let table = attempts.0.lock().expect("a lock");
+        let table = attempts.table.lock().expect("a lock");
         assert_eq!(table.len(), ADDRESSES_MAX);
         assert!(table.contains_key(&IpAddr::V4(9_999.into())), "the newest is there");
     }

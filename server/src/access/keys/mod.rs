@@ -117,7 +117,7 @@ impl Keys {
             reading: Mutex::new(()),
             version: AtomicI64::new(i64::MIN),
             tokens: Tokens::default(),
-            attempts: Attempts::default(),
+            attempts: Attempts::new(config.http.failures_max),
             local: Local::draw(&config.data)?,
             outbox: Outbox::new(registry),
             hashers: tokio::sync::Semaphore::new(HASHERS_MAX),

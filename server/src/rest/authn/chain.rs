@@ -22,7 +22,7 @@ pub(super) struct Authenticator {
     #[schema(example = "built_in_database", nullable = false)]
     backend: Option<String>,
     /// Follows from mechanism and backend where it is absent.
-    #[schema(example = "password_based:built_in_database", nullable = false)]
+    #[schema(example = "password_based:built_in_database")]
     id: Option<String>,
     /// Whether it is asked; true where it is absent.
     #[schema(nullable = false)]
@@ -31,6 +31,7 @@ pub(super) struct Authenticator {
 
 /// How an authenticator fares.
 #[derive(utoipa::ToSchema)]
+#[schema(as = AuthenticatorStatus)]
 #[expect(dead_code, reason = "describes what is written as JSON")]
 pub(super) struct Status {
     /// `connected`, or `disconnected` where the server that it asks does not answer.
@@ -45,6 +46,7 @@ pub(super) struct Status {
 
 /// What came of an authenticator's questions.
 #[derive(utoipa::ToSchema)]
+#[schema(as = AuthenticatorMetrics)]
 #[expect(dead_code, reason = "describes what is written as JSON")]
 pub(super) struct Metrics {
     total: u64,
@@ -58,11 +60,12 @@ pub(super) struct Metrics {
 /// One place in the order.
 #[derive(utoipa::ToSchema)]
 #[expect(dead_code, reason = "describes what is read as JSON")]
-pub(super) struct Ordered {
+pub(super) struct AuthenticatorInOrder {
     /// An authenticator.
     id: String,
 }
 
+/// Every authenticator, in the order in which they are asked.
 #[utoipa::path(get, path = "/authentication", tag = "Authentication", operation_id = "authentication_list",
     responses((status = 200, description = "Every authenticator, in the order in which they are asked",
         body = Vec<Authenticator>), Refused))]
@@ -70,6 +73,7 @@ pub(super) async fn list(State(app): State<App>) -> Json<Value> {
     Json(app.access.authn.links().into())
 }
 
+/// Adds an authenticator, at the end of the chain.
 #[utoipa::path(post, path = "/authentication", tag = "Authentication", operation_id = "authentication_create",
     request_body = Authenticator,
     responses((status = 200, description = "The authenticator, at the end of the chain", body = Authenticator),
@@ -85,6 +89,7 @@ pub(super) async fn create(
     Ok(Json(made))
 }
 
+/// One authenticator.
 #[utoipa::path(get, path = "/authentication/{id}", tag = "Authentication", operation_id = "authentication_get",
     params(IdPath),
     responses((status = 200, description = "The authenticator", body = Authenticator),
@@ -94,6 +99,7 @@ pub(super) async fn one(State(app): State<App>, path: PathResult<String>) -> Res
     Ok(Json(app.access.authn.link(&in_path(path)?)?))
 }
 
+/// Changes an authenticator.
 #[utoipa::path(put, path = "/authentication/{id}", tag = "Authentication", operation_id = "authentication_update",
     params(IdPath), request_body = Authenticator,
     responses((status = 200, description = "The authenticator as it is now", body = Authenticator),
@@ -110,6 +116,7 @@ pub(super) async fn update(
     Ok(Json(made))
 }
 
+/// Removes an authenticator and its users.
 #[utoipa::path(delete, path = "/authentication/{id}", tag = "Authentication", operation_id = "authentication_delete",
     params(IdPath),
     responses((status = 204, description = "It is gone, and its users with it"),
@@ -126,6 +133,7 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// How an authenticator fares.
 #[utoipa::path(get, path = "/authentication/{id}/status", tag = "Authentication",
     operation_id = "authentication_status", params(IdPath),
     responses((status = 200, description = "How it fares", body = Status),
@@ -146,8 +154,9 @@ pub(super) async fn status(
     })))
 }
 
+/// In which order they are asked.
 #[utoipa::path(put, path = "/authentication/order", tag = "Authentication", operation_id = "authentication_order",
-    request_body = Vec<Ordered>,
+    request_body = Vec<AuthenticatorInOrder>,
     responses((status = 204, description = "They are asked in this order from now on"), BodyRefused, Refused))]
 pub(super) async fn order(
     State(app): State<App>,
@@ -177,6 +186,7 @@ pub(super) struct PositionPath {
     position: String,
 }
 
+/// Moves an authenticator in the chain.
 #[utoipa::path(put, path = "/authentication/{id}/position/{position}", tag = "Authentication",
     operation_id = "authentication_position", params(PositionPath),
     responses((status = 204, description = "It is asked there from now on"),

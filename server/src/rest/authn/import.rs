@@ -33,7 +33,7 @@ pub(super) struct ImportedUser {
 /// What came of an import.
 #[derive(utoipa::ToSchema)]
 #[expect(dead_code, reason = "describes what is written as JSON")]
-pub(super) struct Counts {
+pub(super) struct ImportCounts {
     /// Rows that came.
     total: u64,
     /// New users.
@@ -57,9 +57,10 @@ pub(super) struct ImportQuery {
     r#type: Option<String>,
 }
 
-#[utoipa::path(post, path = "/authentication/{id}/import_users", tag = "Users", operation_id = "users_import",
+/// Makes many users.
+#[utoipa::path(post, path = "/authentication/{id}/import_users", tag = "Authentication", operation_id = "device_users_import",
     params(IdPath, ImportQuery), request_body = Vec<ImportedUser>,
-    responses((status = 200, description = "What came of it", body = Counts),
+    responses((status = 200, description = "What came of it", body = ImportCounts),
         (status = 404, description = "There is no such authenticator", body = ErrorBody), BodyRefused, Refused))]
 pub(super) async fn import(
     State(app): State<App>,

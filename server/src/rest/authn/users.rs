@@ -12,6 +12,7 @@ use crate::access::{Caller, UserFilter};
 
 /// A user.
 #[derive(utoipa::ToSchema)]
+#[schema(as = DeviceUser)]
 #[expect(dead_code, reason = "describes what is written as JSON")]
 pub(super) struct User {
     /// The user name or client identifier.
@@ -22,6 +23,7 @@ pub(super) struct User {
 
 /// A user to be made.
 #[derive(utoipa::ToSchema)]
+#[schema(as = NewDeviceUser)]
 #[expect(dead_code, reason = "describes what is read as JSON")]
 pub(super) struct NewUser {
     /// The user name or client identifier.
@@ -31,24 +33,24 @@ pub(super) struct NewUser {
     #[schema(min_length = 1, max_length = 4096)]
     password: String,
     /// May do everything.
-    #[schema(nullable = false)]
     is_superuser: Option<bool>,
 }
 
 /// What a user is to be from now on.
 #[derive(utoipa::ToSchema)]
+#[schema(as = DeviceUserChange)]
 #[expect(dead_code, reason = "describes what is read as JSON")]
 pub(super) struct UserChange {
     /// The password.
     #[schema(min_length = 1, max_length = 4096)]
     password: String,
     /// May do everything; as it is where absent.
-    #[schema(nullable = false)]
     is_superuser: Option<bool>,
 }
 
 /// A page of users.
 #[derive(utoipa::ToSchema)]
+#[schema(as = DeviceUserPage)]
 #[expect(dead_code, reason = "describes what is written as JSON")]
 pub(super) struct UserPage {
     data: Vec<User>,
@@ -57,6 +59,7 @@ pub(super) struct UserPage {
 
 /// Where a page stands.
 #[derive(utoipa::ToSchema)]
+#[schema(as = DeviceUserMeta)]
 #[expect(dead_code, reason = "describes what is written as JSON")]
 pub(super) struct UserMeta {
     page: u64,
@@ -82,7 +85,8 @@ pub(super) struct UserQuery {
     is_superuser: Option<bool>,
 }
 
-#[utoipa::path(get, path = "/authentication/{id}/users", tag = "Users", operation_id = "users_list",
+/// One page of users, by name.
+#[utoipa::path(get, path = "/authentication/{id}/users", tag = "Authentication", operation_id = "device_users_list",
     params(IdPath, UserQuery),
     responses((status = 200, description = "One page of users, by name", body = UserPage),
         (status = 400, description = "A parameter cannot be read, or there are no users here", body = ErrorBody),
@@ -104,7 +108,8 @@ pub(super) async fn list(
     Ok(page.envelope(users, total, filter.like.is_some()))
 }
 
-#[utoipa::path(post, path = "/authentication/{id}/users", tag = "Users", operation_id = "users_create",
+/// Makes a user.
+#[utoipa::path(post, path = "/authentication/{id}/users", tag = "Authentication", operation_id = "device_users_create",
     params(IdPath), request_body = NewUser,
     responses((status = 201, description = "The user", body = User),
         (status = 404, description = "There is no such authenticator", body = ErrorBody),
@@ -125,7 +130,8 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(made)))
 }
 
-#[utoipa::path(get, path = "/authentication/{id}/users/{user_id}", tag = "Users", operation_id = "users_get",
+/// One user.
+#[utoipa::path(get, path = "/authentication/{id}/users/{user_id}", tag = "Authentication", operation_id = "device_users_get",
     params(UserPath),
     responses((status = 200, description = "The user", body = User),
         (status = 400, description = "The path cannot be read, or there are no users here", body = ErrorBody),
@@ -138,7 +144,8 @@ pub(super) async fn one(
     Ok(Json(app.access.authn.user(&id, &name)?))
 }
 
-#[utoipa::path(put, path = "/authentication/{id}/users/{user_id}", tag = "Users", operation_id = "users_update",
+/// Gives a user another password.
+#[utoipa::path(put, path = "/authentication/{id}/users/{user_id}", tag = "Authentication", operation_id = "device_users_update",
     params(UserPath), request_body = UserChange,
     responses((status = 200, description = "The user as it is now", body = User),
         (status = 404, description = "There is none", body = ErrorBody), BodyRefused, Refused))]
@@ -157,7 +164,8 @@ pub(super) async fn update(
     Ok(Json(made))
 }
 
-#[utoipa::path(delete, path = "/authentication/{id}/users/{user_id}", tag = "Users", operation_id = "users_delete",
+/// Removes a user.
+#[utoipa::path(delete, path = "/authentication/{id}/users/{user_id}", tag = "Authentication", operation_id = "device_users_delete",
     params(UserPath),
     responses((status = 204, description = "The user is gone"),
         (status = 400, description = "The path cannot be read, or there are no users here", body = ErrorBody),

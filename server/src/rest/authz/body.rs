@@ -98,6 +98,21 @@ pub(super) struct UserRules {
     pub(super) rules: Vec<Rule>,
 }
 
+/// Other rules for one client or user. The path says whose they are.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OtherRules {
+    /// As in the path, for clients that send it.
+    #[serde(rename = "clientid")]
+    pub(super) _clientid: Option<String>,
+    /// As in the path, for clients that send it.
+    #[serde(rename = "username")]
+    pub(super) _username: Option<String>,
+    /// In their order.
+    #[schema(value_type = Vec<AuthorizationRule>, max_items = 100)]
+    pub(super) rules: Vec<Rule>,
+}
+
 /// Rules for everybody.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]

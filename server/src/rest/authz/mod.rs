@@ -2,7 +2,7 @@
 //! and counts for every client that is connected.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use muster_broker::Action;
 use muster_broker::authz::{CachedAnswer, Rule};
@@ -18,7 +18,7 @@ pub(in crate::rest) use rules::refusal;
 
 use super::App;
 use super::audit;
-use super::reply::{AnyBody, ApiError, BodyRefused, ErrorBody, Refused};
+use super::reply::{AnyBody, ApiError, BodyRefused, ErrorBody, Path, Refused};
 use crate::access::{AuthzSettings, Caller};
 use body::read;
 

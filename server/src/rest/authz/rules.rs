@@ -1,7 +1,7 @@
 //! `/authorization/sources/built_in_database/rules`: the rules of clients, of users, and for everybody.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use muster_broker::authz::Owner;
 use serde_json::{Value, json};
@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 
 use super::super::App;
 use super::super::audit;
-use super::super::reply::{AnyBody, ApiError, BodyRefused, ErrorBody, Page, Params, Refused};
-use super::body::{ClientRules, ClientRulesPage, RulesForAll, UserRules, UserRulesPage, read};
+use super::super::reply::{AnyBody, ApiError, BodyRefused, ErrorBody, Page, Params, Path, Refused};
+use super::body::{ClientRules, ClientRulesPage, OtherRules, RulesForAll, UserRules, UserRulesPage, read};
 use super::shown;
 use crate::access::{Caller, RefusedRules};
 
@@ -116,7 +116,7 @@ async fn client(State(app): State<App>, Path(id): Path<String>) -> Result<Json<V
 
 /// Gives a client other rules.
 #[utoipa::path(put, path = "/authorization/sources/built_in_database/rules/clients/{clientid}",
-    tag = "Authorization", operation_id = "authorization_rules_client_put", request_body = ClientRules,
+    tag = "Authorization", operation_id = "authorization_rules_client_put", request_body = OtherRules,
     params(("clientid" = String, Path, description = "The client's name")),
     responses((status = 204, description = "They count"),
         (status = 404, description = "It has no rules", body = ErrorBody), BodyRefused, Refused))]
@@ -126,8 +126,7 @@ async fn put_client(
     Path(id): Path<String>,
     AnyBody(value): AnyBody,
 ) -> Result<StatusCode, ApiError> {
-    // The path says whose they are.
-    let ClientRules { rules, .. } = read(value)?;
+    let OtherRules { rules, .. } = read(value)?;
     let details = json!({"rules": shown(&rules)});
     app.access.authz.replace(Owner::Client, &id, rules).await.map_err(refusal)?;
     audit::write(&app, &caller, "authorization.rules.update", &id, details).await;
@@ -196,7 +195,7 @@ async fn user(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Val
 
 /// Gives a user other rules.
 #[utoipa::path(put, path = "/authorization/sources/built_in_database/rules/users/{username}",
-    tag = "Authorization", operation_id = "authorization_rules_user_put", request_body = UserRules,
+    tag = "Authorization", operation_id = "authorization_rules_user_put", request_body = OtherRules,
     params(("username" = String, Path, description = "The user's name")),
     responses((status = 204, description = "They count"),
         (status = 404, description = "It has no rules", body = ErrorBody), BodyRefused, Refused))]
@@ -206,8 +205,7 @@ async fn put_user(
     Path(id): Path<String>,
     AnyBody(value): AnyBody,
 ) -> Result<StatusCode, ApiError> {
-    // The path says whose they are.
-    let UserRules { rules, .. } = read(value)?;
+    let OtherRules { rules, .. } = read(value)?;
     let details = json!({"rules": shown(&rules)});
     app.access.authz.replace(Owner::User, &id, rules).await.map_err(refusal)?;
     audit::write(&app, &caller, "authorization.rules.update", &id, details).await;

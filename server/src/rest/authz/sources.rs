@@ -2,7 +2,7 @@
 //! sources has nothing to order; its paths are there for clients that ask.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::super::App;
 use super::super::audit;
-use super::super::reply::{AnyBody, ApiError, BodyRefused, ErrorBody, Refused};
+use super::super::reply::{AnyBody, ApiError, BodyRefused, ErrorBody, Path, Refused};
 use super::body::read;
 use super::rules::refusal;
 use crate::access::{AuthzSource, AuthzSourceType, Caller};

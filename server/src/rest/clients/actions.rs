@@ -1,7 +1,7 @@
 //! What an operator does with a client: ends its session, subscribes and unsubscribes for it, changes its keep-alive.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use futures_util::{StreamExt as _, stream};
 use muster_broker::{ClientView, ProxySubscribed, SubscriptionInfo};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::body::{self, List};
 use super::each;
 use crate::access::Caller;
-use crate::rest::reply::{ApiError, Body, BodyRefused, ErrorBody, Params, Refused};
+use crate::rest::reply::{ApiError, Body, BodyRefused, ErrorBody, Params, Path, Refused};
 use crate::rest::{App, audit};
 
 /// Clients that are kicked at a time.
@@ -238,7 +238,7 @@ async fn unsubscribe_all(
 /// Changes how long a connected client may be silent; the new time counts from now.
 #[utoipa::path(put, path = "/clients/{clientid}/keepalive", tag = "Clients", operation_id = "clients_keepalive",
     params(("clientid" = String, Path, description = "The client's id")), request_body = KeepaliveAsked,
-    responses((status = 200, description = "The client", body = Object), (status = 404, body = ErrorBody),
+    responses((status = 200, description = "The client", body = super::Described), (status = 404, body = ErrorBody),
         Refused, BodyRefused))]
 pub(super) async fn keepalive(
     State(app): State<App>,

@@ -1,8 +1,8 @@
 //! `/api/v5/clients`: who has a session, in the shape that EMQX v5 clients expect, and what can be done with them. A
 //! list is read step by step in the order of client ids; it never holds up clients that come and go.
 
-use axum::extract::{Path, Query, State};
-use axum::{Json, routing};
+use axum::Json;
+use axum::extract::{Query, State};
 use muster_broker::{Broker, ClientInfo, ClientView};
 use serde_json::{Map, Value, json};
 use utoipa_axum::router::OpenApiRouter;
@@ -10,11 +10,13 @@ use utoipa_axum::routes;
 
 mod actions;
 mod body;
+mod described;
 mod messages;
 
 use super::App;
-use super::reply::{ApiError, Page, Params, rfc3339};
-pub(super) use actions::shown as subscription;
+use super::reply::{ApiError, ErrorBody, Page, PageParams, Paged, Params, Path, Refused, rfc3339};
+pub(super) use actions::{Shown as Subscription, shown as subscription};
+use described::{ClientQuery, Described};
 
 /// Clients that are looked at before others have their turn.
 const STEP_CLIENTS: usize = 512;
@@ -22,9 +24,8 @@ const STEP_CLIENTS: usize = 512;
 /// The paths about clients.
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .route("/clients", routing::get(list))
-        .route("/clients/{clientid}", routing::get(one))
-        .routes(routes!(actions::kick))
+        .routes(routes!(list))
+        .routes(routes!(one, actions::kick))
         .routes(routes!(actions::kick_bulk))
         .routes(routes!(actions::subscriptions))
         .routes(routes!(actions::subscribe))
@@ -56,6 +57,9 @@ pub(super) async fn each(
 }
 
 /// One page of the clients that the filters let through, in the order of client ids.
+#[utoipa::path(get, path = "/clients", tag = "Clients", operation_id = "clients_list", params(PageParams, ClientQuery),
+    responses((status = 200, description = "A page of them", body = Paged<Described>),
+        (status = 400, description = "A parameter cannot be used", body = ErrorBody), Refused))]
 pub(super) async fn list(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
@@ -101,6 +105,10 @@ pub(super) async fn list(
 }
 
 /// One client.
+#[utoipa::path(get, path = "/clients/{clientid}", tag = "Clients", operation_id = "clients_get",
+    params(("clientid" = String, Path, description = "The client's id")),
+    responses((status = 200, description = "The client", body = Described),
+        (status = 404, description = "There is none", body = ErrorBody), Refused))]
 pub(super) async fn one(
     State(app): State<App>,
     Path(clientid): Path<String>,

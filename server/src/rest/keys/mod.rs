@@ -1,13 +1,13 @@
 //! `/api_key`, `/login`, `/logout`, `/users`: who may manage. A secret leaves here once, in the answer that made it.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::reply::{ApiError, Body, BodyRefused, Refused, rfc3339};
+use super::reply::{ApiError, Body, BodyRefused, Path, Refused, rfc3339};
 use super::{App, audit};
 use crate::access::{Caller, KeyRecord, NewKey, Role, is_name};
 
@@ -65,13 +65,13 @@ struct KeyAsked {
     /// Letters and digits of ASCII, and - _ . @ after the first.
     #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9_.@-]*$", max_length = 256)]
     name: String,
-    #[schema(required = false, max_length = 256)]
+    #[schema(required = false, max_length = 1024)]
     desc: String,
     #[schema(required = false, default = true)]
     enable: bool,
     /// RFC 3339, seconds since 1970, or `infinity`.
-    #[schema(required = false, value_type = String, format = DateTime)]
-    expired_at: String,
+    #[schema(required = false)]
+    expired_at: Expiry,
     #[schema(required = false)]
     role: Role,
 }
@@ -81,15 +81,23 @@ struct KeyAsked {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what is read by hand")]
 struct KeyChange {
-    #[schema(required = false, max_length = 256)]
+    #[schema(required = false, max_length = 1024)]
     desc: String,
     #[schema(required = false)]
     enable: bool,
     /// RFC 3339, seconds since 1970, or `infinity`.
-    #[schema(required = false, value_type = String, format = DateTime)]
-    expired_at: String,
+    #[schema(required = false)]
+    expired_at: Expiry,
     #[schema(required = false)]
     role: Role,
+}
+
+/// RFC 3339, `infinity`, or seconds since 1970.
+#[derive(serde::Deserialize, serde::Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+enum Expiry {
+    Seconds(i64),
+    Text(String),
 }
 
 /// Every key, without its secret.

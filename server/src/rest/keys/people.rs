@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::super::reply::{ApiError, Body, BodyRefused, ErrorBody, Refused};
+use super::super::reply::{ApiError, Body, BodyRefused, ErrorBody, Path, Refused};
 use super::super::{App, audit, guard, limits};
 use super::{desc, failed, name, only, role, store};
 use crate::access::{
@@ -73,9 +73,9 @@ struct NewPerson {
     #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9_.@-]*$", max_length = 256)]
     username: String,
     /// 8 to 256 bytes.
-    #[schema(min_length = 8, max_length = 64)]
+    #[schema(min_length = 8, max_length = 256)]
     password: String,
-    #[schema(required = false, max_length = 256)]
+    #[schema(required = false, max_length = 1024)]
     description: String,
     #[schema(required = false)]
     role: Role,
@@ -86,7 +86,7 @@ struct NewPerson {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what is read by hand")]
 struct PersonChange {
-    #[schema(required = false, max_length = 256)]
+    #[schema(required = false, max_length = 1024)]
     description: String,
     #[schema(required = false)]
     role: Role,
@@ -99,7 +99,7 @@ struct PersonChange {
 struct PasswordChange {
     old_pwd: String,
     /// 8 to 256 bytes.
-    #[schema(min_length = 8, max_length = 64)]
+    #[schema(min_length = 8, max_length = 256)]
     new_pwd: String,
 }
 
@@ -162,13 +162,14 @@ async fn create(State(app): State<App>, caller: Caller, Body(body): Body) -> Res
     Ok(Json(shown(&name, &person)))
 }
 
-/// Changes what somebody may, or how they are described.
+/// Changes what somebody may, or how they are described. Nobody changes what they may themselves.
 #[utoipa::path(put, path = "/users/{username}", tag = "Users", operation_id = "users_update",
     params(("username" = String, Path, description = "What they are called")), request_body = PersonChange,
     responses((status = 200, body = Person), (status = 404, body = ErrorBody), Refused, BodyRefused))]
 async fn update(
     State(app): State<App>,
     caller: Caller,
+    means: Means,
     Path(username): Path<String>,
     Body(body): Body,
 ) -> Result<Json<Value>, ApiError> {
@@ -176,7 +177,11 @@ async fn update(
     let mut person = found(&app, &username)?;
     only(&body, &["description", "role"])?;
     person.description = desc(&body, "description")?.unwrap_or(person.description);
-    person.role = role(&body)?.unwrap_or(person.role);
+    let role = role(&body)?.unwrap_or(person.role);
+    if means == Means::Token && caller.name == username && role != person.role {
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "NOT_ALLOWED", "Cannot change own role"));
+    }
+    person.role = role;
     put(&app, &username, &person).await?;
     audit::write(&app, &caller, "users.update", &username, json!({"role": person.role})).await;
     Ok(Json(shown(&username, &person)))

@@ -18,7 +18,7 @@ mod keyed;
 mod message;
 
 use super::App;
-use super::reply::{BodyRefused, ErrorBody, Refused};
+use super::reply::ErrorBody;
 use super::{audit, limits};
 use crate::access::Caller;
 use crate::error::chain;
@@ -81,7 +81,6 @@ impl Refusal {
         (status = 409, description = "A request with this Idempotency-Key is under way", body = ErrorBody),
         (status = 422, description = "The Idempotency-Key was another request's", body = ErrorBody),
         (status = 503, description = "The log takes nothing", body = Problem),
-        Refused, BodyRefused,
     )
 )]
 async fn publish(State(app): State<App>, caller: Caller, asked: Keyed<Message>) -> Response {
@@ -106,7 +105,6 @@ async fn publish(State(app): State<App>, caller: Caller, asked: Keyed<Message>) 
         (status = 409, description = "A request with this Idempotency-Key is under way", body = ErrorBody),
         (status = 422, description = "The Idempotency-Key was another request's", body = ErrorBody),
         (status = 503, description = "The log took some of them or none", body = Problem),
-        Refused, BodyRefused,
     )
 )]
 async fn publish_bulk(State(app): State<App>, caller: Caller, asked: Keyed<Vec<Message>>) -> Response {

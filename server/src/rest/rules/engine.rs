@@ -5,13 +5,20 @@ use axum::Json;
 use muster_rules::limits::JQ_TIME_DEFAULT_MS;
 use serde_json::{Map, Value, json};
 
-use super::super::reply::{ApiError, Body};
+use super::super::reply::{ApiError, Body, BodyRefused, Refused};
 use super::body::bad;
+use super::described::Engine;
 
+/// Settings of the rule engine.
+#[utoipa::path(get, path = "/rule_engine", tag = "Rules", operation_id = "rule_engine",
+    responses((status = 200, description = "The settings", body = Engine), Refused))]
 pub(super) async fn show() -> Json<Value> {
     Json(Value::Object(settings()))
 }
 
+/// Takes the settings as they are; they cannot be changed.
+#[utoipa::path(put, path = "/rule_engine", tag = "Rules", operation_id = "rule_engine_put", request_body = Engine,
+    responses((status = 200, description = "The settings", body = Engine), Refused, BodyRefused))]
 pub(super) async fn put(Body(fields): Body) -> Result<Json<Value>, ApiError> {
     let settings = settings();
     for (name, value) in fields {

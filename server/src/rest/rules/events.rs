@@ -8,9 +8,13 @@ use muster_core::value::{Map, Value};
 use serde_json::json;
 
 use super::super::App;
+use super::super::reply::Refused;
+use super::described::Event;
 use Column as C;
 
 /// Every event that a rule can select.
+#[utoipa::path(get, path = "/rule_events", tag = "Rules", operation_id = "rule_events",
+    responses((status = 200, description = "The events, with examples", body = Vec<Event>), Refused))]
 pub(super) async fn list(State(app): State<App>) -> Json<serde_json::Value> {
     let now_ms = app.clock.wall_ms();
     Json(EventKind::all().map(|kind| event(kind, now_ms, &app.node)).collect())

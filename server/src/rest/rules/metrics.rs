@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use muster_core::clock::SharedClock;
 use muster_sinks::PipelineId;
@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::App;
 use super::super::audit;
-use super::super::reply::ApiError;
+use super::super::reply::{ApiError, ErrorBody, Path, Refused};
+use super::described::Metrics;
 use super::rates::{Rates, SAMPLE_EVERY};
 use super::{not_found, shown};
 use crate::access::Caller;
@@ -182,6 +183,10 @@ fn to_json(counts: RuleCounts, meter: &Meter, waiting: u64) -> Value {
 }
 
 /// One rule's metrics.
+#[utoipa::path(get, path = "/rules/{id}/metrics", tag = "Rules", operation_id = "rules_metrics",
+    params(("id" = String, Path, description = "The rule's id")),
+    responses((status = 200, description = "Its numbers", body = Metrics),
+        (status = 404, description = "There is no such rule", body = ErrorBody), Refused))]
 pub(super) async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     shown::one(&app, &id).ok_or_else(not_found)?;
     let metrics = app.meters.show(&id);
@@ -190,6 +195,10 @@ pub(super) async fn show(State(app): State<App>, Path(id): Path<String>) -> Resu
 }
 
 /// Begins one rule's metrics anew.
+#[utoipa::path(put, path = "/rules/{id}/metrics/reset", tag = "Rules", operation_id = "rules_metrics_reset",
+    params(("id" = String, Path, description = "The rule's id")),
+    responses((status = 204, description = "They begin anew"),
+        (status = 404, description = "There is no such rule", body = ErrorBody), Refused))]
 pub(super) async fn reset(
     State(app): State<App>,
     caller: Caller,

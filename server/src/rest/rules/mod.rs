@@ -1,14 +1,16 @@
 //! `/api/v5/rules`: rules in the shapes of EMQX v5. Those that stand in a file are shown beside those made here, and
 //! only the latter can be changed here. A change answers when it is stored and runs.
 
-use axum::extract::{Path, Query, State};
+use axum::Json;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use axum::{Json, routing};
 use muster_rules::Diagnostic;
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 mod body;
+mod described;
 mod engine;
 mod events;
 mod filter;
@@ -19,10 +21,11 @@ mod trial;
 
 use super::App;
 use super::audit;
-use super::reply::{ApiError, Body, Page, Params};
+use super::reply::{ApiError, Body, BodyRefused, ErrorBody, Page, PageParams, Paged, Params, Path, Refused};
 use crate::access::Caller;
 use crate::pipelines::{ChangeError, MANAGED_RULES_MAX};
 use body::bad;
+use described::{Change, Described, New, RuleQuery};
 use filter::Filter;
 pub(super) use metrics::Meters;
 pub(super) use trial::Trials;
@@ -30,16 +33,20 @@ pub(super) use trial::Trials;
 /// The paths about rules.
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .route("/rules", routing::get(list).post(create))
-        .route("/rules/{id}", routing::get(one).put(update).delete(remove))
-        .route("/rules/{id}/metrics", routing::get(metrics::show))
-        .route("/rules/{id}/metrics/reset", routing::put(metrics::reset))
-        .route("/rules/{id}/test", routing::post(trial::of_rule))
-        .route("/rule_test", routing::post(trial::of_sql))
-        .route("/rule_events", routing::get(events::list))
-        .route("/rule_engine", routing::get(engine::show).put(engine::put))
+        .routes(routes!(list, create))
+        .routes(routes!(one, update, remove))
+        .routes(routes!(metrics::show))
+        .routes(routes!(metrics::reset))
+        .routes(routes!(trial::of_rule))
+        .routes(routes!(trial::of_sql))
+        .routes(routes!(events::list))
+        .routes(routes!(engine::show, engine::put))
 }
 
+/// One page of rules, in the order of ids: those made over REST, and those that stand in files.
+#[utoipa::path(get, path = "/rules", tag = "Rules", operation_id = "rules_list", params(PageParams, RuleQuery),
+    responses((status = 200, description = "A page of them", body = Paged<Described>),
+        (status = 400, description = "A parameter cannot be used", body = ErrorBody), Refused))]
 async fn list(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
@@ -55,10 +62,18 @@ async fn list(
     Ok(page.envelope(data, found.len() as u64, filter.is_fuzzy()))
 }
 
+/// One rule.
+#[utoipa::path(get, path = "/rules/{id}", tag = "Rules", operation_id = "rules_get",
+    params(("id" = String, Path, description = "The rule's id")),
+    responses((status = 200, description = "The rule", body = Described),
+        (status = 404, description = "There is none", body = ErrorBody), Refused))]
 async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     shown(&app, &id).map(Json)
 }
 
+/// Makes a rule. The answer comes when it is stored and runs.
+#[utoipa::path(post, path = "/rules", tag = "Rules", operation_id = "rules_create", request_body = New,
+    responses((status = 201, description = "The rule", body = Described), Refused, BodyRefused))]
 async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -70,6 +85,11 @@ async fn create(
     Ok((StatusCode::CREATED, Json(shown(&app, &made.id)?)))
 }
 
+/// Changes a rule that was made here.
+#[utoipa::path(put, path = "/rules/{id}", tag = "Rules", operation_id = "rules_update",
+    params(("id" = String, Path, description = "The rule's id")), request_body = Change,
+    responses((status = 200, description = "The rule as it is now", body = Described),
+        (status = 404, description = "There is none", body = ErrorBody), Refused, BodyRefused))]
 async fn update(
     State(app): State<App>,
     caller: Caller,
@@ -86,6 +106,12 @@ async fn update(
     shown(&app, &id).map(Json)
 }
 
+/// Removes a rule that was made here.
+#[utoipa::path(delete, path = "/rules/{id}", tag = "Rules", operation_id = "rules_delete",
+    params(("id" = String, Path, description = "The rule's id")),
+    responses((status = 204, description = "It is gone"),
+        (status = 400, description = "It stands in a file", body = ErrorBody),
+        (status = 404, description = "There is none", body = ErrorBody), Refused))]
 async fn remove(
     State(app): State<App>,
     caller: Caller,

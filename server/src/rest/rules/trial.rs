@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_core::event::{Column, EventKind};
@@ -15,8 +15,9 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::super::App;
-use super::super::reply::{ApiError, Body};
+use super::super::reply::{ApiError, Body, BodyRefused, ErrorBody, Path, Refused};
 use super::body::{Fields, bad};
+use super::described::{RuleTrial, SqlTrial, TrialResult};
 use super::{events, shown};
 use crate::pipelines::eval_context;
 
@@ -40,7 +41,10 @@ impl Default for Trials {
     }
 }
 
-/// Tries a SELECT or FOREACH.
+/// Tries a SELECT or FOREACH on an event that the request describes. Nothing is written.
+#[utoipa::path(post, path = "/rule_test", tag = "Rules", operation_id = "rule_test", request_body = SqlTrial,
+    responses((status = 200, description = "What it makes of the event", body = TrialResult),
+        (status = 412, description = "It does not match the event", body = ErrorBody), Refused, BodyRefused))]
 pub(super) async fn of_sql(State(app): State<App>, Body(fields): Body) -> Result<Response, ApiError> {
     let mut fields = Fields::known(fields, &["sql", "context"])?;
     let sql = fields.text("sql")?.ok_or_else(|| bad("`sql` is missing"))?;
@@ -48,7 +52,12 @@ pub(super) async fn of_sql(State(app): State<App>, Body(fields): Body) -> Result
     run(&app, TRIED, &sql, context).await
 }
 
-/// Tries a rule that there is.
+/// Tries a rule that there is. Nothing is written.
+#[utoipa::path(post, path = "/rules/{id}/test", tag = "Rules", operation_id = "rules_test",
+    params(("id" = String, Path, description = "The rule's id")), request_body = RuleTrial,
+    responses((status = 200, description = "What it makes of the event", body = TrialResult),
+        (status = 404, description = "There is no such rule", body = ErrorBody),
+        (status = 412, description = "It does not match the event", body = ErrorBody), Refused, BodyRefused))]
 pub(super) async fn of_rule(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -30,6 +30,7 @@ pub(super) struct Numbers(BTreeMap<String, u64>);
 
 /// One map, or a list with one map a node.
 #[derive(Debug, ToSchema, serde::Serialize)]
+#[schema(as = NumbersByNode)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes what is written as maps")]
 enum Shown {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::super::App;
 use super::super::audit;
 use super::super::nodes::known;
-use super::super::reply::{ApiError, ErrorBody, Params, Refused};
+use super::super::reply::{ApiError, ErrorBody, Params, Path, Refused};
 use crate::access::Caller;
 use crate::statistics::{self, Flow, Sample};
 
@@ -28,6 +28,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 
 /// What was going on in a step of time: ten seconds, or a minute or ten for what is older than an hour or a day.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Sample)]
 struct Shown {
     /// The step's time, milliseconds since 1970.
     time_stamp: i64,
@@ -89,6 +90,7 @@ impl From<Sample> for Shown {
 
 /// What there is now, and what happens a second.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MonitorCurrent)]
 struct Current {
     /// Connected clients.
     connections: u64,
@@ -131,7 +133,7 @@ struct Current {
 struct Latest {
     /// Only the samples of the last so many seconds.
     #[param(required = false, minimum = 1)]
-    latest: u64,
+    latest: i64,
 }
 
 /// Samples of the last seven days, the oldest first.
@@ -200,9 +202,9 @@ async fn current_of_node(
 }
 
 fn samples(app: &App, query: Vec<(String, String)>) -> Result<Json<Vec<Shown>>, ApiError> {
-    let seconds = |text: &str| text.parse().ok().filter(|seconds: &u64| *seconds > 0);
+    let seconds = |text: &str| text.parse().ok().filter(|seconds: &i64| *seconds > 0);
     let latest = Params::new(query).parsed("latest", seconds)?;
-    let back_ms = latest.map(|seconds| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX));
+    let back_ms = latest.map(|seconds| seconds.saturating_mul(1_000));
     let from_ms = back_ms.map_or(i64::MIN, |ms| app.clock.wall_ms().saturating_sub(ms));
     Ok(Json(app.statistics.samples(from_ms).into_iter().map(Shown::from).collect()))
 }

@@ -1,7 +1,7 @@
 //! `/acl`: permissions, one topic at a time. `%c` and `%u` in a topic are the dialect's `${clientid}` and
 //! `${username}`.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use muster_broker::authz::{Owner, Permission, Retain, Rule, RuleAction};
 use serde::{Deserialize, Serialize};
@@ -12,8 +12,8 @@ use utoipa_axum::routes;
 use super::super::App;
 use super::super::audit;
 use super::super::authz::refusal;
-use super::super::reply::{AnyBody, BodyRefused, Page, Params, Refused};
-use super::{Code, Refusal, done, ok, page};
+use super::super::reply::{AnyBody, BodyRefused, Page, Params, Path, Refused};
+use super::{Answer, Code, Refusal, done, ok, page};
 use crate::access::Caller;
 
 /// The paths of it.
@@ -28,7 +28,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 }
 
 /// A permission as the dialect writes it.
-#[derive(Deserialize, utoipa::ToSchema)]
+#[derive(Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AclEntry {
     #[schema(required = false)]
@@ -38,6 +38,16 @@ struct AclEntry {
     topic: String,
     action: AclAction,
     access: AclAccess,
+}
+
+/// One, or many.
+#[derive(utoipa::ToSchema, Serialize)]
+#[serde(untagged)]
+#[schema(as = AclEntries)]
+#[expect(dead_code, reason = "describes what is read as JSON")]
+enum OneOrMany {
+    One(AclEntry),
+    Many(Vec<AclEntry>),
 }
 
 /// What it is about.
@@ -57,24 +67,10 @@ enum AclAccess {
     Deny,
 }
 
-/// The envelope of every answer.
-#[derive(utoipa::ToSchema)]
-#[expect(dead_code, reason = "describes what is written by hand")]
-struct AclAnswer {
-    /// 0 where it went well.
-    code: u16,
-    #[schema(required = false)]
-    data: Option<Value>,
-    #[schema(required = false)]
-    meta: Option<Value>,
-    #[schema(required = false)]
-    message: Option<String>,
-}
-
 /// Adds a permission, or each of an array. One about the same topic and action is replaced.
 #[utoipa::path(post, path = "/acl", tag = "Older dialect", operation_id = "v4_acl_create",
-    request_body = AclEntry,
-    responses((status = 200, body = AclAnswer), BodyRefused, Refused))]
+    request_body = OneOrMany,
+    responses((status = 200, description = "Code 0: it went well", body = Answer), BodyRefused, Refused))]
 async fn create(State(app): State<App>, caller: Caller, AnyBody(value): AnyBody) -> Response {
     let Value::Array(entries) = value else {
         return match add(&app, &caller, value).await {
@@ -126,7 +122,7 @@ async fn add(app: &App, caller: &Caller, value: Value) -> Result<Value, Refusal>
 /// Permissions for everybody.
 #[utoipa::path(get, path = "/acl/$all", tag = "Older dialect", operation_id = "v4_acl_all",
     params(("page" = Option<u64>, Query, minimum = 1), ("limit" = Option<u64>, Query, minimum = 1, maximum = 10000)),
-    responses((status = 200, body = AclAnswer), Refused))]
+    responses((status = 200, description = "Code 0: it went well", body = Answer), Refused))]
 async fn of_all(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
@@ -139,7 +135,7 @@ async fn of_all(
 /// Takes a permission for everybody away.
 #[utoipa::path(delete, path = "/acl/$all/topic/{topic}", tag = "Older dialect", operation_id = "v4_acl_all_delete",
     params(("topic" = String, Path, description = "Its topic")),
-    responses((status = 200, body = AclAnswer), Refused))]
+    responses((status = 200, description = "Code 0: it went well", body = Answer), Refused))]
 async fn remove_of_all(
     State(app): State<App>,
     caller: Caller,
@@ -152,7 +148,7 @@ async fn remove_of_all(
 #[utoipa::path(get, path = "/acl/{kind}", tag = "Older dialect", operation_id = "v4_acl_list",
     params(("kind" = String, Path, description = "`clientid` or `username`"),
         ("page" = Option<u64>, Query, minimum = 1), ("limit" = Option<u64>, Query, minimum = 1, maximum = 10000)),
-    responses((status = 200, body = AclAnswer), Refused))]
+    responses((status = 200, description = "Code 0: it went well", body = Answer), Refused))]
 async fn list(
     State(app): State<App>,
     Path(kind): Path<String>,
@@ -171,7 +167,7 @@ async fn list(
 #[utoipa::path(get, path = "/acl/{kind}/{id}", tag = "Older dialect", operation_id = "v4_acl_one",
     params(("kind" = String, Path, description = "`clientid` or `username`"),
         ("id" = String, Path, description = "Its name")),
-    responses((status = 200, body = AclAnswer), Refused))]
+    responses((status = 200, description = "Code 0: it went well", body = Answer), Refused))]
 async fn of_one(
     State(app): State<App>,
     Path((kind, id)): Path<(String, String)>,
@@ -185,7 +181,7 @@ async fn of_one(
 #[utoipa::path(get, path = "/acl/{kind}/{id}/topic/{topic}", tag = "Older dialect", operation_id = "v4_acl_topic",
     params(("kind" = String, Path, description = "`clientid` or `username`"),
         ("id" = String, Path, description = "Its name"), ("topic" = String, Path, description = "The topic")),
-    responses((status = 200, body = AclAnswer), Refused))]
+    responses((status = 200, description = "Code 0: it went well", body = Answer), Refused))]
 async fn of_topic(
     State(app): State<App>,
     Path((kind, id, topic)): Path<(String, String, String)>,
@@ -201,7 +197,7 @@ async fn of_topic(
     operation_id = "v4_acl_topic_delete",
     params(("kind" = String, Path, description = "`clientid` or `username`"),
         ("id" = String, Path, description = "Its name"), ("topic" = String, Path, description = "The topic")),
-    responses((status = 200, body = AclAnswer), Refused))]
+    responses((status = 200, description = "Code 0: it went well", body = Answer), Refused))]
 async fn remove_of_topic(
     State(app): State<App>,
     caller: Caller,

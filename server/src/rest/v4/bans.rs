@@ -1,7 +1,7 @@
 //! `/banned`: who is shut out.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 use super::{Answer, App, Refusal};
 use crate::access::Caller;
 use crate::rest::bans;
-use crate::rest::reply::{Body, BodyRefused, PageParams, Refused};
+use crate::rest::reply::{Body, BodyRefused, PageParams, Path, Refused};
 
 /// The paths of it.
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -32,7 +32,7 @@ async fn list(
 
 /// Shut somebody out.
 #[utoipa::path(
-    post, path = "/banned", tag = "Older dialect", operation_id = "v4_banned_create", request_body = Object,
+    post, path = "/banned", tag = "Older dialect", operation_id = "v4_banned_create", request_body = bans::Asked,
     responses((status = 200, description = "Code 0: the ban", body = Answer), Refused, BodyRefused)
 )]
 async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Response, Refusal> {

@@ -1,7 +1,7 @@
 //! `/clients`, `/mqtt/subscribe`, `/subscriptions`, `/routes`: clients and what they listen to.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use muster_broker::{ProxySubscribed, SubscriptionInfo};
 use muster_core::topic;
@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::{Answer, App, Code, Refusal};
 use crate::access::Caller;
-use crate::rest::reply::{BodyRefused, Page, PageParams, Params, Refused, Typed};
+use crate::rest::reply::{BodyRefused, Page, PageParams, Params, Path, Refused, Typed};
 use crate::rest::{audit, clients, subscriptions};
 
 /// Most orders of one request.
@@ -95,6 +95,7 @@ async fn kick(
 
 /// Topics to subscribe to in the name of a client, or not to any more.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
+#[schema(as = V4SubscribeOrder)]
 struct Order {
     /// For whom.
     clientid: String,

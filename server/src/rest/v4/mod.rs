@@ -49,6 +49,7 @@ pub(super) enum Code {
 
 /// The body of every answer.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = V4Answer)]
 pub(super) struct Answer {
     /// 0: it went well. Else what went wrong: 102 unknown, 103 and 104 the login, 105 no such user, 107 a missing and
     /// 108 a wrong parameter, 109 no JSON, 112 the client is not there, 113 there is such a user.

@@ -26,6 +26,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 
 /// A message to publish.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
+#[schema(as = V4Message)]
 struct Asked {
     /// Where to. This or `topics`.
     topic: Option<String>,

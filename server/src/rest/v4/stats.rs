@@ -1,17 +1,16 @@
 //! `/metrics`, `/stats`, `/nodes`: numbers, under the names of the older dialect.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::App;
 use super::super::nodes::{Node, known, node};
-use super::super::reply::Refused;
+use super::super::reply::{Path, Refused};
 use super::super::stats;
-use super::{Code, Refusal, ok};
+use super::{Answer, Code, Refusal, ok};
 
 /// What is called otherwise here: the name under `/api/v5`, and the dialect's.
 const RENAMED: [(&str, &str); 3] = [
@@ -31,24 +30,9 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(stats_of_node))
 }
 
-/// The envelope of every answer; what went wrong is in `code` and `message`.
-#[derive(Debug, ToSchema)]
-#[schema(as = NumbersEnvelope)]
-#[expect(dead_code, reason = "describes what is written elsewhere")]
-struct Answer {
-    /// 0, or what went wrong.
-    code: u16,
-    /// What was asked for.
-    #[schema(required = false)]
-    data: Value,
-    /// What went wrong, for people.
-    #[schema(required = false, nullable = false)]
-    message: Option<String>,
-}
-
 /// Counters, a map a node.
 #[utoipa::path(
-    get, path = "/metrics", tag = "v4", operation_id = "v4_metrics",
+    get, path = "/metrics", tag = "Older dialect", operation_id = "v4_metrics",
     responses((status = 200, description = "Counters by name.", body = Answer), Refused)
 )]
 async fn all_metrics(State(app): State<App>) -> Response {
@@ -57,7 +41,7 @@ async fn all_metrics(State(app): State<App>) -> Response {
 
 /// Gauges, a map a node.
 #[utoipa::path(
-    get, path = "/stats", tag = "v4", operation_id = "v4_stats",
+    get, path = "/stats", tag = "Older dialect", operation_id = "v4_stats",
     responses((status = 200, description = "Gauges by name.", body = Answer), Refused)
 )]
 async fn all_stats(State(app): State<App>) -> Response {
@@ -66,7 +50,7 @@ async fn all_stats(State(app): State<App>) -> Response {
 
 /// Every node.
 #[utoipa::path(
-    get, path = "/nodes", tag = "v4", operation_id = "v4_nodes",
+    get, path = "/nodes", tag = "Older dialect", operation_id = "v4_nodes",
     responses((status = 200, description = "The nodes.", body = Answer), Refused)
 )]
 async fn nodes(State(app): State<App>) -> Response {
@@ -75,7 +59,7 @@ async fn nodes(State(app): State<App>) -> Response {
 
 /// One node.
 #[utoipa::path(
-    get, path = "/nodes/{node}", tag = "v4", operation_id = "v4_node",
+    get, path = "/nodes/{node}", tag = "Older dialect", operation_id = "v4_node",
     params(("node" = String, Path, description = "The node's name.")),
     responses((status = 200, description = "The node.", body = Answer), Refused)
 )]
@@ -88,7 +72,7 @@ async fn one_node(State(app): State<App>, Path(name): Path<String>) -> Response 
 
 /// A node's counters.
 #[utoipa::path(
-    get, path = "/nodes/{node}/metrics", tag = "v4", operation_id = "v4_node_metrics",
+    get, path = "/nodes/{node}/metrics", tag = "Older dialect", operation_id = "v4_node_metrics",
     params(("node" = String, Path, description = "The node's name.")),
     responses((status = 200, description = "Counters by name.", body = Answer), Refused)
 )]
@@ -101,7 +85,7 @@ async fn metrics_of_node(State(app): State<App>, Path(name): Path<String>) -> Re
 
 /// A node's gauges.
 #[utoipa::path(
-    get, path = "/nodes/{node}/stats", tag = "v4", operation_id = "v4_node_stats",
+    get, path = "/nodes/{node}/stats", tag = "Older dialect", operation_id = "v4_node_stats",
     params(("node" = String, Path, description = "The node's name.")),
     responses((status = 200, description = "Gauges by name.", body = Answer), Refused)
 )]

@@ -1,7 +1,7 @@
 //! `/auth_username` and `/auth_clientid`: users of devices, by the one name and by the other. A store that is missing
 //! is made with its first user.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 use utoipa_axum::router::OpenApiRouter;
@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 
 use super::super::App;
 use super::super::audit;
-use super::super::reply::{AnyBody, ApiError, Page, Params, Refused};
+use super::super::reply::{AnyBody, ApiError, BodyRefused, Page, Params, Path, Refused};
 use super::{Code, Refusal, done, ok, page};
 use crate::access::{Caller, ChangeError, UserFilter, UserIdType};
 
@@ -23,13 +23,6 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(username_one, username_update, username_remove))
         .routes(routes!(clientid_list, clientid_create))
         .routes(routes!(clientid_one, clientid_update, clientid_remove))
-}
-
-/// The answer of this dialect: `code` is 0 where it went well.
-#[derive(utoipa::ToSchema)]
-#[expect(dead_code, reason = "describes what is written as JSON")]
-struct V4Answer {
-    code: u16,
 }
 
 /// A new password.
@@ -63,33 +56,37 @@ type Answer = Result<Response, Refusal>;
 macro_rules! paths {
     ($by:expr, $path:tt, $one:tt, $kind:tt, $list:ident, $create:ident, $get:ident, $update:ident,
      $remove:ident) => {
-        #[utoipa::path(get, path = $path, tag = "v4", operation_id = concat!("v4_auth_", $kind, "_list"),
+        /// One page of users.
+        #[utoipa::path(get, path = $path, tag = "Older dialect", operation_id = concat!("v4_auth_", $kind, "_list"),
             params(("page" = Option<u64>, Query, minimum = 1),
                 ("limit" = Option<u64>, Query, minimum = 1, maximum = 10000)),
-            responses((status = 200, description = "One page of names", body = V4Answer), Refused))]
+            responses((status = 200, description = "One page of names", body = super::Answer), Refused))]
         async fn $list(state: State<App>, query: Query<Vec<(String, String)>>) -> Answer {
             list(state, query, $by)
         }
 
-        #[utoipa::path(post, path = $path, tag = "v4", operation_id = concat!("v4_auth_", $kind, "_create"),
+        /// Makes a user, or each of an array.
+        #[utoipa::path(post, path = $path, tag = "Older dialect", operation_id = concat!("v4_auth_", $kind, "_create"),
             request_body = Value,
-            responses((status = 200, description = "What came of each user", body = V4Answer), Refused))]
+            responses((status = 200, description = "What came of each user", body = super::Answer), Refused, BodyRefused))]
         async fn $create(state: State<App>, caller: Caller, body: Result<AnyBody, ApiError>) -> Answer {
             create(state, caller, body?.0, $by, $kind).await
         }
 
-        #[utoipa::path(get, path = $one, tag = "v4", operation_id = concat!("v4_auth_", $kind, "_get"),
+        /// One user.
+        #[utoipa::path(get, path = $one, tag = "Older dialect", operation_id = concat!("v4_auth_", $kind, "_get"),
             params(($kind = String, Path)),
-            responses((status = 200, description = "The user", body = V4Answer), Refused))]
+            responses((status = 200, description = "The user", body = super::Answer), Refused))]
         async fn $get(State(app): State<App>, Path(name): Path<String>) -> Answer {
             let store = app.access.authn.existing_store_of($by).ok_or(NOBODY)?;
             app.access.authn.user(&store, &name)?;
             Ok(ok(json!({$kind: name})))
         }
 
-        #[utoipa::path(put, path = $one, tag = "v4", operation_id = concat!("v4_auth_", $kind, "_update"),
+        /// Gives a user another password.
+        #[utoipa::path(put, path = $one, tag = "Older dialect", operation_id = concat!("v4_auth_", $kind, "_update"),
             params(($kind = String, Path)), request_body = V4Password,
-            responses((status = 200, description = "Whether it is another one", body = V4Answer), Refused))]
+            responses((status = 200, description = "Whether it is another one", body = super::Answer), Refused, BodyRefused))]
         async fn $update(
             state: State<App>,
             caller: Caller,
@@ -99,9 +96,10 @@ macro_rules! paths {
             update(state, caller, name, body?.0, $by).await
         }
 
-        #[utoipa::path(delete, path = $one, tag = "v4", operation_id = concat!("v4_auth_", $kind, "_delete"),
+        /// Removes a user.
+        #[utoipa::path(delete, path = $one, tag = "Older dialect", operation_id = concat!("v4_auth_", $kind, "_delete"),
             params(($kind = String, Path)),
-            responses((status = 200, description = "Whether the user is gone", body = V4Answer), Refused))]
+            responses((status = 200, description = "Whether the user is gone", body = super::Answer), Refused))]
         async fn $remove(State(app): State<App>, caller: Caller, Path(name): Path<String>) -> Answer {
             let store = app.access.authn.existing_store_of($by).ok_or(NOBODY)?;
             app.access.authn.remove_user(&store, &name).await?;
