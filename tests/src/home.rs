@@ -88,6 +88,19 @@ impl Home {
         Muster::start(self.command(&[&ports, arguments].concat())).await
     }
 
+    /// `muster key add`: the key and its secret.
+    ///
+    /// # Panics
+    /// When it prints anything but these two lines.
+    pub async fn add_key(&self, name: &str, role: &str) -> (String, String) {
+        let output = tools::run(&mut self.command(&["key", "add", "--name", name, "--role", role])).await;
+        let word = |title: &str| {
+            let line = output.lines().find_map(|line| line.strip_prefix(title));
+            line.unwrap_or_else(|| panic!("no {title}: {output}")).to_owned()
+        };
+        (word("key: "), word("secret: "))
+    }
+
     /// The embedded database.
     pub fn database(&self) -> PathBuf {
         self.data().join("muster.db")

@@ -1,7 +1,7 @@
 //! `/listeners`: where devices connect. There is one listener of each kind; what is not configured is not listed.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use muster_broker::ListenerInfo;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::reply::{ApiError, ErrorBody, Refused};
+use super::reply::{ApiError, ErrorBody, Path};
 use super::{App, audit};
 use crate::access::Caller;
 
@@ -82,7 +82,7 @@ struct NodeStatus {
     path = "/listeners",
     tag = "Listeners",
     operation_id = "listeners_list",
-    responses((status = 200, description = "All of them", body = [Listener]), Refused),
+    responses((status = 200, description = "All of them", body = [Listener])),
 )]
 async fn list(State(app): State<App>) -> Json<Vec<Listener>> {
     Json(app.broker.listeners().into_iter().map(|it| listener(&app, it)).collect())
@@ -97,9 +97,7 @@ async fn list(State(app): State<App>) -> Json<Vec<Listener>> {
     params(("id" = String, Path, description = "Its name", example = "tcp:default")),
     responses(
         (status = 200, description = "The listener", body = Listener),
-        (status = 400, description = "The name is no UTF-8", content_type = "text/plain", body = String),
         (status = 404, description = "There is no such listener", body = ErrorBody),
-        Refused,
     ),
 )]
 async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Listener>, ApiError> {
@@ -115,10 +113,8 @@ async fn one(State(app): State<App>, Path(id): Path<String>) -> Result<Json<List
     params(("id" = String, Path, description = "Its name", example = "tcp:default")),
     responses(
         (status = 200, description = "It takes connections", body = Listener),
-        (status = 400, description = "The name is no UTF-8", content_type = "text/plain", body = String),
         (status = 404, description = "There is no such listener", body = ErrorBody),
         (status = 409, description = "Somebody else has its address now", body = ErrorBody),
-        Refused,
     ),
 )]
 async fn start(
@@ -138,9 +134,7 @@ async fn start(
     params(("id" = String, Path, description = "Its name", example = "tcp:default")),
     responses(
         (status = 200, description = "It takes none", body = Listener),
-        (status = 400, description = "The name is no UTF-8", content_type = "text/plain", body = String),
         (status = 404, description = "There is no such listener", body = ErrorBody),
-        Refused,
     ),
 )]
 async fn stop(
@@ -160,10 +154,8 @@ async fn stop(
     params(("id" = String, Path, description = "Its name", example = "tcp:default")),
     responses(
         (status = 200, description = "It takes connections", body = Listener),
-        (status = 400, description = "The name is no UTF-8", content_type = "text/plain", body = String),
         (status = 404, description = "There is no such listener", body = ErrorBody),
         (status = 409, description = "Somebody else has its address now", body = ErrorBody),
-        Refused,
     ),
 )]
 async fn restart(

@@ -39,4 +39,5 @@ mod stalls;
 mod statistics;
 mod stop;
 mod transport;
+mod walk;
 mod webhook;

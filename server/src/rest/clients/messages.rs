@@ -2,14 +2,14 @@
 //! are read in pages by position, since they come and go while they are read.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_broker::{Held, HeldMessage, HeldPage, HeldQuery};
 use serde_json::{Value, json};
 
 use crate::rest::App;
-use crate::rest::reply::{ApiError, ErrorBody, Page, Params, Refused};
+use crate::rest::reply::{ApiError, ErrorBody, Page, Params, Path};
 
 /// Bytes of payloads in an answer where nobody says how many.
 const PAYLOAD_BYTES_DEFAULT: usize = 1 << 20;
@@ -79,7 +79,7 @@ struct DescribedMeta {
         ("max_payload_bytes" = Option<u64>, Query, description = "Bytes of payloads in an answer", minimum = 0,
             maximum = 16777216)),
     responses((status = 200, description = "A page", body = Described), (status = 400, body = ErrorBody),
-        (status = 404, body = ErrorBody), Refused))]
+        (status = 404, body = ErrorBody)))]
 pub(super) async fn queued(
     app: State<App>,
     clientid: Path<String>,
@@ -98,7 +98,7 @@ pub(super) async fn queued(
         ("max_payload_bytes" = Option<u64>, Query, description = "Bytes of payloads in an answer", minimum = 0,
             maximum = 16777216)),
     responses((status = 200, description = "A page", body = Described), (status = 400, body = ErrorBody),
-        (status = 404, body = ErrorBody), Refused))]
+        (status = 404, body = ErrorBody)))]
 pub(super) async fn inflight(
     app: State<App>,
     clientid: Path<String>,
