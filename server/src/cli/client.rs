@@ -21,7 +21,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(120);
 pub(super) struct Reach {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Where REST of the platform is, e.g. https://muster.example.com:18083 [default: http.listen].
+    /// Where REST of the platform is, e.g. `https://muster.example.com:18083` [default: http.listen].
     #[arg(long, value_name = "URL", conflicts_with = "http")]
     url: Option<String>,
     /// File with the authorities that its certificate may be of, in PEM [default: those of the system; on the

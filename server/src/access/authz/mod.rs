@@ -49,7 +49,7 @@ pub enum RefusedRules {
     /// No client or user of that name can be.
     #[error("a name has 1 to {OWNER_BYTES_MAX} bytes")]
     Owner,
-    /// [`OWNERS_MAX`].
+    /// `OWNERS_MAX`.
     #[error("at most {OWNERS_MAX} clients and users have rules")]
     Full,
     /// The rules are asked: they cannot be removed all at once.
