@@ -300,6 +300,8 @@ proptest! {
     ) {
         let mut shape = shape(&["tag one"]);
         shape.measurement = Template::parse("${name}").unwrap();
+        // Whatever a column is called, it means itself.
+        shape.floats = Floats::Of(Vec::new());
         let (mut text, mut meant) = (String::new(), Vec::new());
         for (number, (name, tag, columns)) in rows.into_iter().enumerate() {
             let mut all: Row = [("name", Value::from(name.as_str())), ("tag one", tag.as_str().into())].into_iter().collect();

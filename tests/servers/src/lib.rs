@@ -150,9 +150,13 @@ pub fn free_address() -> SocketAddr {
     listener.local_addr().expect("its address")
 }
 
-/// Where the scripts are.
+/// Where the scripts are: in the checkout whose tests run, which need not be the one that this was built from when two of
+/// them share a build folder.
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    let built = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let running = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let above = running.iter().flat_map(|it| it.ancestors()).map(|it| it.join("tests/servers"));
+    above.into_iter().find(|it| it.join("Cargo.toml").is_file()).unwrap_or(built)
 }
 
 /// Whether the server can be started; says so where it cannot.
