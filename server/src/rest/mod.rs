@@ -83,7 +83,12 @@ impl App {
     ) -> Self {
         let meters = rules::Meters::new(clock.clone(), pipelines.clone());
         let of_rules = meters.clone();
-        statistics.attach(Sources { broker: broker.clone(), rules: Box::new(move || of_rules.by_rule()) });
+        let authz = access.authz.clone();
+        statistics.attach(Sources {
+            broker: broker.clone(),
+            permissions: Box::new(move || authz.counts()),
+            rules: Box::new(move || of_rules.by_rule()),
+        });
         Self {
             node: config.node.as_str().into(),
             database: config.data.join(crate::platform::DATABASE).into(),

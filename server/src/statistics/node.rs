@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use muster_broker::authz::AuthzCounts;
 use muster_broker::{Broker, Counters};
 
 /// What one rule did since it was loaded: events that it matched, rows that arrived, rows that were given up.
@@ -12,6 +13,8 @@ pub type RuleNumbers = (String, [u64; 3]);
 pub struct Sources {
     /// The broker.
     pub broker: Broker,
+    /// How permissions were decided.
+    pub permissions: Box<dyn Fn() -> AuthzCounts + Send + Sync>,
     /// What every rule did.
     pub rules: Box<dyn Fn() -> Vec<RuleNumbers> + Send + Sync>,
 }
@@ -28,6 +31,7 @@ impl Sources {
     fn look(&self) -> Vec<(String, &'static str, u64)> {
         let mut all: Vec<_> = of_broker(&self.broker.stats().counters)
             .into_iter()
+            .chain(of_permissions(&(self.permissions)()))
             .map(|(name, value)| (String::new(), name, value))
             .collect();
         for (rule, [matched, success, failed]) in (self.rules)() {
@@ -136,6 +140,17 @@ fn of_broker(it: &Counters) -> Vec<(&'static str, u64)> {
     all
 }
 
+/// What was decided without an event; denials are events.
+fn of_permissions(it: &AuthzCounts) -> [(&'static str, u64); 5] {
+    [
+        ("authorization.allow", it.allow),
+        ("authorization.cache_hit", it.cache_hit),
+        ("authorization.superuser", it.superuser),
+        ("authorization.nomatch", it.nomatch),
+        ("authorization.matched", it.matched_client_info + it.built_in_allow + it.built_in_deny),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,7 +172,8 @@ mod tests {
     fn every_name_stands_once_and_none_is_of_the_log_too() {
         let names: Vec<_> = of_broker(&Counters::default()).into_iter().map(|(name, _)| name).collect();
         let of_log = super::super::fold::Count::ALL.iter().map(|count| count.name());
-        let mut all: Vec<_> = names.into_iter().chain(of_log).collect();
+        let of_permissions = of_permissions(&AuthzCounts::default()).map(|(name, _)| name);
+        let mut all: Vec<_> = names.into_iter().chain(of_permissions).chain(of_log).collect();
         let count = all.len();
         all.sort_unstable();
         all.dedup();

@@ -150,8 +150,8 @@ pub fn free_address() -> SocketAddr {
     listener.local_addr().expect("its address")
 }
 
-/// Where the scripts are: in the checkout whose tests run, which need not be the one that this was built from when two of
-/// them share a build folder.
+/// Where the scripts are: in the checkout whose tests run, which need not be the one that this was built from when two
+/// of them share a build folder.
 fn folder() -> PathBuf {
     let built = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let running = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);

@@ -69,6 +69,7 @@ async fn counters_survive_a_stop_and_those_of_the_log_a_crash() {
     let beside = [
         ("messages.sent", 3),
         ("messages.dropped.no_subscribers", 2),
+        ("authorization.allow", 6),
         ("packets.connect.received", 3),
         ("packets.connack.sent", 3),
         ("packets.publish.received", 5),
