@@ -7,7 +7,6 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Layers};
 use crate::error::{Error, ErrorKind, chain};
-use crate::presence::Wanted;
 
 mod client;
 mod demo;
@@ -18,6 +17,7 @@ mod log;
 mod logging;
 mod migrate;
 mod pipelines;
+mod presence;
 mod replay;
 mod rules;
 mod run;
@@ -94,7 +94,12 @@ enum Command {
     #[command(subcommand)]
     User(user::Command),
     /// List devices: who is here, who is missing, since when, and why.
-    Devices(DevicesArgs),
+    Devices(devices::DevicesArgs),
+    /// Show one device and what happened to it, the latest first.
+    Device(devices::DeviceArgs),
+    /// See who was here at a moment and how many over time; make the tables of it anew from the log.
+    #[command(subcommand)]
+    Presence(presence::Command),
 }
 
 /// Where the configuration comes from.
@@ -179,21 +184,6 @@ enum LogCommand {
         #[command(flatten)]
         config: ConfigArgs,
     },
-}
-
-#[derive(Debug, Args)]
-struct DevicesArgs {
-    /// Only those that are connected.
-    #[arg(long, conflicts_with = "offline")]
-    online: bool,
-    /// Only those that are not.
-    #[arg(long)]
-    offline: bool,
-    /// How many at most.
-    #[arg(long, default_value_t = 1_000, value_name = "N")]
-    limit: u64,
-    #[command(flatten)]
-    config: ConfigArgs,
 }
 
 impl ConfigArgs {
@@ -284,11 +274,9 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Replays(command) => replay::run(command),
         Command::Key(command) => key::run(command),
         Command::User(command) => user::run(command),
-        Command::Devices(DevicesArgs { online, offline, limit, config }) => {
-            let online = (online || offline).then_some(online);
-            let wanted = Wanted { online, limit, ..Wanted::default() };
-            devices::list(&config.load()?, &wanted)
-        }
+        Command::Devices(args) => devices::list(&args),
+        Command::Device(args) => devices::one(&args),
+        Command::Presence(command) => presence::run(command),
     }
 }
 

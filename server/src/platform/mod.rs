@@ -266,7 +266,7 @@ where
 
 /// Opens the log. A process that was killed may still be on its way out when the next one starts, so that its lock is
 /// waited for.
-async fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
+pub(crate) async fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
     let mut log = LogConfig::new(config.data.join("log"));
     log.segment_bytes_max = config.journal.segment_bytes_max;
     log.queue_bytes_max = config.journal.queue_bytes_max;

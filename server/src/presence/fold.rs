@@ -56,7 +56,21 @@ pub struct Device {
     pub mountpoint: Option<String>,
     /// Its attributes.
     pub attrs: BTreeMap<String, String>,
+    /// Its number, in the order in which devices were first seen; 0 before it is stored.
+    pub number: u64,
+    /// The longest time that it was away between two sessions, in milliseconds.
+    pub longest_outage_ms: i64,
+    /// Until when it counts as flapping; 0 if it never did.
+    pub flapping_until_ms: i64,
+    /// When it went the last times, oldest first; as many as make it flapping.
+    pub went_ms: Vec<i64>,
 }
+
+/// So many ends within [`FLAPPING_WINDOW_MS`] make a device flapping.
+pub const FLAPPING_DISCONNECTS: usize = 5;
+
+/// The window for [`FLAPPING_DISCONNECTS`], and how long a device counts as flapping after the last of them.
+pub const FLAPPING_WINDOW_MS: i64 = 600_000;
 
 /// The device after the event; none when the event changes nothing: it is of another kind, was seen before, or is
 /// overtaken by a newer one. Events of one client carry a growing `seq`, and what is not newer than the device's own
@@ -81,6 +95,9 @@ fn came(known: Option<&Device>, event: &Event, client: &Client, it: &Connection)
     let at = if it.connected_at_ms > 0 { it.connected_at_ms } else { event.timestamp_ms };
     let mut device = known.cloned().unwrap_or_default();
     about(&mut device, client);
+    let gone_ms = known.filter(|it| !it.online).and_then(|it| it.disconnected_at_ms);
+    let outage_ms = gone_ms.map_or(0, |gone_ms| at.saturating_sub(gone_ms));
+    device.longest_outage_ms = device.longest_outage_ms.max(outage_ms);
     device.online = true;
     device.since_ms = at;
     device.last_seen_ms = at;
@@ -108,6 +125,13 @@ fn went(known: Option<&Device>, event: &Event, client: &Client, it: &Disconnecti
         (it.connected_at_ms > 0).then_some(it.connected_at_ms).or(device.connected_at_ms);
     device.disconnects += 1;
     device.reason = Some(it.reason.clone());
+    device.went_ms.push(at);
+    let surplus = device.went_ms.len().saturating_sub(FLAPPING_DISCONNECTS);
+    device.went_ms.drain(..surplus);
+    let first = device.went_ms.first().filter(|_| device.went_ms.len() == FLAPPING_DISCONNECTS);
+    if first.is_some_and(|first| at.saturating_sub(*first) <= FLAPPING_WINDOW_MS) {
+        device.flapping_until_ms = at.saturating_add(FLAPPING_WINDOW_MS);
+    }
     Some(device)
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::journal::Journal;
 
-use super::fold::KINDS;
+use super::fold;
+use super::history;
 use super::store::{Store, StoreError};
 use crate::projection::{self, Projection};
 
@@ -40,8 +41,9 @@ impl Follower {
 impl Projection for Devices {
     type Error = StoreError;
     const NAME: &'static str = "presence";
-    /// Devices come and go, and alarms.
-    const KINDS: EventKinds = KINDS.with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
+    /// Devices come and go, and alarms; and what else belongs to a device's history.
+    const KINDS: EventKinds =
+        fold::KINDS.union(history::KINDS).with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
 
     fn cursor(&self) -> Option<u64> {
         self.store.cursor()
@@ -77,7 +79,7 @@ mod tests {
     use muster_core::log::{LogConfig, RealDisk};
 
     use super::super::fold::tests::{connected, disconnected};
-    use super::super::store::{Wanted, list};
+    use super::super::list::{Wanted, list};
     use tokio_util::sync::CancellationToken;
 
     use super::*;

@@ -5,9 +5,17 @@
 mod alarms;
 mod fold;
 mod follow;
+mod history;
+mod list;
+mod moment;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use alarms::ActiveAlarm;
-pub use fold::{Device, KINDS, fold};
+pub use fold::{Device, FLAPPING_DISCONNECTS, FLAPPING_WINDOW_MS, KINDS, fold};
 pub use follow::{Devices, Follower};
-pub use store::{Store, StoreError, Wanted, list};
+pub use history::HISTORY_DAYS_MAX;
+pub use list::{Happened, Part, Place, Sort, Wanted, history, last_day, list};
+pub use moment::{BUCKET_MS_MIN, BUCKETS_MAX, Bucket, Present, present, timeline};
+pub use store::{Store, StoreError};

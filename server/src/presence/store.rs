@@ -1,5 +1,5 @@
-//! Where devices are kept: the table `devices` of `DATA/muster.db`, with the alarms that are on and the fold's cursor
-//! in the same transaction.
+//! Where devices are kept: the table `devices` of `DATA/muster.db`, with their history, the alarms that are on and the
+//! fold's cursor in the same transaction.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use muster_core::event::Event;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, named_params};
 
 use super::alarms::{self, ActiveAlarm};
-use super::fold::{Device, fold};
+use super::fold::Device;
+use super::history::Batch;
 
 /// What the fold is called in `_muster_projections`.
 const NAME: &str = "devices";
@@ -18,6 +19,7 @@ const MIGRATIONS: &[(u32, &str)] = &[
     (1, include_str!("../../../migrations/sqlite/0001_devices.sql")),
     (2, include_str!("../../../migrations/sqlite/0002_alarms.sql")),
     (3, include_str!("../../../migrations/sqlite/0003_alarm_subjects.sql")),
+    (4, include_str!("../../../migrations/sqlite/0004_history.sql")),
 ];
 
 /// How long a write waits for another writer of the same database (the embedded sink).
@@ -96,23 +98,47 @@ impl Store {
         cursor: u64,
     ) -> Result<usize, rusqlite::Error> {
         let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let mut changed = 0;
+        let mut events = events.into_iter().peekable();
+        let first = self.cursor.or_else(|| events.peek().map(|event| event.offset)).unwrap_or(cursor);
+        let mut batch = Batch::begin(&tx, first)?;
         for event in events {
             if alarms::note(&tx, event)? {
-                continue;
-            }
-            let known = device(&tx, event.clientid())?;
-            if let Some(next) = fold(known.as_ref(), event) {
-                put(&tx, &next)?;
-                changed += 1;
+                batch.note(event)?;
+            } else {
+                batch.take(event)?;
             }
         }
+        let changed = batch.finish()?;
         tx.prepare_cached(
             "INSERT OR REPLACE INTO _muster_projections (name, log_id, cursor) VALUES (?1, ?2, ?3)",
         )?
         .execute((NAME, log_id_text(self.log_id), int(cursor)))?;
         tx.commit()?;
         Ok(changed)
+    }
+
+    /// Forgets everything, so that the log can be folded anew.
+    ///
+    /// # Errors
+    /// SQLite refused; nothing is forgotten then.
+    pub fn forget(&mut self) -> Result<(), StoreError> {
+        let mut forget = || {
+            let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            empty(&tx)?;
+            tx.commit()
+        };
+        forget().map_err(|source| StoreError::Sqlite { path: self.path.clone(), source })?;
+        self.cursor = None;
+        Ok(())
+    }
+
+    /// The offset of the first event that was folded; none before the first commit.
+    ///
+    /// # Errors
+    /// SQLite refused.
+    pub fn first(&self) -> Result<Option<u64>, StoreError> {
+        let read = self.db.query_row("SELECT first FROM _muster_history", [], |row| uint(row, "first"));
+        read.optional().map_err(|source| self.error(source))
     }
 
     /// Every device that is online, by client id.
@@ -155,57 +181,20 @@ impl Store {
     }
 }
 
-/// Which devices to list.
-#[derive(Debug, Clone, Default)]
-pub struct Wanted {
-    /// Only these that are online, or only those that are not.
-    pub online: Option<bool>,
-    /// Only this client id.
-    pub clientid: Option<String>,
-    /// Only client ids that contain this.
-    pub like_clientid: Option<String>,
-    /// How many to skip.
-    pub offset: u64,
-    /// How many to give at most.
-    pub limit: u64,
+/// A connection that only reads, beside the writer.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(db)
 }
 
-/// Reads devices without getting into the writer's way: a connection of its own, read only. Returns one page in the
-/// order of client ids and the number of all that match.
-///
-/// # Errors
-/// The database is not there or SQLite refused.
-pub fn list(path: &Path, wanted: &Wanted) -> Result<(Vec<Device>, u64), StoreError> {
-    let read = || {
-        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        db.busy_timeout(BUSY_TIMEOUT)?;
-        let filter = "(:online IS NULL OR online = :online) AND (:clientid IS NULL OR clientid = :clientid) \
-             AND (:like IS NULL OR instr(clientid, :like) > 0)";
-        let total = db.query_row(
-            &format!("SELECT COUNT(*) AS total FROM devices WHERE {filter}"),
-            named_params! {
-                ":online": wanted.online,
-                ":clientid": wanted.clientid,
-                ":like": wanted.like_clientid,
-            },
-            |row| uint(row, "total"),
-        )?;
-        let mut statement = db.prepare(&format!(
-            "SELECT * FROM devices WHERE {filter} ORDER BY clientid LIMIT :limit OFFSET :offset"
-        ))?;
-        let devices = statement.query_map(
-            named_params! {
-                ":online": wanted.online,
-                ":clientid": wanted.clientid,
-                ":like": wanted.like_clientid,
-                ":limit": int(wanted.limit),
-                ":offset": int(wanted.offset),
-            },
-            from_row,
-        )?;
-        Ok((devices.collect::<Result<Vec<_>, _>>()?, total))
-    };
-    read().map_err(|source| StoreError::Sqlite { path: path.display().to_string(), source })
+/// Empties every table of the fold.
+fn empty(tx: &Transaction<'_>) -> Result<(), rusqlite::Error> {
+    tx.execute_batch(
+        "DELETE FROM devices; DELETE FROM _muster_alarms; DELETE FROM _muster_sessions;
+         DELETE FROM _muster_minutes; DELETE FROM _muster_device_events; DELETE FROM _muster_history;",
+    )?;
+    tx.execute("DELETE FROM _muster_projections WHERE name = ?1", [NAME]).map(drop)
 }
 
 fn prepare(db: &Connection) -> Result<(), rusqlite::Error> {
@@ -249,8 +238,7 @@ fn cursor(db: &mut Connection, log_id: u128) -> Result<Option<u64>, rusqlite::Er
         .optional()?;
     let ours = found.filter(|(id, _)| *id == log_id_text(log_id)).map(|(_, cursor)| cursor);
     if ours.is_none() {
-        tx.execute_batch("DELETE FROM devices; DELETE FROM _muster_alarms")?;
-        tx.execute("DELETE FROM _muster_projections WHERE name = ?1", [NAME])?;
+        empty(&tx)?;
     }
     tx.commit()?;
     Ok(ours)
@@ -261,19 +249,19 @@ fn log_id_text(log_id: u128) -> String {
 }
 
 /// SQLite's integers are signed; no number of ours comes near their end.
-fn int(number: u64) -> i64 {
+pub(super) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn uint(row: &Row<'_>, column: &str) -> Result<u64, rusqlite::Error> {
+pub(super) fn uint(row: &Row<'_>, column: &str) -> Result<u64, rusqlite::Error> {
     row.get(column).map(|number: i64| u64::try_from(number).unwrap_or_default())
 }
 
-fn device(tx: &Transaction<'_>, clientid: &str) -> Result<Option<Device>, rusqlite::Error> {
+pub(super) fn device(tx: &Transaction<'_>, clientid: &str) -> Result<Option<Device>, rusqlite::Error> {
     tx.prepare_cached("SELECT * FROM devices WHERE clientid = ?1")?.query_row([clientid], from_row).optional()
 }
 
-fn from_row(row: &Row<'_>) -> Result<Device, rusqlite::Error> {
+pub(super) fn from_row(row: &Row<'_>) -> Result<Device, rusqlite::Error> {
     let attrs: String = row.get("attrs")?;
     Ok(Device {
         clientid: row.get("clientid")?,
@@ -297,19 +285,24 @@ fn from_row(row: &Row<'_>) -> Result<Device, rusqlite::Error> {
         expiry_interval_seconds: uint(row, "expiry_interval")?,
         mountpoint: row.get("mountpoint")?,
         attrs: serde_json::from_str(&attrs).unwrap_or_default(),
+        number: uint(row, "number")?,
+        longest_outage_ms: row.get("longest_outage")?,
+        flapping_until_ms: row.get("flapping_until")?,
+        went_ms: serde_json::from_str(&row.get::<_, String>("went")?).unwrap_or_default(),
     })
 }
 
-fn put(tx: &Transaction<'_>, it: &Device) -> Result<(), rusqlite::Error> {
+pub(super) fn put(tx: &Transaction<'_>, it: &Device) -> Result<(), rusqlite::Error> {
     let attrs = serde_json::to_string(&it.attrs).unwrap_or_else(|_| "{}".to_owned());
+    let went = serde_json::to_string(&it.went_ms).unwrap_or_else(|_| "[]".to_owned());
     // The guard stands in the statement too, not only in the fold.
     let mut statement = tx.prepare_cached(
         "INSERT INTO devices (clientid, online, since, last_seen, reason, connected_at, disconnected_at, session,
              seq, connects, disconnects, username, peername, sockname, proto_name, proto_ver, keepalive,
-             clean_start, expiry_interval, mountpoint, attrs)
+             clean_start, expiry_interval, mountpoint, attrs, number, longest_outage, flapping_until, went)
          VALUES (:clientid, :online, :since, :last_seen, :reason, :connected_at, :disconnected_at, :session,
              :seq, :connects, :disconnects, :username, :peername, :sockname, :proto_name, :proto_ver, :keepalive,
-             :clean_start, :expiry_interval, :mountpoint, :attrs)
+             :clean_start, :expiry_interval, :mountpoint, :attrs, :number, :longest_outage, :flapping_until, :went)
          ON CONFLICT (clientid) DO UPDATE SET
              online = excluded.online, since = excluded.since, last_seen = excluded.last_seen,
              reason = excluded.reason, connected_at = excluded.connected_at,
@@ -317,7 +310,9 @@ fn put(tx: &Transaction<'_>, it: &Device) -> Result<(), rusqlite::Error> {
              connects = excluded.connects, disconnects = excluded.disconnects, username = excluded.username,
              peername = excluded.peername, sockname = excluded.sockname, proto_name = excluded.proto_name,
              proto_ver = excluded.proto_ver, keepalive = excluded.keepalive, clean_start = excluded.clean_start,
-             expiry_interval = excluded.expiry_interval, mountpoint = excluded.mountpoint, attrs = excluded.attrs
+             expiry_interval = excluded.expiry_interval, mountpoint = excluded.mountpoint, attrs = excluded.attrs,
+             longest_outage = excluded.longest_outage, flapping_until = excluded.flapping_until,
+             went = excluded.went
          WHERE excluded.seq > devices.seq",
     )?;
     statement.execute(named_params! {
@@ -342,6 +337,10 @@ fn put(tx: &Transaction<'_>, it: &Device) -> Result<(), rusqlite::Error> {
         ":expiry_interval": int(it.expiry_interval_seconds),
         ":mountpoint": it.mountpoint,
         ":attrs": attrs,
+        ":number": int(it.number),
+        ":longest_outage": it.longest_outage_ms,
+        ":flapping_until": it.flapping_until_ms,
+        ":went": went,
     })?;
     Ok(())
 }
@@ -349,6 +348,7 @@ fn put(tx: &Transaction<'_>, it: &Device) -> Result<(), rusqlite::Error> {
 #[cfg(test)]
 mod tests {
     use super::super::fold::tests::{connected, disconnected};
+    use super::super::list::{Wanted, list};
     use super::*;
 
     #[test]
@@ -401,6 +401,6 @@ mod tests {
         let db = Connection::open(&path).expect("open directly");
         db.execute("UPDATE _muster_migrations SET version = 99", []).expect("pretend");
         drop(db);
-        assert!(matches!(Store::open(&path, 7), Err(StoreError::Newer { found: 99, known: 3, .. })));
+        assert!(matches!(Store::open(&path, 7), Err(StoreError::Newer { found: 99, known: 4, .. })));
     }
 }

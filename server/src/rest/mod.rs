@@ -50,6 +50,7 @@ use crate::access::Access;
 use crate::config::{Config, Durability, Http};
 use crate::pipelines::Pipelines;
 use crate::statistics::{Sources, Statistics};
+pub(crate) use devices::{device_json, happened_json};
 use reply::ApiError;
 pub use serve::RestServer;
 
