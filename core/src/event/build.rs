@@ -354,6 +354,7 @@ fn detail(kind: EventKind, get: &Columns) -> Result<Option<Detail>, ColumnError>
             details: get.details()?,
             result: get.text(C::Result)?,
         }),
+        EventKind::NodeAlive => return Ok(None),
         EventKind::NodeStarted | EventKind::NodeStopped => Detail::Lifecycle(proto::Lifecycle {
             version: get.text(C::Version)?,
             reason: get.text(C::Reason)?,

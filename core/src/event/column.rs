@@ -156,6 +156,7 @@ impl Column {
             EventKind::Admin => &[&[C::Action, C::Actor, C::Object, C::Details, C::Result]],
             EventKind::NodeStarted => &[&[C::Version]],
             EventKind::NodeStopped => &[&[C::Version, C::Reason]],
+            EventKind::NodeAlive => &[],
         };
         COMMON.iter().chain(groups.iter().copied().flatten()).copied().collect()
     }

@@ -22,6 +22,7 @@ pub enum EventKind {
     Admin = 40,
     NodeStarted = 50,
     NodeStopped = 51,
+    NodeAlive = 52,
 }
 
 struct Names {
@@ -90,6 +91,7 @@ const NAMES: &[Names] = &[
     names(EventKind::Admin, "admin", &["$events/admin"]),
     names(EventKind::NodeStarted, "node.started", &["$events/node/started"]),
     names(EventKind::NodeStopped, "node.stopped", &["$events/node/stopped"]),
+    names(EventKind::NodeAlive, "node.alive", &["$events/node/alive"]),
 ];
 
 impl EventKind {
@@ -205,6 +207,6 @@ mod tests {
             assert!(NAMES[..at].iter().all(|other| other.name != row.name && other.kind != row.kind));
             assert!(EventKinds::NONE.with(row.kind).contains(row.kind));
         }
-        assert_eq!(NAMES.len(), 17, "a kind without a row, or a row too many");
+        assert_eq!(NAMES.len(), 18, "a kind without a row, or a row too many");
     }
 }

@@ -42,7 +42,9 @@ pub(super) struct Select {
 impl Select {
     fn matches(&self, event: &Event) -> bool {
         let topic = |filter: &String| !event.topic.is_empty() && topic::matches(filter, &event.topic);
-        (self.event.is_empty() || self.event.contains(&event.kind))
+        // Signs of life are printed for who asks for them.
+        let by_itself = self.event.is_empty() && event.kind != EventKind::NodeAlive;
+        (by_itself || self.event.contains(&event.kind))
             && self.topic.as_ref().is_none_or(topic)
             && self.client.as_deref().is_none_or(|id| event.clientid() == id)
     }

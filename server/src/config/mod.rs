@@ -22,6 +22,9 @@ pub(crate) use units::duration;
 
 use crate::error::{Error, ErrorKind};
 
+/// Shortest time between signs of life.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+
 /// The effective configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -76,6 +79,8 @@ pub struct Journal {
     pub compress: Option<Compress>,
     /// Bytes that may wait for the disk.
     pub queue_bytes_max: usize,
+    /// Longest time without an event in the log while the node is alive.
+    pub heartbeat: Duration,
     /// Age at which what nobody needs is removed; none keeps it.
     pub retention_age: Option<Duration>,
     /// Size above which the oldest that nobody needs is removed; none keeps it.
@@ -220,6 +225,7 @@ impl Config {
                 segment_bytes_max: layers.size("journal.segment_bytes_max")?,
                 compress: Compress::from_layers(layers)?,
                 queue_bytes_max: layers.bytes("journal.queue_bytes_max")?,
+                heartbeat: layers.duration("journal.heartbeat")?,
                 retention_age: layers.duration_or_never("journal.retention_age")?,
                 retention_bytes: layers.size_or_never("journal.retention_bytes")?,
                 cap_bytes: layers.size_or_never("journal.cap_bytes")?,
@@ -234,6 +240,9 @@ impl Config {
 
     fn check(&self, layers: &Layers) -> Result<(), Error> {
         let Journal { segment_bytes_max, retention_bytes, cap_bytes, when_full, .. } = self.journal;
+        if self.journal.heartbeat < HEARTBEAT_MIN {
+            return Err(layers.wrong("journal.heartbeat", "is shorter than 100ms"));
+        }
         match cap_bytes {
             Some(cap) if cap < segment_bytes_max.saturating_mul(2) => Err(layers.wrong(
                 "journal.cap_bytes",

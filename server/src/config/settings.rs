@@ -288,6 +288,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         "events waiting for the disk before sessions are slowed down",
     ),
     setting(
+        "journal.heartbeat",
+        Kind::Duration,
+        "5s",
+        "after so long without an event, one says that the node is alive: by so much, at most, the end of sessions that a \
+         crash left open is told too early; at least 100ms",
+    ),
+    setting(
         "journal.retention_age",
         Kind::DurationOrNever,
         "never",

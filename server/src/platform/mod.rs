@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 
 mod alarms;
 mod bans;
+mod heartbeat;
 mod keep;
 mod sessions;
 mod stalls;
@@ -143,6 +144,8 @@ impl Platform {
         }
         let alarms = Alarms::new(&journal, clock.clone(), &config.node, &alarms);
         let keeper = tokio::spawn(keeper.run(alarms, following.clone()));
+        let (beats, stop) = (config.journal.heartbeat, following.clone());
+        tokio::spawn(heartbeat::beat(journal.clone(), clock.clone(), config.node.clone(), beats, stop));
         let presence = tokio::spawn(follower.run(following.clone()));
         let statistics = statistics::keep(statistics, counts, following.clone());
         let (asked, stop) = (pipelines.clone(), following.clone());

@@ -64,6 +64,7 @@ fn description(kind: EventKind) -> &'static str {
         EventKind::Admin => "somebody has changed something over REST",
         EventKind::NodeStarted => "the node has started",
         EventKind::NodeStopped => "the node stops",
+        EventKind::NodeAlive => "nothing else was written for a while, and the node is alive",
     }
 }
 
@@ -118,6 +119,7 @@ fn test_columns(kind: EventKind) -> &'static [(Column, &'static str)] {
         }
         EventKind::NodeStarted => &[(C::Version, "which version")],
         EventKind::NodeStopped => &[(C::Version, "which version"), REASON],
+        EventKind::NodeAlive => &[],
     }
 }
 
