@@ -27,7 +27,8 @@ pub type Follower = projection::Follower<Devices>;
 
 impl Follower {
     /// Begins where the store's cursor stands.
-    pub fn new(store: Store, journal: &Journal) -> Self {
+    pub fn new(mut store: Store, journal: &Journal) -> Self {
+        store.begin_at(journal.first_offset());
         let next_offset = store.cursor().unwrap_or_default();
         Self::over(Devices { store, pending: Vec::new(), next_offset }, journal)
     }

@@ -55,6 +55,8 @@ pub struct Store {
     path: String,
     log_id: u128,
     cursor: Option<u64>,
+    /// Where a fold that begins now begins.
+    begins: u64,
 }
 
 impl Store {
@@ -70,7 +72,7 @@ impl Store {
         prepare(&db).map_err(wrap)?;
         migrate(&mut db, &shown)?;
         let cursor = cursor(&mut db, log_id).map_err(wrap)?;
-        Ok(Self { db, path: shown, log_id, cursor })
+        Ok(Self { db, path: shown, log_id, cursor, begins: 0 })
     }
 
     /// The next offset to read; none before the first commit.
@@ -98,9 +100,7 @@ impl Store {
         cursor: u64,
     ) -> Result<usize, rusqlite::Error> {
         let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let mut events = events.into_iter().peekable();
-        let first = self.cursor.or_else(|| events.peek().map(|event| event.offset)).unwrap_or(cursor);
-        let mut batch = Batch::begin(&tx, first)?;
+        let mut batch = Batch::begin(&tx, self.begins)?;
         for event in events {
             if alarms::note(&tx, event)? {
                 batch.note(event)?;
@@ -115,6 +115,11 @@ impl Store {
         .execute((NAME, log_id_text(self.log_id), int(cursor)))?;
         tx.commit()?;
         Ok(changed)
+    }
+
+    /// Says at which offset a fold that has not begun begins: there is nothing older in the log.
+    pub(super) const fn begin_at(&mut self, first: u64) {
+        self.begins = first;
     }
 
     /// Forgets everything, so that the log can be folded anew.
@@ -132,7 +137,7 @@ impl Store {
         Ok(())
     }
 
-    /// The offset of the first event that was folded; none before the first commit.
+    /// The offset at which the fold began; none before the first commit.
     ///
     /// # Errors
     /// SQLite refused.

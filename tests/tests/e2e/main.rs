@@ -23,6 +23,7 @@ mod left_behind;
 mod letters;
 mod load;
 mod openapi;
+mod presence;
 mod publish_rest;
 mod replays;
 mod republish;
