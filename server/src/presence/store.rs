@@ -25,6 +25,9 @@ const MIGRATIONS: &[(u32, &str)] = &[
 /// How long a write waits for another writer of the same database (the embedded sink).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the writer keeps of the database in memory: sessions of a large fleet lie far apart.
+const CACHE_KIB: i64 = 32 << 10;
+
 /// What can go wrong with the table of devices.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -206,6 +209,7 @@ fn prepare(db: &Connection) -> Result<(), rusqlite::Error> {
     db.busy_timeout(BUSY_TIMEOUT)?;
     // Everything here can be folded again from the log, so a commit need not wait for the disk; it stays whole.
     db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "cache_size", -CACHE_KIB)?;
     db.pragma_update(None, "synchronous", "NORMAL")
 }
 
