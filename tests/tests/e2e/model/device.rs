@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use muster_tests::mqtt::{Client, Connect, VERSIONS, Version, kind, packet, publish};
 use muster_tests::wait::soon;
-use muster_tests::{PATIENCE, until};
+use muster_tests::PATIENCE;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -222,22 +222,24 @@ impl Device {
             return Ok(());
         }
         let path = format!("http://{}/api/v5/clients/{}", self.world.http, self.clientid);
-        let gone = async || {
-            if self.world.ending.load(Ordering::SeqCst) {
-                return Some(Err(Gone));
-            }
-            match self.world.asker.get(&path).send().await {
-                Ok(answer) if answer.status() == 404 => Some(Ok(())),
-                Ok(answer) => {
-                    let body = answer.text().await.unwrap_or_default();
-                    body.contains("\"connected\":false").then_some(Ok(()))
-                }
-                Err(error) => Some(Err(self.failed("ask for itself", &error))),
-            }
-        };
-        until("the broker notices a line that broke", PATIENCE, gone).await?;
+        let until = Instant::now() + PATIENCE;
+        while self.is_listed(&path).await? {
+            assert!(Instant::now() < until, "{}: the broker does not notice a line that broke", self.clientid);
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
         self.ended(index, &["tcp_closed"]);
         Ok(())
+    }
+
+    /// Whether the broker takes it for connected.
+    async fn is_listed(&self, path: &str) -> Result<bool, Gone> {
+        let answer = self.world.asker.get(path).send().await;
+        let answer = answer.map_err(|error| self.failed("ask for itself", &error))?;
+        if answer.status() == 404 {
+            return Ok(false);
+        }
+        let body = answer.text().await.map_err(|error| self.failed("ask for itself", &error))?;
+        Ok(!body.contains("\"connected\":false"))
     }
 
     async fn say_goodbye(&mut self, mut open: Open) -> Result<(), Gone> {

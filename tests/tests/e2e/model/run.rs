@@ -9,7 +9,6 @@ use muster_tests::log::LogContents;
 use muster_tests::muster::http_client;
 use muster_tests::{Home, Muster, PATIENCE, long, seed, tools, until};
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 use tokio::task::JoinSet;
