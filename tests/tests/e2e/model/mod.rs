@@ -5,6 +5,7 @@
 
 mod books;
 mod device;
+mod drop;
 mod run;
 mod target;
 

@@ -47,7 +47,7 @@ impl Form {
         if long() {
             Self { devices: 24, rounds: 60, kills: 40, acts: 25, settle_max: Duration::from_secs(300) }
         } else {
-            Self { devices: 8, rounds: 8, kills: 5, acts: 12, settle_max: PATIENCE }
+            Self { devices: 8, rounds: 14, kills: 9, acts: 16, settle_max: PATIENCE }
         }
     }
 }
@@ -179,7 +179,7 @@ impl Play {
         let acts = || world.acts.load(Ordering::SeqCst);
         while acts() < ends_at && !devices.is_empty() {
             // Never beyond the last one.
-            let next = (acts() + self.random.random_range(1..=12)).min(ends_at);
+            let next = (acts() + self.random.random_range(1..=8)).min(ends_at);
             until("the devices go on", PATIENCE, async || (acts() >= next).then_some(())).await;
             match self.random.random_range(0..10) {
                 0..3 => self.step_clock(),

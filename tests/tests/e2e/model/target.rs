@@ -287,12 +287,14 @@ fn number(number: i64) -> u64 {
 fn entry(row: &Value) -> Entry {
     let number = |name: &str| row[name].as_u64().unwrap_or_else(|| panic!("{name} of {row}"));
     let text = |name: &str| row[name].as_str().map(str::to_owned);
+    // MongoDB has times of its own.
+    let date = || row["at"]["$date"]["$numberLong"].as_str()?.parse().ok();
     Entry {
         clientid: text("clientid").unwrap_or_else(|| panic!("no client: {row}")),
         seq: number("seq"),
         session: number("session"),
         event: text("event").unwrap_or_else(|| panic!("no event: {row}")),
         reason: text("reason"),
-        at: row["at"].as_i64().unwrap_or_else(|| panic!("no time: {row}")),
+        at: row["at"].as_i64().or_else(date).unwrap_or_else(|| panic!("no time: {row}")),
     }
 }
