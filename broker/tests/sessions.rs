@@ -65,7 +65,10 @@ async fn a_connection_never_ends_before_it_began() {
     client.disconnect().await;
     let end = harness.event_of(EventKind::ClientDisconnected, "c").await;
     let column = |column| end.get(column).to_json();
-    assert_eq!([Column::ConnectedAt, Column::DisconnectedAt, Column::Timestamp].map(column), ["5000", "5000", "1000"]);
+    assert_eq!(
+        [Column::ConnectedAt, Column::DisconnectedAt, Column::Timestamp].map(column),
+        ["5000", "5000", "1000"]
+    );
 }
 
 /// Devices whose bytes come by no listener are devices as all others.

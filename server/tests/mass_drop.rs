@@ -1,20 +1,13 @@
 //! Every device goes at the same moment, as when a network or a power line fails: all ends are in the log, presence is
 //! right, and it costs neither minutes nor gigabytes. Devices are bytes in memory here, since no machine has sockets
 //! for so many at both ends; from the first byte on everything is the platform's own. `MUSTER_LONG=1` has 100,000.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::disallowed_methods,
-    missing_docs,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use muster::config::{Config, Layers};
 use muster::platform::Platform;
@@ -25,6 +18,7 @@ use muster_core::event::{EventKind, EventKinds};
 use muster_core::journal::Journal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// How long anything may take; reached only where the test fails.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -60,14 +54,16 @@ async fn everybody_goes_at_once() {
     let logged = pulled.elapsed();
     until("presence knows that all are gone", || online(&database) == 0).await;
     let right = pulled.elapsed();
-    let statuses = "SELECT count(*) FROM device_status WHERE event = 'client.disconnected' AND reason = 'tcp_closed'";
+    let statuses =
+        "SELECT count(*) FROM device_status WHERE event = 'client.disconnected' AND reason = 'tcp_closed'";
     until("the tables have them all", || {
         rows(&database, statuses) == count && rows(&database, "SELECT count(*) FROM history") == 2 * count
     })
     .await;
     let delivered = pulled.elapsed();
     assert_eq!(reasons, HashMap::from([("tcp_closed".to_owned(), count)]));
-    let (devices, total) = list(&database, &Wanted { limit: u64::MAX >> 1, ..Wanted::default() }).expect("devices");
+    let (devices, total) =
+        list(&database, &Wanted { limit: u64::MAX >> 1, ..Wanted::default() }).expect("devices");
     assert_eq!(total, count as u64);
     let once = |it: &muster::presence::Device| !it.online && (it.connects, it.disconnects) == (1, 1);
     assert!(devices.iter().all(once), "{:?}", devices.iter().find(|it| !once(it)));
@@ -97,9 +93,14 @@ async fn start(dir: &Path) -> Platform {
     let mut layers = Layers::default();
     let text = |name: &str| dir.join(name).to_string_lossy().into_owned();
     let free = || "127.0.0.1:0".to_owned();
-    for (key, value) in
-        [("data", text("data")), ("rules", text("rules")), ("mqtt.listen", free()), ("http.listen", free())]
-    {
+    let most = ("mqtt.connections_max", "200000".to_owned());
+    for (key, value) in [
+        ("data", text("data")),
+        ("rules", text("rules")),
+        ("mqtt.listen", free()),
+        ("http.listen", free()),
+        most,
+    ] {
         layers.add_flag("test", key, value).expect(key);
     }
     let config = Config::from_layers(&layers).expect("a configuration");
@@ -146,7 +147,8 @@ async fn ends(journal: &Journal, offset: u64, count: usize) -> HashMap<String, u
     let mut reasons: HashMap<String, usize> = HashMap::new();
     let mut devices = std::collections::HashSet::new();
     while devices.len() < count {
-        let batch = tokio::time::timeout(PATIENCE, reader.next_batch()).await.expect("all ends").expect("events");
+        let batch =
+            tokio::time::timeout(PATIENCE, reader.next_batch()).await.expect("all ends").expect("events");
         for event in batch.events() {
             let Some(Detail::Disconnected(end)) = &event.body.detail else { panic!("{event:?}") };
             assert!(devices.insert(Arc::<str>::from(event.clientid())), "once each: {event:?}");

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use muster_core::event::proto::Client;
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{Event, EventKind};
 use muster_tests::log::LogContents;
@@ -61,21 +62,16 @@ pub(super) struct Entry {
     pub(super) at: i64,
 }
 
-/// One connection, as the log shows it.
-#[derive(Debug)]
-struct Stay {
-    clientid: String,
-    /// Why it ended; none while it is open.
-    reason: Option<String>,
-}
+/// Client and both ends of a connection: the broker's port differs from run to run, and a client's comes again rarely.
+type Line = (String, String, String);
 
 /// The log, folded.
 #[derive(Debug, Default)]
 pub(super) struct Books {
     pub(super) devices: BTreeMap<String, Device>,
     pub(super) history: Vec<Entry>,
-    /// By both ends of the connection: the broker's port differs from run to run.
-    stays: HashMap<(String, String), Stay>,
+    /// Why each connection ended, of one line in their order; none while it is open.
+    stays: HashMap<Line, Vec<Option<String>>>,
 }
 
 impl Books {
@@ -86,11 +82,17 @@ impl Books {
     pub(super) fn of(log: &LogContents) -> Self {
         let mut books = Self::default();
         let mut seqs: HashMap<(&str, u64), u64> = HashMap::new();
-        for event in &log.events {
-            let Some(client) = event.body.client.as_ref().filter(|client| client.session > 0) else { continue };
+        // What is told of a device is no event of its session.
+        for event in log.events.iter().filter(|event| !event.kind.name().starts_with("alarm.")) {
+            let Some(client) = event.body.client.as_ref().filter(|client| client.session > 0) else {
+                continue;
+            };
             let last = seqs.insert((&client.clientid, client.session), client.seq);
             assert!(last.is_none_or(|last| client.seq > last), "seq grows within a session: {event:?}");
-            assert!(client.session <= event.offset && client.seq <= event.offset, "numbers are offsets: {event:?}");
+            assert!(
+                client.session <= event.offset && client.seq <= event.offset,
+                "numbers are offsets: {event:?}"
+            );
             match event.kind {
                 EventKind::ClientConnected => books.came(event),
                 EventKind::ClientDisconnected => books.went(event),
@@ -116,9 +118,7 @@ impl Books {
         device.connects += 1;
         device.username.clone_from(&client.username);
         device.peername.clone_from(&client.peername);
-        let stay = Stay { clientid: client.clientid.clone(), reason: None };
-        let known = self.stays.insert((client.peername.clone(), client.sockname.clone()), stay);
-        assert!(known.is_none(), "one beginning a connection: {event:?}");
+        self.stays.entry(line(client)).or_default().push(None);
     }
 
     fn went(&mut self, event: &Event) {
@@ -137,8 +137,8 @@ impl Books {
         device.reason = Some(end.reason.clone());
         device.seq = client.seq;
         device.disconnects += 1;
-        let key = (client.peername.clone(), client.sockname.clone());
-        self.stays.get_mut(&key).expect("it began").reason = Some(end.reason.clone());
+        let stay = self.stays.get_mut(&line(client)).and_then(|stays| stays.last_mut()).expect("it began");
+        *stay = Some(end.reason.clone());
     }
 
     fn enter(&mut self, event: &Event) {
@@ -173,29 +173,40 @@ impl Books {
     /// Where they differ.
     pub(super) fn agree_with(&self, seen: &[Seen], ends: &HashMap<String, RunEnd>) -> Result<usize, String> {
         let mut unwritten = 0;
-        let mut matched = 0;
+        let mut by_line: HashMap<Line, Vec<&Seen>> = HashMap::new();
         for seen in seen {
-            let end = ends.get(&seen.broker);
-            let Some(stay) = self.stays.get(&(seen.peername.clone(), seen.broker.clone())) else {
-                let killed = end.and_then(|end| end.killed_at);
-                let lost = |at| killed.is_none_or(|killed| killed.duration_since(at) >= WRITTEN_AFTER);
-                if seen.accepted.is_some_and(lost) {
-                    return Err(format!("it was accepted and is not in the log: {seen:?}, {end:?}"));
-                }
-                unwritten += usize::from(seen.accepted.is_some());
-                continue;
-            };
-            matched += 1;
-            let reason = stay.reason.as_deref();
-            if stay.clientid != seen.clientid || !seen.allows(reason, end) {
-                return Err(format!("{} ended as {reason:?}: {seen:?}, {end:?}", stay.clientid));
-            }
+            let line = (seen.clientid.clone(), seen.peername.clone(), seen.broker.clone());
+            by_line.entry(line).or_default().push(seen);
         }
-        if matched != self.stays.len() {
-            return Err(format!("{} connections in the log, {matched} of them made by a device", self.stays.len()));
+        if let Some(line) = self.stays.keys().find(|line| !by_line.contains_key(*line)) {
+            return Err(format!("a connection in the log that no device has made: {line:?}"));
+        }
+        for (line, mut seen) in by_line {
+            let stays = self.stays.get(&line).map_or(&[][..], Vec::as_slice);
+            let end = ends.get(&line.2);
+            if stays.len() < seen.len() {
+                // Without CONNACK it may have come to nothing.
+                seen.retain(|it| it.accepted.is_some());
+            }
+            let killed = end.and_then(|end| end.killed_at);
+            for lost in seen.iter().skip(stays.len()).filter_map(|it| it.accepted) {
+                if killed.is_none_or(|killed| killed.duration_since(lost) >= WRITTEN_AFTER) {
+                    return Err(format!("accepted and not in the log: {seen:?}, {end:?}"));
+                }
+                unwritten += 1;
+            }
+            if stays.len() > seen.len()
+                || !seen.iter().zip(stays).all(|(it, reason)| it.allows(reason.as_deref(), end))
+            {
+                return Err(format!("ended as {stays:?}: {seen:?}, {end:?}"));
+            }
         }
         Ok(unwritten)
     }
+}
+
+fn line(client: &Client) -> Line {
+    (client.clientid.clone(), client.peername.clone(), client.sockname.clone())
 }
 
 impl Seen {

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use muster_tests::PATIENCE;
 use muster_tests::mqtt::{Client, Connect, VERSIONS, Version, kind, packet, publish};
 use muster_tests::wait::soon;
-use muster_tests::PATIENCE;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -224,7 +224,11 @@ impl Device {
         let path = format!("http://{}/api/v5/clients/{}", self.world.http, self.clientid);
         let until = Instant::now() + PATIENCE;
         while self.is_listed(&path).await? {
-            assert!(Instant::now() < until, "{}: the broker does not notice a line that broke", self.clientid);
+            assert!(
+                Instant::now() < until,
+                "{}: the broker does not notice a line that broke",
+                self.clientid
+            );
             tokio::time::sleep(Duration::from_millis(15)).await;
         }
         self.ended(index, &["tcp_closed"]);
@@ -275,7 +279,12 @@ impl Device {
         let ending = self.world.ending.load(Ordering::SeqCst);
         if old.version == Version::V5 && !ending {
             let taken_over = said.last().map(|packet| (packet.kind(), packet.reason()));
-            assert_eq!(taken_over, Some((kind::DISCONNECT, 0x8E)), "{}: the old connection is told", self.clientid);
+            assert_eq!(
+                taken_over,
+                Some((kind::DISCONNECT, 0x8E)),
+                "{}: the old connection is told",
+                self.clientid
+            );
         }
         Ok(())
     }

@@ -29,7 +29,10 @@ async fn five_thousand_sockets_at_once() {
     until_online(&muster, 0).await;
     let right = pulled.elapsed();
     let books = Books::of(&LogContents::of_running(&home.data().join("log")));
-    assert_eq!(books.reasons(), HashMap::from([("(came)", DEVICES), ("tcp_closed", DEVICES)]).into_iter().collect());
+    assert_eq!(
+        books.reasons(),
+        HashMap::from([("(came)", DEVICES), ("tcp_closed", DEVICES)]).into_iter().collect()
+    );
 
     let clients = connect(&muster).await;
     until_online(&muster, DEVICES).await;
@@ -65,7 +68,8 @@ async fn connect(muster: &Muster) -> Vec<Client> {
         tasks.spawn(async move {
             let mut clients = Vec::new();
             for number in (first..DEVICES).step_by(AT_ONCE) {
-                clients.push(Client::connect(broker, VERSIONS[number % 2], &format!("device-{number}")).await);
+                clients
+                    .push(Client::connect(broker, VERSIONS[number % 2], &format!("device-{number}")).await);
             }
             clients
         });

@@ -116,17 +116,23 @@ impl Target {
             Self::Sqlite { .. } => String::new(),
             Self::Postgres(served) => {
                 let url = format!("postgres://postgres@{}/postgres", served.way.address());
-                format!("postgres WITH (url = '{url}', connect_timeout_ms = 1000, statement_timeout_ms = 2000)")
+                format!(
+                    "postgres WITH (url = '{url}', connect_timeout_ms = 1000, statement_timeout_ms = 2000)"
+                )
             }
             Self::Mongo(served) => {
-                let url = format!("{LOGIN}@{}/model?directConnection=true&authSource=admin", served.way.address());
+                let url =
+                    format!("{LOGIN}@{}/model?directConnection=true&authSource=admin", served.way.address());
                 format!("mongodb WITH (url = 'mongodb://{url}', timeout_ms = 2000)")
             }
             Self::Clickhouse(served) => {
                 format!("clickhouse WITH (url = 'http://{}', timeout_ms = 2000)", served.way.address())
             }
             Self::Webhook { way, .. } => {
-                format!("webhook WITH (url = 'http://{}/hook', timeout_ms = 1000, in_flight = 4)", way.address())
+                format!(
+                    "webhook WITH (url = 'http://{}/hook', timeout_ms = 1000, in_flight = 4)",
+                    way.address()
+                )
             }
         };
         let sink = if way.is_empty() { way } else { format!("CREATE SINK {name} TYPE {way};\n") };
