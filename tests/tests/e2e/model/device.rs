@@ -160,7 +160,8 @@ impl Device {
         Connect {
             clean: self.random.random_bool(0.5),
             expiry: if self.random.random_bool(0.5) { 300 } else { 0 },
-            keep_alive: if self.random.random_bool(0.5) { 60 } else { 0 },
+            // Longer than anybody waits: those who are to be put out for silence ask for another.
+            keep_alive: if self.random.random_bool(0.5) { 3_600 } else { 0 },
             username: self.random.random_bool(0.5).then(|| format!("user of {}", self.clientid)),
             ..Connect::new(version, &self.clientid)
         }

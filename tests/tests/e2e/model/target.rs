@@ -123,7 +123,8 @@ impl Target {
             Self::Mongo(served) => {
                 let url =
                     format!("{LOGIN}@{}/model?directConnection=true&authSource=admin", served.way.address());
-                format!("mongodb WITH (url = 'mongodb://{url}', timeout_ms = 2000)")
+                // What speaks the protocol here looks through everything to find a few.
+                format!("mongodb WITH (url = 'mongodb://{url}', timeout_ms = 15000, batch_rows = 100)")
             }
             Self::Clickhouse(served) => {
                 format!("clickhouse WITH (url = 'http://{}', timeout_ms = 2000)", served.way.address())
@@ -154,6 +155,7 @@ impl Target {
 
     /// Makes it unreachable, gone or deaf.
     pub(super) async fn down(&mut self, home: &Home, how: u32) {
+        let is_slow = matches!(self, Self::Mongo(_));
         match self {
             Self::Sqlite { lock } => {
                 // The file that the embedded sink and presence share.
@@ -169,7 +171,7 @@ impl Target {
             | Self::Clickhouse(Served { way, .. })
             | Self::Webhook { way, .. } => match how {
                 0 | 1 => way.close(),
-                2 => way.hold(),
+                2 if !is_slow => way.hold(),
                 _ => way.cut(),
             },
         }
