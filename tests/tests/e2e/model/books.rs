@@ -62,7 +62,7 @@ pub(super) struct Entry {
     pub(super) at: i64,
 }
 
-/// Client and both ends of a connection: the broker's port differs from run to run, and a client's comes again rarely.
+/// Client and both ends of a connection; ports come again, rarely.
 type Line = (String, String, String);
 
 /// The log, folded.
@@ -165,13 +165,13 @@ impl Books {
         reasons
     }
 
-    /// Compares the log with what the devices saw; `ends` says how each run of Muster ended, by where it listened, and
-    /// the run that goes on is not in it. Gives how many connections were accepted in the last moment before a kill and
+    /// Compares the log with what the devices saw; `ends` says how each run of Muster ended; the
+    /// one that goes on is not in it. Gives how many connections were accepted in the last moment before a kill and
     /// are not in the log, as may be: only what is acknowledged as a message must survive.
     ///
     /// # Errors
     /// Where they differ.
-    pub(super) fn agree_with(&self, seen: &[Seen], ends: &HashMap<String, RunEnd>) -> Result<usize, String> {
+    pub(super) fn agree_with(&self, seen: &[Seen], ends: &[RunEnd]) -> Result<usize, String> {
         let mut unwritten = 0;
         let mut by_line: HashMap<Line, Vec<&Seen>> = HashMap::new();
         for seen in seen {
@@ -183,22 +183,20 @@ impl Books {
         }
         for (line, mut seen) in by_line {
             let stays = self.stays.get(&line).map_or(&[][..], Vec::as_slice);
-            let end = ends.get(&line.2);
             if stays.len() < seen.len() {
                 // Without CONNACK it may have come to nothing.
                 seen.retain(|it| it.accepted.is_some());
             }
-            let killed = end.and_then(|end| end.killed_at);
-            for lost in seen.iter().skip(stays.len()).filter_map(|it| it.accepted) {
-                if killed.is_none_or(|killed| killed.duration_since(lost) >= WRITTEN_AFTER) {
-                    return Err(format!("accepted and not in the log: {seen:?}, {end:?}"));
+            for lost in seen.iter().skip(stays.len()) {
+                if !lost.may_be_lost(ends.get(lost.run)) {
+                    return Err(format!("accepted and not in the log: {seen:?}, {ends:?}"));
                 }
                 unwritten += 1;
             }
-            if stays.len() > seen.len()
-                || !seen.iter().zip(stays).all(|(it, reason)| it.allows(reason.as_deref(), end))
-            {
-                return Err(format!("ended as {stays:?}: {seen:?}, {end:?}"));
+            let mut both = seen.iter().zip(stays);
+            let fits = both.all(|(it, reason)| it.allows(reason.as_deref(), ends.get(it.run)));
+            if stays.len() > seen.len() || !fits {
+                return Err(format!("ended as {stays:?}: {seen:?}, {ends:?}"));
             }
         }
         Ok(unwritten)
@@ -210,6 +208,12 @@ fn line(client: &Client) -> Line {
 }
 
 impl Seen {
+    /// Whether it began in the last moment before a kill.
+    fn may_be_lost(&self, end: Option<&RunEnd>) -> bool {
+        let killed = end.and_then(|end| end.killed_at).zip(self.accepted);
+        killed.is_some_and(|(killed, accepted)| killed.duration_since(accepted) < WRITTEN_AFTER)
+    }
+
     fn allows(&self, reason: Option<&str>, end: Option<&RunEnd>) -> bool {
         let (told, at) = match &self.fate {
             Fate::Open => (&[][..], None),

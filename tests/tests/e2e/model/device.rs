@@ -50,8 +50,10 @@ impl RunEnd {
 pub(super) struct Seen {
     pub(super) clientid: String,
     pub(super) peername: String,
-    /// Where Muster listened: differs from run to run.
+    /// Where Muster listened.
     pub(super) broker: String,
+    /// Which run of Muster it was.
+    pub(super) run: usize,
     /// When CONNACK came.
     pub(super) accepted: Option<Instant>,
     pub(super) fate: Fate,
@@ -60,6 +62,8 @@ pub(super) struct Seen {
 /// What all devices share in one run of Muster.
 #[derive(Debug)]
 pub(super) struct World {
+    /// Which run of Muster it is, from 0.
+    pub(super) run: usize,
     pub(super) broker: SocketAddr,
     pub(super) http: SocketAddr,
     /// Asks there.
@@ -175,6 +179,7 @@ impl Device {
             clientid: self.clientid.clone(),
             peername: client.local_address().to_string(),
             broker: self.world.broker.to_string(),
+            run: self.world.run,
             accepted: None,
             fate: Fate::Open,
         };

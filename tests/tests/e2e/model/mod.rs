@@ -1,7 +1,7 @@
-//! The model test of presence: devices that come and go in every way there is, an operator who puts them out, rules that
-//! change, targets that fail, a wall clock that is stepped, and a Muster that is killed, all of it chosen by one seed.
-//! Whenever it is quiet, the log must be a possible history, agree with what the devices saw, and presence and every
-//! table must be what a plain model makes of it.
+//! The model test of presence: devices that come and go in every way there is, an operator who puts them out, rules
+//! that change, targets that fail, a wall clock that is stepped, and a Muster that is killed, all of it chosen by one
+//! seed. Whenever it is quiet, the log must be a possible history, agree with what the devices saw, and presence and
+//! every table must be what a plain model makes of it.
 
 mod books;
 mod device;

@@ -1,6 +1,6 @@
 //! The model's run: who does what, and when, by chance; then silence, and the questions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -72,8 +72,8 @@ struct Play {
     home: Home,
     targets: Vec<Target>,
     seen: Arc<Mutex<Vec<Seen>>>,
-    /// How each run of Muster ended, by where it listened.
-    ends: HashMap<String, RunEnd>,
+    /// How each run of Muster ended.
+    ends: Vec<RunEnd>,
     tally: Tally,
 }
 
@@ -89,7 +89,7 @@ pub(super) async fn play(targets: Vec<Target>) {
         home: Home::new(),
         targets,
         seen: Arc::default(),
-        ends: HashMap::new(),
+        ends: Vec::new(),
         tally: Tally::default(),
     };
     play.write_rules();
@@ -155,6 +155,7 @@ impl Play {
 
     fn world(&self, muster: &Muster) -> Arc<World> {
         Arc::new(World {
+            run: self.ends.len(),
             broker: muster.mqtt,
             http: muster.http,
             asker: http_client(),
@@ -241,7 +242,7 @@ impl Play {
             muster.stop().await;
             self.tally.stops += 1;
         }
-        self.ends.insert(world.broker.to_string(), end);
+        self.ends.push(end);
     }
 
     /// A run without faults, which ends with some devices connected; then a kill and one more look.
