@@ -14,6 +14,7 @@ use muster_core::registry::Registry;
 use muster_core::tls::Tls;
 use muster_core::topic::{self, FilterIndex};
 use rand::SeedableRng as _;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,11 +23,12 @@ use crate::authz::CachedAnswer;
 use crate::clients::{Clients, Facts, KickReason, ProxySubscribed};
 use crate::codec::Qos;
 use crate::config::{BrokerConfig, ListenerKind};
+use crate::connect;
 use crate::error::BrokerError;
 use crate::groups::Groups;
 use crate::hub::{Hub, NewMessage, PublishError};
 use crate::info::{ClientInfo, HeldPage, HeldQuery, ListenerInfo, RetainedInfo, SubscriptionInfo};
-use crate::listener::{self, Listener, Room};
+use crate::listener::{self, Endpoints, Listener, Room};
 use crate::record::Recorder;
 use crate::retained::Retained;
 use crate::router::Router;
@@ -166,6 +168,20 @@ impl std::fmt::Debug for Broker {
 }
 
 impl Broker {
+    /// Serves a device whose bytes no listener has taken in: one in this process, or one that somebody else has
+    /// accepted. `peer` is where it comes from. It counts for `connections_max` as any other does.
+    pub fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: SocketAddr) {
+        let endpoints = Endpoints {
+            peername: peer.to_string(),
+            sockname: self.local_addr.to_string(),
+            listener: ListenerKind::Tcp.id(),
+            cert_common_name: None,
+            is_buffered: false,
+        };
+        let hub = Arc::clone(&self.hub);
+        self.hub.tasks.spawn(connect::serve_stream(hub, Box::new(stream), endpoints, peer));
+    }
+
     /// Starts the router and the listeners.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! From a socket to a session: the first packet, who it is, the takeover of an earlier connection, the events, CONNACK.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
 
@@ -52,7 +52,25 @@ struct First {
 pub(crate) async fn serve(hub: Arc<Hub>, knock: Knock) {
     let peer = knock.peer;
     // What comes before CONNECT is large, and given back before the session begins.
-    let Some(First { wire, endpoints, packet }) = Box::pin(listen(&hub, knock)).await else {
+    let first = Box::pin(listen(&hub, knock)).await;
+    go_on(hub, peer, first).await;
+}
+
+/// The same for bytes that no listener of ours has taken in.
+pub(crate) async fn serve_stream(hub: Arc<Hub>, socket: Socket, endpoints: Endpoints, peer: SocketAddr) {
+    let (source, writer) = tokio::io::split(socket);
+    let mut reader = FrameReader::new(source, hub.config.limits.packet_bytes_max);
+    let packet = tokio::select! {
+        () = hub.shutdown.cancelled() => None,
+        packet = tokio::time::timeout(hub.config.limits.connect_timeout(), first_packet(&mut reader)) => packet.ok(),
+    };
+    let first = packet.map(|packet| First { wire: Wire { reader, writer }, endpoints, packet });
+    go_on(hub, peer, first).await;
+}
+
+/// What follows the first packet.
+async fn go_on(hub: Arc<Hub>, peer: SocketAddr, first: Option<First>) {
+    let Some(First { wire, endpoints, packet }) = first else {
         hub.counters.handshakes_failed.add(1);
         return;
     };
@@ -203,7 +221,7 @@ impl Handshake {
     }
 
     fn address(&self) -> Option<IpAddr> {
-        let address = self.endpoints.peername.parse().ok().map(|it: std::net::SocketAddr| it.ip());
+        let address = self.endpoints.peername.parse().ok().map(|it: SocketAddr| it.ip());
         address.map(|it| it.to_canonical())
     }
 

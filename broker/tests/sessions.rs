@@ -12,9 +12,10 @@ mod support;
 use std::sync::Arc;
 
 use muster_broker::{Action, Answer, Authenticator, Authn, Authorizer, Authz, Credentials, Limits, Request};
+use muster_core::clock::ManualClock;
 use muster_core::event::{Column, EventKind};
 use support::{Client, Connect, Harness, reason};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Breaks the connection without a DISCONNECT.
 async fn drop_connection(mut client: Client) {
@@ -51,6 +52,39 @@ async fn a_takeover_ends_the_old_connection_before_the_new_one_begins() {
     );
     let seqs: Vec<_> = events.iter().map(|it| it.seq()).collect();
     assert!(seqs.is_sorted_by(|a, b| a < b), "{seqs:?}");
+}
+
+/// Presence and alarms count with the length of a connection.
+#[tokio::test]
+async fn a_connection_never_ends_before_it_began() {
+    let clock = ManualClock::at(5_000);
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let harness = Harness::in_dir(dir, Limits::default(), |it| it.clock = clock.clone()).await;
+    let client = harness.v5("c").await;
+    clock.step_wall(1_000);
+    client.disconnect().await;
+    let end = harness.event_of(EventKind::ClientDisconnected, "c").await;
+    let column = |column| end.get(column).to_json();
+    assert_eq!(
+        [Column::ConnectedAt, Column::DisconnectedAt, Column::Timestamp].map(column),
+        ["5000", "5000", "1000"]
+    );
+}
+
+/// Devices whose bytes come by no listener are devices as all others.
+#[tokio::test]
+async fn a_device_in_this_process_is_served() {
+    let harness = Harness::start().await;
+    let (mut device, stream) = tokio::io::duplex(1_024);
+    harness.broker.serve(stream, ([10, 0, 0, 1], 7).into());
+    device.write_all(&Connect::v4("inside").bytes()).await.unwrap();
+    let mut connack = [0; 4];
+    device.read_exact(&mut connack).await.unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    drop(device);
+    assert_eq!(harness.disconnected("inside").await, "tcp_closed");
+    let peers: Vec<_> = harness.events().await.iter().map(|it| it.get(Column::Peername).to_json()).collect();
+    assert!(peers.iter().all(|peer| peer == "\"10.0.0.1:7\""), "{peers:?}");
 }
 
 #[tokio::test]

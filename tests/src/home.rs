@@ -12,6 +12,9 @@ use crate::muster::Muster;
 use crate::tools;
 use crate::wait::{PATIENCE, until};
 
+/// Runs on ports that are free.
+const PORTS: [&str; 5] = ["run", "--mqtt", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+
 /// A folder of its own for one test; it goes with the test.
 #[derive(Debug)]
 pub struct Home {
@@ -67,7 +70,11 @@ impl Home {
 
     /// `muster ARGUMENTS` in this home, with none of the settings that the caller's environment may hold.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = tools::command(crate::muster::binary());
+        self.command_of(&crate::muster::binary(), arguments)
+    }
+
+    fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = tools::command(program);
         command.args(arguments).current_dir(self.path());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("MUSTER_") {
@@ -84,8 +91,20 @@ impl Home {
 
     /// As [`Home::start`], with more arguments.
     pub async fn start_with(&self, arguments: &[&str]) -> Muster {
-        let ports = ["run", "--mqtt", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-        Muster::start(self.command(&[&ports, arguments].concat())).await
+        Muster::start(self.command(&[&PORTS, arguments].concat())).await
+    }
+
+    /// `muster run` on free ports, whose wall clock is stepped by [`Home::step_clock`].
+    pub fn stepped(&self, arguments: &[&str]) -> Command {
+        self.command_of(&crate::muster::stepped(), &[&PORTS, arguments].concat())
+    }
+
+    /// Sets the clock of what [`Home::stepped`] starts so many milliseconds before or behind the machine's; also while
+    /// it runs.
+    pub fn step_clock(&self, by_ms: i64) {
+        let draft = self.path().join("clock.draft");
+        std::fs::write(&draft, by_ms.to_string()).expect("a file");
+        std::fs::rename(draft, self.path().join("clock")).expect("a file");
     }
 
     /// `muster key add`: the key and its secret.

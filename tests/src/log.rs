@@ -6,7 +6,7 @@ use std::sync::Arc;
 use muster_core::clock::SystemClock;
 use muster_core::event::{Event, EventKind};
 use muster_core::journal::Journal;
-use muster_core::log::{LogConfig, OpenReport, RealDisk};
+use muster_core::log::{Follower, LogConfig, OpenReport, RealDisk};
 
 /// Everything that is in a log.
 #[derive(Debug)]
@@ -38,6 +38,22 @@ impl LogContents {
         }
         assert_eq!(reader.position(), journal.next_offset(), "the reader saw everything");
         journal.close().await.expect("a log that can be closed");
+        Self { report, events }
+    }
+
+    /// Reads the log in `folder` while a Muster may be writing to it.
+    ///
+    /// # Panics
+    /// When it is damaged.
+    pub fn of_running(folder: &Path) -> Self {
+        let opened = Follower::open(folder, RealDisk::shared(), SystemClock::shared());
+        let (follower, report) = opened.expect("the log is in order");
+        let journal = Journal::over(follower.log().clone());
+        let mut reader = journal.reader(journal.first_offset());
+        let mut events = Vec::new();
+        while let Some(batch) = reader.try_next_batch().expect("events") {
+            events.extend_from_slice(batch.events());
+        }
         Self { report, events }
     }
 

@@ -216,6 +216,14 @@ impl Client {
         Ok(Self { version, stream, read: BytesMut::with_capacity(4096), next_id: 1 })
     }
 
+    /// The address that the broker sees it come from.
+    ///
+    /// # Panics
+    /// When there is no connection any more.
+    pub fn local_address(&self) -> SocketAddr {
+        self.stream.local_addr().expect("a connection")
+    }
+
     /// Connects and gives CONNACK's session-present flag and code.
     pub async fn greet(broker: SocketAddr, connect: &Connect) -> io::Result<(Self, bool, u8)> {
         let mut client = Self::open(broker, connect.version).await?;

@@ -20,17 +20,26 @@ use crate::wait::{PATIENCE, soon, until};
 /// When it is not there.
 pub fn binary() -> PathBuf {
     let given = std::env::var_os("E2E_BINARY").map(PathBuf::from);
-    let binary = given.unwrap_or_else(|| {
-        // .../debug/deps/e2e-0123 and .../debug/bench-publish both stand beside or below .../debug/muster.
-        let test = std::env::current_exe().expect("this program has a path");
-        let folders = test.ancestors().skip(1).take(2);
-        let mut places = folders.map(|folder| folder.join("muster"));
-        places
-            .find(|file| file.is_file())
-            .expect("no muster binary; tests/run builds it: cargo build --workspace")
-    });
+    let binary = given.unwrap_or_else(|| built("muster"));
     assert!(binary.is_file(), "{} is no file", binary.display());
     binary
+}
+
+/// The same program with a wall clock that [`Home::step_clock`](crate::Home::step_clock) steps.
+///
+/// # Panics
+/// When it is not there.
+pub fn stepped() -> PathBuf {
+    built("muster-stepped")
+}
+
+fn built(name: &str) -> PathBuf {
+    // .../debug/deps/e2e-0123 and .../debug/bench-publish both stand beside or below .../debug/muster.
+    let test = std::env::current_exe().expect("this program has a path");
+    let folders = test.ancestors().skip(1).take(2);
+    let mut places = folders.map(|folder| folder.join(name));
+    let found = places.find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("no {name} binary; tests/run builds it: cargo build --workspace"))
 }
 
 /// `muster run`, until the test ends it.

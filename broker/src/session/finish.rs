@@ -50,13 +50,15 @@ impl Connection {
 
 impl Actor {
     async fn record_end(&mut self, reason: &str, props: Option<muster_core::event::proto::Properties>) {
-        let now_ms = self.recorder.wall_ms().max(1);
+        let connected_at_ms = self.facts.fixed.connected_at_ms;
+        // A clock that was set back does not let a session end before it began.
+        let now_ms = self.recorder.wall_ms().max(connected_at_ms).max(1);
         self.facts.disconnected_at_ms.store(now_ms, Ordering::Relaxed);
         self.hub.clients.connected.fetch_sub(1, Ordering::Relaxed);
         let detail = Detail::Disconnected(Disconnection {
             reason: reason.to_owned(),
             props,
-            connected_at_ms: self.facts.fixed.connected_at_ms,
+            connected_at_ms,
             disconnected_at_ms: now_ms,
         });
         loop {

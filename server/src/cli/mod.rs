@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use muster_core::clock::{SharedClock, SystemClock};
 
 use crate::config::{Config, Layers};
 use crate::error::{Error, ErrorKind, chain};
@@ -236,10 +237,15 @@ impl ConfigArgs {
 
 /// Does what the command line asks; errors are told on stderr and become the exit code.
 pub fn main() -> ExitCode {
+    main_at(SystemClock::shared())
+}
+
+/// The same with a clock of the caller's for the platform, so that a test can step it while the whole program runs.
+pub fn main_at(clock: SharedClock) -> ExitCode {
     let cli = Cli::parse();
     // The demo's view is not to be torn apart by lines that are good news.
     let usual = if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" };
-    match logging::start(cli.log.as_deref().unwrap_or(usual)).and_then(|()| dispatch(cli.command)) {
+    match logging::start(cli.log.as_deref().unwrap_or(usual)).and_then(|()| dispatch(cli.command, clock)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("muster: {}", chain(&error));
@@ -248,7 +254,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> Result<(), Error> {
+fn dispatch(command: Command, clock: SharedClock) -> Result<(), Error> {
     match command {
         Command::Config(ConfigCommand::Show(config)) => {
             let layers = config.layers()?;
@@ -256,7 +262,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
             print!("{}", layers.to_toml());
             Ok(())
         }
-        Command::Run(config) => run::run(config.load()?),
+        Command::Run(config) => run::run(config.load()?, clock),
         Command::Demo(args) => demo::demo(args),
         Command::Rules(command) => rules::dispatch(command),
         Command::Log(LogCommand::Stats(config)) => log::stats(&config.load()?),

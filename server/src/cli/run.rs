@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process;
 
 use muster_broker::{ListenerInfo, ListenerKind};
-use muster_core::clock::SystemClock;
+use muster_core::clock::SharedClock;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,11 +21,11 @@ const INTERRUPTED: i32 = 130;
 const DESCRIPTORS_ASIDE: u64 = 512;
 
 /// Runs the platform until SIGINT or SIGTERM, or until a part dies without which nothing is true.
-pub(super) fn run(config: Config) -> Result<(), Error> {
+pub(super) fn run(config: Config, clock: SharedClock) -> Result<(), Error> {
     block_on(async {
         let mut signals = Signals::listen()?;
         raise_descriptors(&config);
-        let platform = Platform::start(config, SystemClock::shared()).await?;
+        let platform = Platform::start(config, clock).await?;
         announce(&platform);
         let signal = tokio::select! {
             signal = signals.next() => signal,

@@ -22,6 +22,7 @@ mod idempotency;
 mod left_behind;
 mod letters;
 mod load;
+mod model;
 mod openapi;
 mod presence;
 mod publish_rest;

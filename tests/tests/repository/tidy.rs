@@ -22,7 +22,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("rules", &["muster-core"]),
     ("sinks", &["muster-core", "muster-test-servers"]),
     ("server", &["muster-broker", "muster-core", "muster-rules", "muster-sinks"]),
-    ("tests", &["muster-core", "muster-test-servers"]),
+    // The server only for a binary that gives it another clock.
+    ("tests", &["muster", "muster-core", "muster-test-servers"]),
     ("tests/servers", &[]),
 ];
 

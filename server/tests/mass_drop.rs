@@ -1,0 +1,185 @@
+//! Every device goes at the same moment, as when a network or a power line fails: all ends are in the log, presence is
+//! right, and it costs neither minutes nor gigabytes. Devices are bytes in memory here, since no machine has sockets
+//! for so many at both ends; from the first byte on everything is the platform's own. `MUSTER_LONG=1` has 100,000.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster::config::{Config, Layers};
+use muster::platform::Platform;
+use muster::presence::{Wanted, list};
+use muster_core::clock::SystemClock;
+use muster_core::event::proto::event::Detail;
+use muster_core::event::{EventKind, EventKinds};
+use muster_core::journal::Journal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// How long anything may take; reached only where the test fails.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Devices that connect at the same time.
+const AT_ONCE: usize = 64;
+/// Bytes that may be under way to or from a device.
+const LINE_BYTES: usize = 256;
+
+const RULES: &str = "CREATE RULE history INTO sqlite.history WITH (start = 'earliest') AS
+SELECT clientid, event, reason, seq FROM \"$events/client/connected\", \"$events/client/disconnected\";
+CREATE RULE status INTO sqlite.device_status WITH (start = 'earliest') AS
+SELECT clientid, event, reason, seq FROM \"$events/client/connected\", \"$events/client/disconnected\";
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_goes_at_once() {
+    let count: usize = if std::env::var_os("MUSTER_LONG").is_some() { 100_000 } else { 3_000 };
+    let dir = tempfile::tempdir().expect("a folder");
+    let platform = start(dir.path()).await;
+    let database = dir.path().join("data/muster.db");
+    let empty = memory("VmRSS:");
+
+    let started = Instant::now();
+    let lines = connect(&platform, count).await;
+    let connected = started.elapsed();
+    until("presence has them all", || online(&database) == count as u64).await;
+    let (known, idle) = (started.elapsed(), memory("VmRSS:"));
+
+    let before = platform.journal().next_offset();
+    let pulled = Instant::now();
+    drop(lines);
+    let reasons = ends(platform.journal(), before, count).await;
+    let logged = pulled.elapsed();
+    until("presence knows that all are gone", || online(&database) == 0).await;
+    let right = pulled.elapsed();
+    let statuses =
+        "SELECT count(*) FROM device_status WHERE event = 'client.disconnected' AND reason = 'tcp_closed'";
+    until("the tables have them all", || {
+        rows(&database, statuses) == count && rows(&database, "SELECT count(*) FROM history") == 2 * count
+    })
+    .await;
+    let delivered = pulled.elapsed();
+    assert_eq!(reasons, HashMap::from([("tcp_closed".to_owned(), count)]));
+    let (devices, total) =
+        list(&database, &Wanted { limit: u64::MAX >> 1, ..Wanted::default() }).expect("devices");
+    assert_eq!(total, count as u64);
+    let once = |it: &muster::presence::Device| !it.online && (it.connects, it.disconnects) == (1, 1);
+    assert!(devices.iter().all(once), "{:?}", devices.iter().find(|it| !once(it)));
+
+    // Here belongs the other half once alarms run: with `ABSENCE ... FOR 1s` each is raised within a second of its
+    // deadline, or counted by one that summarises them.
+
+    println!(
+        "mass drop: {count} devices connected in {:.1} s (presence after {:.1} s); gone at once: all ends in the log \
+         after {:.2} s, presence right after {:.2} s, both tables after {:.2} s; memory {} MiB empty, {} MiB with all \
+         connected, {} MiB at most",
+        connected.as_secs_f64(),
+        known.as_secs_f64(),
+        logged.as_secs_f64(),
+        right.as_secs_f64(),
+        delivered.as_secs_f64(),
+        empty,
+        idle,
+        memory("VmHWM:")
+    );
+    platform.stop("test").await.expect("a stop in order");
+}
+
+async fn start(dir: &Path) -> Platform {
+    std::fs::create_dir(dir.join("rules")).expect("a folder");
+    std::fs::write(dir.join("rules/all.sql"), RULES).expect("rules");
+    let mut layers = Layers::default();
+    let text = |name: &str| dir.join(name).to_string_lossy().into_owned();
+    let free = || "127.0.0.1:0".to_owned();
+    let most = ("mqtt.connections_max", "200000".to_owned());
+    for (key, value) in [
+        ("data", text("data")),
+        ("rules", text("rules")),
+        ("mqtt.listen", free()),
+        ("http.listen", free()),
+        most,
+    ] {
+        layers.add_flag("test", key, value).expect(key);
+    }
+    let config = Config::from_layers(&layers).expect("a configuration");
+    Platform::start(config, SystemClock::shared()).await.expect("a platform")
+}
+
+/// Connects devices; the lines are theirs.
+async fn connect(platform: &Platform, count: usize) -> Vec<DuplexStream> {
+    let mut tasks = JoinSet::new();
+    for first in 0..AT_ONCE {
+        let broker = platform.broker().clone();
+        tasks.spawn(async move {
+            let mut lines = Vec::new();
+            for number in (first..count).step_by(AT_ONCE) {
+                let (mut line, far) = tokio::io::duplex(LINE_BYTES);
+                let address = Ipv4Addr::from(0x0A00_0000 + u32::try_from(number).expect("few"));
+                broker.serve(far, SocketAddr::from((address, 7)));
+                line.write_all(&connect_packet(&format!("device-{number:06}"))).await.expect("a line");
+                let mut connack = [0; 4];
+                line.read_exact(&mut connack).await.expect("CONNACK");
+                assert_eq!(connack, [0x20, 2, 0, 0], "device {number}");
+                lines.push(line);
+            }
+            lines
+        });
+    }
+    tasks.join_all().await.into_iter().flatten().collect()
+}
+
+/// MQTT 3.1.1, a clean session, no keep-alive.
+fn connect_packet(clientid: &str) -> Vec<u8> {
+    let id = clientid.as_bytes();
+    let length = |bytes: usize| u8::try_from(bytes).expect("short");
+    let mut bytes = vec![0x10, length(12 + id.len()), 0, 4];
+    bytes.extend(b"MQTT\x04\x02\0\0\0");
+    bytes.push(length(id.len()));
+    bytes.extend(id);
+    bytes
+}
+
+/// The reasons of so many disconnects from `offset` on, once they are durable; each of another device.
+async fn ends(journal: &Journal, offset: u64, count: usize) -> HashMap<String, usize> {
+    let mut reader = journal.reader(offset).with_kinds(EventKinds::NONE.with(EventKind::ClientDisconnected));
+    let mut reasons: HashMap<String, usize> = HashMap::new();
+    let mut devices = std::collections::HashSet::new();
+    while devices.len() < count {
+        let batch =
+            tokio::time::timeout(PATIENCE, reader.next_batch()).await.expect("all ends").expect("events");
+        for event in batch.events() {
+            let Some(Detail::Disconnected(end)) = &event.body.detail else { panic!("{event:?}") };
+            assert!(devices.insert(Arc::<str>::from(event.clientid())), "once each: {event:?}");
+            *reasons.entry(end.reason.clone()).or_default() += 1;
+        }
+    }
+    reasons
+}
+
+fn online(database: &Path) -> u64 {
+    let wanted = Wanted { online: Some(true), limit: 1, ..Wanted::default() };
+    list(database, &wanted).map_or(u64::MAX, |(_, count)| count)
+}
+
+/// A number from the database; 0 while there is no such table.
+fn rows(database: &Path, sql: &str) -> usize {
+    let ask = || rusqlite::Connection::open(database)?.query_row(sql, [], |row| row.get::<_, i64>(0));
+    ask().map_or(0, |count| usize::try_from(count).expect("a count"))
+}
+
+async fn until(what: &str, mut probe: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !probe() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A line of this process's status, in MiB.
+fn memory(what: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("the system says so");
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("its size");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+}
