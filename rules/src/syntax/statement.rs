@@ -172,10 +172,18 @@ impl<'a> Reader<'a> {
         } else if self.accept("PRESENCE") {
             self.word("OF")?;
             Trigger::Presence { of: self.sources()? }
+        } else if self.accept("FLAPPING") {
+            self.word("OF")?;
+            let of = self.sources()?;
+            let times = self.times()?;
+            self.word("TIMES")?;
+            self.word("IN")?;
+            Trigger::Flapping { of, times, window_ms: self.duration()? }
         } else {
             let found = self.peek();
-            let help = "write AS ABSENCE OF \"topic\" FOR 60s AFTER \"topic\", or AS PRESENCE OF \"topic\"";
-            return Err(self.dialect.expected("ABSENCE or PRESENCE", &found).help(help));
+            let help = "write AS ABSENCE OF \"topic\" FOR 60s AFTER \"topic\", AS PRESENCE OF \"topic\", \
+                or AS FLAPPING OF \"topic\" 5 TIMES IN 10m";
+            return Err(self.dialect.expected("ABSENCE, PRESENCE or FLAPPING", &found).help(help));
         };
         let condition = self.condition("WHERE")?;
         Ok(Statement::CreateAlarm(AlarmDef {
@@ -186,6 +194,15 @@ impl<'a> Reader<'a> {
             condition,
             source: source.clone(),
         }))
+    }
+
+    fn times(&mut self) -> Read<u64> {
+        let token = self.next();
+        let number = match &token.token {
+            Token::Number(number, false) => number.parse().ok(),
+            _ => None,
+        };
+        number.ok_or_else(|| self.dialect.expected("how many", &token).help("write FLAPPING OF \"topic\" 5 TIMES IN 10m"))
     }
 
     fn comment(&mut self) -> Read<Statement> {

@@ -31,6 +31,7 @@ mod sessions;
 mod stalls;
 
 use crate::access::Access;
+use crate::alarms::Engine;
 use crate::config::{Config, Durability, Mqtt};
 use crate::error::{Error, ErrorKind};
 use crate::pipelines::{Parts, Pipelines};
@@ -71,6 +72,7 @@ pub struct Platform {
     presence: JoinHandle<()>,
     statistics: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    engine: JoinHandle<()>,
 }
 
 impl Platform {
@@ -112,6 +114,7 @@ impl Platform {
         let rules = config.rules.display();
         pipelines.start().await.map_err(start(format!("cannot read the rules in {rules}")))?;
 
+        let engine = alarm_engine(&config, &journal, &pipelines, &clock)?;
         let doors =
             open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone(), &statistics);
         let (broker, rest, access) = match doors.await {
@@ -143,6 +146,7 @@ impl Platform {
         }
         let alarms = Alarms::new(&journal, clock.clone(), &config.node, &alarms);
         let keeper = tokio::spawn(keeper.run(alarms, following.clone()));
+        let engine = tokio::spawn(engine.run(following.clone()));
         let presence = tokio::spawn(follower.run(following.clone()));
         let statistics = statistics::keep(statistics, counts, following.clone());
         let (asked, stop) = (pipelines.clone(), following.clone());
@@ -162,6 +166,7 @@ impl Platform {
             presence,
             statistics,
             keeper,
+            engine,
         })
     }
 
@@ -224,8 +229,8 @@ impl Platform {
     /// The log could not be closed in order; the next start repairs that.
     pub async fn stop(self, reason: &str) -> Result<(), Error> {
         let Self { config, clock, journal, broker, pipelines, rest, following, .. } = self;
-        let (folder, presence, statistics, keeper) =
-            (self.folder, self.presence, self.statistics, self.keeper);
+        let (folder, presence, statistics, keeper, engine) =
+            (self.folder, self.presence, self.statistics, self.keeper, self.engine);
         let deadline = tokio::time::Instant::now() + config.stop_timeout;
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
         rest.stop().await;
@@ -243,7 +248,7 @@ impl Platform {
         }
         // What follows the log looks once more before it ends, so that it sees all of the above.
         following.cancel();
-        let followers = async { tokio::join!(folder, presence, statistics, keeper) };
+        let followers = async { tokio::join!(folder, presence, statistics, keeper, engine) };
         if tokio::time::timeout(left(), followers).await.is_err() {
             warn!("presence or statistics are behind; they catch up at the next start");
         }
@@ -358,6 +363,17 @@ async fn settle_the_past(config: &Config, journal: &Journal, clock: &SharedClock
     journal.durable(appended.offset).await.map_err(start(unwritten()))?;
     follower.catch_up().map_err(start(unusable()))?;
     Ok(follower)
+}
+
+/// Opens what raises alarms about devices.
+fn alarm_engine(
+    config: &Config,
+    journal: &Journal,
+    pipelines: &Pipelines,
+    clock: &SharedClock,
+) -> Result<Engine, Error> {
+    Engine::open(journal, &config.data, clock, &config.node, (pipelines.alarms(), pipelines.board().clone()))
+        .map_err(start("cannot take up the alarms about devices".to_owned()))
 }
 
 /// Starts what listens: last, when everything behind it is ready.

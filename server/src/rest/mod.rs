@@ -16,6 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 mod audit;
+mod alarms;
 mod authn;
 mod authz;
 mod bans;
@@ -148,6 +149,7 @@ fn v5(bulk_bytes_max: usize) -> OpenApiRouter<App> {
         .merge(listeners::router())
         .merge(topic_metrics::router())
         .merge(prometheus::router())
+        .merge(alarms::router())
 }
 
 fn v1() -> OpenApiRouter<App> {
