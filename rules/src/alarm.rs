@@ -27,7 +27,7 @@ pub const ACTIVE_MAX_DEFAULT: u64 = 10_000;
 pub const STORM_PER_MINUTE_DEFAULT: u64 = 100;
 
 /// The options that are the alarm's own; others are those of its targets.
-const OPTIONS: &[&str] = &[
+pub(crate) const OPTIONS: &[&str] = &[
     "severity",
     "message",
     "clientid",
@@ -40,7 +40,8 @@ const OPTIONS: &[&str] = &[
 /// Those that say whom it is about.
 const SCOPE: &[&str] = &["clientid", "username", "topic"];
 /// What a message may name.
-const PLACES: &[&str] = &["name", "kind", "severity", "clientid", "username", "since", "activated_at", "count"];
+const PLACES: &[&str] =
+    &["name", "kind", "severity", "clientid", "username", "since", "activated_at", "count"];
 
 /// How an alarm is raised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,7 +228,8 @@ impl Settings {
                 let found = known.clone().find(|it| Some(it.name()) == value.as_str());
                 self.severity = found.ok_or_else(|| {
                     let near = value.as_str().and_then(|text| nearest(text, known.map(AlarmSeverity::name)));
-                    let help = near.map_or_else(|| format!("it is one of {all}"), |it| format!("did you mean `{it}`?"));
+                    let help = near
+                        .map_or_else(|| format!("it is one of {all}"), |it| format!("did you mean `{it}`?"));
                     ("there is no such severity".to_owned(), help)
                 })?;
             }
@@ -244,7 +246,10 @@ impl Settings {
             "topic" => {
                 let filter = text()?;
                 if topic::validate_filter(filter).is_err() {
-                    return Err((format!("`{filter}` is no topic filter"), "write topic = 'sensors/+/up'".to_owned()));
+                    return Err((
+                        format!("`{filter}` is no topic filter"),
+                        "write topic = 'sensors/+/up'".to_owned(),
+                    ));
                 }
                 self.topic = Some(filter.to_owned());
             }
@@ -252,7 +257,8 @@ impl Settings {
             "storm_per_minute" => self.storm_per_minute = count(1)?,
             "clear_after" => {
                 let ms = crate::syntax::parse_duration(text()?).filter(|ms| *ms <= GRACE_MS_MAX);
-                let refused = || ("`clear_after` is a duration of at most a year".to_owned(), "write '10m'".to_owned());
+                let refused =
+                    || ("`clear_after` is a duration of at most a year".to_owned(), "write '10m'".to_owned());
                 self.clear_after_ms = ms.ok_or_else(refused)?;
             }
             _ => {}

@@ -65,7 +65,9 @@ fn example_of(kind: EventKind, column: Column, now_ms: i64) -> Value {
         C::Id if has_message_id(kind) => "0005D30CA66B5CA80000000000000001".into(),
         C::Id | C::EventId => "0005D30CA66B5CA8000000000000002A".into(),
         C::Offset => 42i64.into(),
-        C::Clientid | C::Username if matches!(kind, EventKind::AlarmActivated | EventKind::AlarmDeactivated) => {
+        C::Clientid | C::Username
+            if matches!(kind, EventKind::AlarmActivated | EventKind::AlarmDeactivated) =>
+        {
             Value::Undefined
         }
         C::Clientid => if receives { "c_emqx_2" } else { "c_emqx" }.into(),

@@ -9,9 +9,10 @@ use super::Mode;
 use super::dialect::{RuleDialect, is_reserved, is_word};
 use super::lexer::{from_sql, to_sql};
 use super::lower::{Lower, Place, trim_quotes};
+use crate::alarm::OPTIONS;
 use crate::ast::{
-    AlarmDef, Expr, Foreach, Item, Name, Options, Path, Rule, Select, SinkDef, Source, Statement, Target,
-    Trigger,
+    AlarmDef, Expr, Foreach, Item, Name, OptionEntry, Options, Path, Rule, Select, SinkDef, Source,
+    Statement, Target, Trigger,
 };
 use crate::diagnostic::{Problem, Span, nearest};
 
@@ -159,8 +160,15 @@ impl<'a> Reader<'a> {
 
     fn alarm(&mut self, source: &Arc<Source>) -> Read<Statement> {
         let name = self.name("the alarm's name")?;
-        let into = self.targets()?;
-        let options = self.with()?;
+        let mut into = self.targets()?;
+        let mut options = self.with()?;
+        // What stands behind REPUBLISH TO 'topic' is read as its options: those of the alarm are the alarm's.
+        for target in &mut into {
+            if let Target::Republish { options: its, .. } = target {
+                let is_ours = |entry: &mut OptionEntry| OPTIONS.contains(&entry.key.text.as_str());
+                options.0.extend(its.0.extract_if(.., is_ours));
+            }
+        }
         self.word("AS")?;
         let trigger = if self.accept("ABSENCE") {
             self.word("OF")?;
@@ -202,7 +210,9 @@ impl<'a> Reader<'a> {
             Token::Number(number, false) => number.parse().ok(),
             _ => None,
         };
-        number.ok_or_else(|| self.dialect.expected("how many", &token).help("write FLAPPING OF \"topic\" 5 TIMES IN 10m"))
+        number.ok_or_else(|| {
+            self.dialect.expected("how many", &token).help("write FLAPPING OF \"topic\" 5 TIMES IN 10m")
+        })
     }
 
     fn comment(&mut self) -> Read<Statement> {

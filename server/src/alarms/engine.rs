@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_core::clock::SharedClock;
@@ -27,6 +27,9 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// The longest sleep: a clock that was set is noticed by then.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// What the engine writes.
+const OWN: EventKinds = EventKinds::NONE.with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
+
 /// Why there are no alarms.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -47,7 +50,7 @@ pub struct Engine {
     board: Board,
     reader: EventReader,
     context: EvalContext,
-    store: Store,
+    store: Arc<Mutex<Store>>,
     hold: Hold,
     stored_cursor: u64,
     identities: BTreeMap<String, String>,
@@ -81,7 +84,7 @@ impl Engine {
             board,
             reader: journal.reader(cursor),
             context: eval_context(clock.clone(), 0),
-            store,
+            store: Arc::new(Mutex::new(store)),
             hold: journal.log().hold("alarms", cursor),
             stored_cursor: cursor,
             identities: stored.identities,
@@ -89,11 +92,24 @@ impl Engine {
             written: None,
             stored_at: clock.monotonic(),
         };
+        if stored.cursor.is_none() {
+            engine.fold_own_past(cursor)?;
+        }
         engine.redefine()?;
         while let Some(batch) = engine.reader.try_next_batch()? {
             engine.fold(batch.events());
         }
         Ok(engine)
+    }
+
+    /// Learns from the log alone what is on.
+    fn fold_own_past(&mut self, end: u64) -> Result<(), EngineError> {
+        let mut reader = self.journal.reader(self.journal.first_offset()).with_kinds(OWN);
+        while reader.position() < end {
+            let Some(batch) = reader.try_next_batch()? else { break };
+            self.fold(batch.events());
+        }
+        Ok(())
     }
 
     /// Raises and clears until `stop`; then stores what it knows.
@@ -144,7 +160,8 @@ impl Engine {
     fn wait(&self) -> Duration {
         let now_ms = self.clock.wall_ms();
         let next = self.board.lock().values().filter_map(State::next_due_ms).min();
-        let wait = next.map_or(LOOK_EVERY, |at| Duration::from_millis(u64::try_from(at - now_ms).unwrap_or(0)));
+        let wait =
+            next.map_or(LOOK_EVERY, |at| Duration::from_millis(u64::try_from(at - now_ms).unwrap_or(0)));
         wait.min(LOOK_EVERY)
     }
 
@@ -168,7 +185,7 @@ impl Engine {
     fn redefine(&mut self) -> Result<(), EngineError> {
         let Definitions { programs, is_partial } = self.definitions.borrow_and_update().clone();
         let now_ms = self.clock.wall_ms();
-        let mut kinds = EventKinds::NONE.with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
+        let mut kinds = OWN;
         for program in programs.values() {
             kinds = kinds.union(program.kinds());
         }
@@ -226,7 +243,8 @@ impl Engine {
             let batch = self.reader.next_batch().await?;
             self.fold(batch.events());
         }
-        let notices: Vec<Notice> = self.board.lock().values_mut().flat_map(|state| state.due(now_ms)).collect();
+        let notices: Vec<Notice> =
+            self.board.lock().values_mut().flat_map(|state| state.due(now_ms)).collect();
         for notice in notices {
             let event = self.event(notice);
             self.written = Some(self.journal.append(event).await?.offset);
@@ -261,7 +279,22 @@ impl Engine {
             self.journal.durable(written).await?;
         }
         let delta = self.delta(cursor);
-        tokio::task::block_in_place(|| self.store.commit(&delta))?;
+        let store = self.store.clone();
+        let rows: Vec<_> =
+            delta.rows.iter().map(|(name, client, ..)| (name.clone(), client.clone())).collect();
+        let summaries: Vec<_> = delta.summaries.iter().map(|(name, _)| (name.clone(), "".into())).collect();
+        let stored = move || store.lock().unwrap_or_else(PoisonError::into_inner).commit(&delta);
+        let stored = tokio::task::spawn_blocking(stored).await.unwrap_or(Err(rusqlite::Error::InvalidQuery));
+        if let Err(error) = stored {
+            // The next attempt stores them, too.
+            let mut states = self.board.lock();
+            for (name, client) in rows.into_iter().chain(summaries) {
+                if let Some(state) = states.get_mut(&name) {
+                    state.mark_dirty(client);
+                }
+            }
+            return Err(error.into());
+        }
         self.hold.advance(cursor);
         (self.stored_cursor, self.stored_at, self.identities_changed) = (cursor, at, false);
         Ok(())
@@ -272,10 +305,12 @@ impl Engine {
         for (name, state) in self.board.lock().iter_mut() {
             for client in state.take_dirty() {
                 if client.is_empty() {
-                    let summary = state.summary().map(|it| (it.activated_at_ms, it.message.clone(), it.count));
+                    let summary =
+                        state.summary().map(|it| (it.activated_at_ms, it.message.clone(), it.count));
                     delta.summaries.push((name.clone(), summary));
                 } else {
-                    let (armed, active) = (state.armed().get(&client).cloned(), state.active().get(&client).cloned());
+                    let (armed, active) =
+                        (state.armed().get(&client).cloned(), state.active().get(&client).cloned());
                     delta.rows.push((name.clone(), client, armed, active));
                 }
             }

@@ -10,6 +10,8 @@ use muster_rules::AlarmProgram;
 mod engine;
 mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use engine::{Engine, EngineError};
 pub use state::{Active, Notice, State, Summary};
@@ -60,20 +62,25 @@ impl Board {
     pub fn active(&self) -> Vec<Raised> {
         let mut all = Vec::new();
         for (name, state) in self.lock().iter() {
-            let (kind, severity) = state.program().map_or(("absence", "major"), |program| {
-                (program.kind().name(), program.severity().name())
-            });
-            let raised = |clientid: &str, username: Option<&str>, kind, message: &str, since_ms, activated_at_ms| Raised {
-                name: name.clone(),
-                clientid: clientid.to_owned(),
-                username: username.map(str::to_owned),
-                kind,
-                severity,
-                message: message.to_owned(),
-                since_ms,
-                activated_at_ms,
-            };
-            all.extend(state.summary().map(|it| raised("", None, "storm", &it.message, 0, it.activated_at_ms)));
+            let (kind, severity) = state
+                .program()
+                .map_or(("absence", "major"), |program| (program.kind().name(), program.severity().name()));
+            let raised =
+                |clientid: &str, username: Option<&str>, kind, message: &str, since_ms, activated_at_ms| {
+                    Raised {
+                        name: name.clone(),
+                        clientid: clientid.to_owned(),
+                        username: username.map(str::to_owned),
+                        kind,
+                        severity,
+                        message: message.to_owned(),
+                        since_ms,
+                        activated_at_ms,
+                    }
+                };
+            all.extend(
+                state.summary().map(|it| raised("", None, "storm", &it.message, 0, it.activated_at_ms)),
+            );
             let on = state.active().iter().filter(|(_, it)| it.until_ms.is_none());
             all.extend(on.map(|(client, it)| {
                 raised(client, it.username.as_deref(), kind, &it.message, it.since_ms, it.activated_at_ms)

@@ -10,14 +10,14 @@ use muster_core::value::{Map, Value};
 use muster_rules::{AlarmKind, AlarmProgram, EvalContext};
 
 /// What a summary names, at most.
-pub const SUMMARY_IDS_MAX: usize = 100;
+pub(super) const SUMMARY_IDS_MAX: usize = 100;
 /// A summary waits so long for others to come, in milliseconds.
 const SUMMARY_GATHERS_MS: i64 = 300;
 /// The span of the storm guard, in milliseconds.
 const MINUTE_MS: i64 = 60_000;
 
 /// A client's name, shared by everything that is known of it.
-pub type ClientId = Arc<str>;
+pub(super) type ClientId = Arc<str>;
 
 /// A client that is waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,10 +127,16 @@ impl State {
         std::mem::take(&mut self.dirty)
     }
 
+    /// Says that something about a client is still to be stored.
+    pub fn mark_dirty(&mut self, client: ClientId) {
+        self.dirty.insert(client);
+    }
+
     /// When it wants to be asked again, at the earliest.
     pub fn next_due_ms(&self) -> Option<i64> {
         let first = self.timers.first().map(|(due, _)| *due);
-        let gathered = self.held_since_ms.filter(|_| self.summary.is_none()).map(|at| at + SUMMARY_GATHERS_MS);
+        let gathered =
+            self.held_since_ms.filter(|_| self.summary.is_none()).map(|at| at + SUMMARY_GATHERS_MS);
         let ends = (self.ends() || !self.over.is_empty()).then_some(0);
         [first, gathered, ends].into_iter().flatten().min()
     }
@@ -235,7 +241,9 @@ impl State {
             known.message.clone_from(&alarm.message);
             return;
         }
-        let armed = self.armed.remove(&client).filter(|it| it.due_ms == alarm.activated_at_ms);
+        // Who is waited for anew stays so.
+        let is_this = self.armed.get(&client).is_some_and(|it| it.since_ms == alarm.since_ms);
+        let armed = if is_this { self.armed.remove(&client) } else { None };
         if let Some(armed) = &armed {
             self.timers.remove(&(armed.due_ms, client.clone()));
             self.unhold(&client);
@@ -381,7 +389,12 @@ impl State {
         }
         let on = self.active.len() as u64;
         let Some(armed) = self.armed.get_mut(&client).filter(|it| it.due_ms == due_ms && !it.raising) else {
-            if self.flaps.get(&client).and_then(|it| it.back()).is_some_and(|at| at + ms(program.grace_ms()) <= due_ms) {
+            if self
+                .flaps
+                .get(&client)
+                .and_then(|it| it.back())
+                .is_some_and(|at| at + ms(program.grace_ms()) <= due_ms)
+            {
                 self.flaps.remove(&client);
             }
             return;
@@ -439,9 +452,10 @@ impl State {
     }
 
     fn end(&mut self, notices: &mut Vec<Notice>) {
-        let (severity, kind) = self.program.as_ref().map_or(("major", "absence"), |program| {
-            (program.severity().name(), program.kind().name())
-        });
+        let (severity, kind) = self
+            .program
+            .as_ref()
+            .map_or(("major", "absence"), |program| (program.severity().name(), program.kind().name()));
         for client in std::mem::take(&mut self.over) {
             let Some(active) = self.active.get_mut(&client) else { continue };
             let Some(until_ms) = active.until_ms.filter(|_| !active.ending) else { continue };
@@ -452,7 +466,9 @@ impl State {
                 kind: kind.to_owned(),
                 severity: severity.to_owned(),
                 message: active.message.clone(),
-                details: active.why.map_or_else(|| "{}".to_owned(), |why| format!("{{\"reason\":\"{why}\"}}")),
+                details: active
+                    .why
+                    .map_or_else(|| "{}".to_owned(), |why| format!("{{\"reason\":\"{why}\"}}")),
                 activated_at_ms: active.activated_at_ms,
                 deactivated_at_ms: until_ms,
                 since_ms: active.since_ms,

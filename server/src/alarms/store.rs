@@ -70,7 +70,9 @@ impl Store {
             let armed = (row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?);
             of(states, name).restore_armed(client, armed);
         }
-        let mut all = self.db.prepare("SELECT name, clientid, username, since, activated_at, message, until FROM active")?;
+        let mut all = self
+            .db
+            .prepare("SELECT name, clientid, username, since, activated_at, message, until FROM active")?;
         let mut rows = all.query([])?;
         while let Some(row) = rows.next()? {
             let active = Active {
@@ -98,16 +100,28 @@ impl Store {
         let tx = self.db.transaction()?;
         for (name, client, armed, active) in &delta.rows {
             match armed {
-                None => tx.prepare_cached("DELETE FROM armed WHERE name = ?1 AND clientid = ?2")?.execute((name, client))?,
+                None => tx
+                    .prepare_cached("DELETE FROM armed WHERE name = ?1 AND clientid = ?2")?
+                    .execute((name, client))?,
                 Some(it) => tx
                     .prepare_cached("INSERT OR REPLACE INTO armed VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
                     .execute((name, client, &it.username, it.since_ms, it.due_ms, it.held))?,
             };
             match active {
-                None => tx.prepare_cached("DELETE FROM active WHERE name = ?1 AND clientid = ?2")?.execute((name, client))?,
+                None => tx
+                    .prepare_cached("DELETE FROM active WHERE name = ?1 AND clientid = ?2")?
+                    .execute((name, client))?,
                 Some(it) => tx
                     .prepare_cached("INSERT OR REPLACE INTO active VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-                    .execute((name, client, &it.username, it.since_ms, it.activated_at_ms, &it.message, it.until_ms))?,
+                    .execute((
+                        name,
+                        client,
+                        &it.username,
+                        it.since_ms,
+                        it.activated_at_ms,
+                        &it.message,
+                        it.until_ms,
+                    ))?,
             };
         }
         for (name, summary) in &delta.summaries {

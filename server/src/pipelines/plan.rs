@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::event::EventKinds;
-use muster_rules::ast::{AlarmDef, OptionEntry, Options, Rule, Select, SinkDef, Source, Span, Statement, Target};
+use muster_rules::ast::{
+    AlarmDef, OptionEntry, Options, Rule, Select, SinkDef, Source, Span, Statement, Target,
+};
 use muster_rules::{AlarmProgram, Diagnostic, Republish, RuleProgram, Severity};
 use muster_sinks::delivery::Limits;
 use muster_sinks::{Built, COMMON, PipelineId, SinkEnv, kinds};

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::reply::{ApiError, Body, BodyRefused, ErrorBody, Page, PageParams, Paged, Params, Refused, rfc3339};
+use super::reply::{
+    ApiError, Body, BodyRefused, ErrorBody, Page, PageParams, Paged, Params, Refused, rfc3339,
+};
 use super::{App, audit};
 use crate::access::Caller;
 
@@ -82,7 +84,8 @@ async fn list(
     let skip = usize::try_from(page.skip()).unwrap_or(usize::MAX);
     let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
     let shown = active.iter().skip(skip).take(limit).map(|it| {
-        let name = if it.clientid.is_empty() { it.name.clone() } else { format!("{}/{}", it.name, it.clientid) };
+        let name =
+            if it.clientid.is_empty() { it.name.clone() } else { format!("{}/{}", it.name, it.clientid) };
         json!({
             "node": &*app.node,
             "name": name,

@@ -15,8 +15,8 @@ use muster_core::journal::Journal;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-mod audit;
 mod alarms;
+mod audit;
 mod authn;
 mod authz;
 mod bans;
