@@ -111,6 +111,15 @@ pub enum Trigger {
         /// What starts the wait.
         after: Vec<Name>,
     },
+    /// `FLAPPING OF a 5 TIMES IN 10m`: so many of `of` within that time.
+    Flapping {
+        /// What is counted.
+        of: Vec<Name>,
+        /// How many are too many.
+        times: u64,
+        /// Within how many milliseconds.
+        window_ms: u64,
+    },
     /// `PRESENCE OF a`: raised by each such event.
     Presence {
         /// What raises it.

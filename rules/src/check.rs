@@ -120,7 +120,8 @@ fn check(statement: &Statement, source: &Arc<Source>, names: &mut Names) -> Vec<
         }
         Statement::CreateAlarm(alarm) => {
             problems.extend(alarm::problems(alarm));
-            names.add("alarm", &alarm.name, source)
+            // Its notices are delivered as the rows of a rule of this name.
+            names.add("alarm", &alarm.name, source).or_else(|| names.add("rule", &alarm.name, source))
         }
         Statement::CommentOnRule { .. } => None,
     };

@@ -32,7 +32,7 @@ mod set;
 mod syntax;
 pub mod template;
 
-pub use alarm::AlarmProgram;
+pub use alarm::{AlarmKind, AlarmProgram, AlarmSeverity};
 pub use check::{parse, parse_files, parse_files_and, read_rule, read_select};
 pub use diagnostic::{Diagnostic, Severity};
 pub use functions::usages as function_usages;
@@ -45,7 +45,7 @@ pub use set::RuleSet;
 
 /// Everything that is bounded, by name.
 pub mod limits {
-    pub use crate::alarm::GRACE_MS_MAX;
+    pub use crate::alarm::{ACTIVE_MAX_DEFAULT, FLAPS_MAX, GRACE_MS_MAX, STORM_PER_MINUTE_DEFAULT};
     pub use crate::functions::{
         DECIMALS_MAX, FORMAT_BYTES_MAX, INFLATED_BYTES_MAX, JQ_BYTES_MAX, JQ_CALLS_MAX, JQ_ITEMS_MAX,
         JQ_OUTPUTS_MAX, JQ_TIME_DEFAULT_MS, REGEX_BACKTRACKS_MAX, REGEX_BYTES_MAX, REGEX_TIME_MAX_MS,

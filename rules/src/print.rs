@@ -287,6 +287,11 @@ impl Display for Statement {
                         write!(f, " FOR {grace_ms}ms AFTER ")?;
                         topics(after, f)?;
                     }
+                    Trigger::Flapping { of, times, window_ms } => {
+                        f.write_str("FLAPPING OF ")?;
+                        topics(of, f)?;
+                        write!(f, " {times} TIMES IN {window_ms}ms")?;
+                    }
                     Trigger::Presence { of } => {
                         f.write_str("PRESENCE OF ")?;
                         topics(of, f)?;

@@ -2,6 +2,7 @@
 //! live in their own crates and meet here; whatever can be decided without two of them belongs there, not here.
 
 pub mod access;
+pub mod alarms;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -65,6 +65,11 @@ fn example_of(kind: EventKind, column: Column, now_ms: i64) -> Value {
         C::Id if has_message_id(kind) => "0005D30CA66B5CA80000000000000001".into(),
         C::Id | C::EventId => "0005D30CA66B5CA8000000000000002A".into(),
         C::Offset => 42i64.into(),
+        C::Clientid | C::Username
+            if matches!(kind, EventKind::AlarmActivated | EventKind::AlarmDeactivated) =>
+        {
+            Value::Undefined
+        }
         C::Clientid => if receives { "c_emqx_2" } else { "c_emqx" }.into(),
         C::Username => if receives { "u_emqx_2" } else { "u_emqx" }.into(),
         C::FromClientid => "c_emqx_1".into(),
@@ -99,6 +104,10 @@ fn example_of(kind: EventKind, column: Column, now_ms: i64) -> Value {
         C::Result if kind == EventKind::Admin => "ok".into(),
         C::Result => "allow".into(),
         C::Name => "log_full".into(),
+        C::Kind => "system".into(),
+        C::Severity => "major".into(),
+        C::Since => Value::Undefined,
+        C::Duration => 3_600_000i64.into(),
         C::Message => "the event log is full".into(),
         C::Actor => "admin".into(),
         C::Object => "c_emqx".into(),
@@ -137,6 +146,9 @@ impl Event {
         let offset = get.number(C::Offset)?;
         let own_id = if has_message_id(kind) { C::EventId } else { C::Id };
         let event_id = get.id(C::EventId)?.or(get.id(own_id)?).unwrap_or(u128::from(offset));
+        // An alarm may be about no client.
+        let may_lack = matches!(kind, EventKind::AlarmActivated | EventKind::AlarmDeactivated);
+        let has_client = known.contains(&C::Clientid) && !(may_lack && get.value(C::Clientid).is_none());
         let event = Self {
             offset,
             id: EventId::new(event_id, 0),
@@ -145,7 +157,7 @@ impl Event {
             topic: get.text(C::Topic)?,
             body: proto::Event {
                 node: get.text(C::Node)?,
-                client: known.contains(&C::Clientid).then(|| client(&get)).transpose()?,
+                client: has_client.then(|| client(&get)).transpose()?,
                 message: kind.is_message().then(|| message(kind, &get)).transpose()?,
                 detail: detail(kind, &get)?,
             },
@@ -346,6 +358,10 @@ fn detail(kind: EventKind, get: &Columns) -> Result<Option<Detail>, ColumnError>
             details: get.details()?,
             activated_at_ms: get.time(C::ActivatedAt)?,
             deactivated_at_ms: get.time(C::DeactivatedAt)?,
+            kind: get.text(C::Kind)?,
+            severity: get.text(C::Severity)?,
+            since_ms: get.time(C::Since)?,
+            duration_ms: get.time(C::Duration)?,
         }),
         EventKind::Admin => Detail::Admin(proto::Admin {
             action: get.text(C::Action)?,

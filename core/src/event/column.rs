@@ -103,6 +103,10 @@ columns! {
     Details "details" Map,
     ActivatedAt "activated_at" Integer,
     DeactivatedAt "deactivated_at" Integer,
+    Kind "kind" String,
+    Severity "severity" String,
+    Since "since" Integer,
+    Duration "duration" Integer,
     Actor "actor" String,
     Object "object" String,
     Version "version" String,
@@ -115,6 +119,17 @@ const CLIENT: &[C] = &[C::Clientid, C::Username, C::Session, C::Seq, C::Peername
 const PROTOCOL: &[C] = &[C::Sockname, C::ProtoName, C::ProtoVer];
 const MESSAGE: &[C] =
     &[C::Topic, C::Qos, C::Payload, C::Flags, C::PubProps, C::PublishReceivedAt, C::Peerhost];
+const ALARM: &[C] = &[
+    C::Name,
+    C::Kind,
+    C::Severity,
+    C::Clientid,
+    C::Username,
+    C::Message,
+    C::Details,
+    C::ActivatedAt,
+    C::Since,
+];
 const FROM: &[C] = &[C::FromClientid, C::FromUsername];
 const HANDSHAKE: &[C] = &[C::Keepalive, C::CleanStart, C::ExpiryInterval, C::ConnectedAt, C::ConnProps];
 
@@ -149,10 +164,8 @@ impl Column {
             EventKind::SessionUnsubscribed => {
                 &[CLIENT, &[C::Peerhost, C::Topic, C::Qos, C::UnsubProps, C::ByProxy]]
             }
-            EventKind::AlarmActivated => &[&[C::Name, C::Message, C::Details, C::ActivatedAt]],
-            EventKind::AlarmDeactivated => {
-                &[&[C::Name, C::Message, C::Details, C::ActivatedAt, C::DeactivatedAt]]
-            }
+            EventKind::AlarmActivated => &[ALARM],
+            EventKind::AlarmDeactivated => &[ALARM, &[C::DeactivatedAt, C::Duration]],
             EventKind::Admin => &[&[C::Action, C::Actor, C::Object, C::Details, C::Result]],
             EventKind::NodeStarted => &[&[C::Version]],
             EventKind::NodeStopped => &[&[C::Version, C::Reason]],
@@ -250,6 +263,10 @@ impl Event {
             (Detail::Alarm(it), C::Details) => Value::from_json(&it.details),
             (Detail::Alarm(it), C::ActivatedAt) => it.activated_at_ms.into(),
             (Detail::Alarm(it), C::DeactivatedAt) if it.deactivated_at_ms > 0 => it.deactivated_at_ms.into(),
+            (Detail::Alarm(it), C::Kind) => or(&it.kind, "system"),
+            (Detail::Alarm(it), C::Severity) => or(&it.severity, "major"),
+            (Detail::Alarm(it), C::Since) if it.since_ms > 0 => it.since_ms.into(),
+            (Detail::Alarm(it), C::Duration) if it.deactivated_at_ms > 0 => it.length_ms().into(),
             (Detail::Admin(it), C::Action) => it.action.as_str().into(),
             (Detail::Admin(it), C::Actor) => it.actor.as_str().into(),
             (Detail::Admin(it), C::Object) => it.object.as_str().into(),
@@ -260,6 +277,21 @@ impl Event {
             _ => Value::Undefined,
         }
     }
+}
+
+impl crate::event::proto::Alarm {
+    /// How long it lasted, when it is over.
+    pub fn length_ms(&self) -> i64 {
+        match self.duration_ms {
+            0 => self.deactivated_at_ms.saturating_sub(self.activated_at_ms).max(0),
+            length => length,
+        }
+    }
+}
+
+/// What old logs left out.
+fn or(text: &str, meant: &str) -> Value {
+    if text.is_empty() { meant.into() } else { text.into() }
 }
 
 fn client_column(client: &Client, column: Column) -> Value {

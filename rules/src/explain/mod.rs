@@ -197,7 +197,7 @@ impl Around<'_> {
         crate::alarm::AlarmProgram::compile(alarm).ok()?;
         let (of, after, grace_ms) = match &alarm.trigger {
             Trigger::Absence { of, grace_ms, after } => (of, Some(after), *grace_ms),
-            Trigger::Presence { of } => (of, None, 0),
+            Trigger::Presence { of } | Trigger::Flapping { of, .. } => (of, None, 0),
         };
         let names: Vec<_> = of.iter().chain(after.into_iter().flatten()).cloned().collect();
         let (wants, _) = plan::sources(&names);

@@ -17,6 +17,7 @@ pub use statement::{NESTING_MAX, STATEMENT_TOKENS_MAX};
 
 use crate::ast::{Expr, Select, Source, Statement};
 use crate::diagnostic::{Diagnostic, Problem};
+pub(crate) use options::parse_duration;
 use statement::Reader;
 
 /// Which language is read.

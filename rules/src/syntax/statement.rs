@@ -9,9 +9,10 @@ use super::Mode;
 use super::dialect::{RuleDialect, is_reserved, is_word};
 use super::lexer::{from_sql, to_sql};
 use super::lower::{Lower, Place, trim_quotes};
+use crate::alarm::OPTIONS;
 use crate::ast::{
-    AlarmDef, Expr, Foreach, Item, Name, Options, Path, Rule, Select, SinkDef, Source, Statement, Target,
-    Trigger,
+    AlarmDef, Expr, Foreach, Item, Name, OptionEntry, Options, Path, Rule, Select, SinkDef, Source,
+    Statement, Target, Trigger,
 };
 use crate::diagnostic::{Problem, Span, nearest};
 
@@ -159,8 +160,15 @@ impl<'a> Reader<'a> {
 
     fn alarm(&mut self, source: &Arc<Source>) -> Read<Statement> {
         let name = self.name("the alarm's name")?;
-        let into = self.targets()?;
-        let options = self.with()?;
+        let mut into = self.targets()?;
+        let mut options = self.with()?;
+        // What stands behind REPUBLISH TO 'topic' is read as its options: those of the alarm are the alarm's.
+        for target in &mut into {
+            if let Target::Republish { options: its, .. } = target {
+                let is_ours = |entry: &mut OptionEntry| OPTIONS.contains(&entry.key.text.as_str());
+                options.0.extend(its.0.extract_if(.., is_ours));
+            }
+        }
         self.word("AS")?;
         let trigger = if self.accept("ABSENCE") {
             self.word("OF")?;
@@ -172,10 +180,18 @@ impl<'a> Reader<'a> {
         } else if self.accept("PRESENCE") {
             self.word("OF")?;
             Trigger::Presence { of: self.sources()? }
+        } else if self.accept("FLAPPING") {
+            self.word("OF")?;
+            let of = self.sources()?;
+            let times = self.times()?;
+            self.word("TIMES")?;
+            self.word("IN")?;
+            Trigger::Flapping { of, times, window_ms: self.duration()? }
         } else {
             let found = self.peek();
-            let help = "write AS ABSENCE OF \"topic\" FOR 60s AFTER \"topic\", or AS PRESENCE OF \"topic\"";
-            return Err(self.dialect.expected("ABSENCE or PRESENCE", &found).help(help));
+            let help = "write AS ABSENCE OF \"topic\" FOR 60s AFTER \"topic\", AS PRESENCE OF \"topic\", \
+                or AS FLAPPING OF \"topic\" 5 TIMES IN 10m";
+            return Err(self.dialect.expected("ABSENCE, PRESENCE or FLAPPING", &found).help(help));
         };
         let condition = self.condition("WHERE")?;
         Ok(Statement::CreateAlarm(AlarmDef {
@@ -186,6 +202,17 @@ impl<'a> Reader<'a> {
             condition,
             source: source.clone(),
         }))
+    }
+
+    fn times(&mut self) -> Read<u64> {
+        let token = self.next();
+        let number = match &token.token {
+            Token::Number(number, false) => number.parse().ok(),
+            _ => None,
+        };
+        number.ok_or_else(|| {
+            self.dialect.expected("how many", &token).help("write FLAPPING OF \"topic\" 5 TIMES IN 10m")
+        })
     }
 
     fn comment(&mut self) -> Read<Statement> {

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::alarms::{Board, Definitions};
 use crate::republish::Republisher;
 
 mod actions;
@@ -107,6 +108,10 @@ pub struct Pipelines {
     gate: tokio::sync::Mutex<Gate>,
     /// What keeps retention from what is not delivered yet.
     holds: Arc<Mutex<Holds>>,
+    /// The alarms, for whoever runs them.
+    alarms: tokio::sync::watch::Sender<Definitions>,
+    /// Which of them are on.
+    board: Board,
     /// What replays are made of.
     recipes: Mutex<Recipes>,
     /// Replays that have not ended.
@@ -186,6 +191,8 @@ impl Pipelines {
             managed: Mutex::default(),
             gate: tokio::sync::Mutex::default(),
             holds: Arc::default(),
+            alarms: tokio::sync::watch::Sender::default(),
+            board: Board::default(),
             recipes: Mutex::default(),
             replays: UnderWay::default(),
             loaded: Mutex::default(),
@@ -311,6 +318,16 @@ impl Pipelines {
         lock(&self.loaded).listed.clone()
     }
 
+    /// The alarms that are defined, now and whenever that changes.
+    pub fn alarms(&self) -> tokio::sync::watch::Receiver<Definitions> {
+        self.alarms.subscribe()
+    }
+
+    /// Which alarms about devices are on.
+    pub const fn board(&self) -> &Board {
+        &self.board
+    }
+
     /// How many rules run.
     pub fn rules(&self) -> usize {
         lock(&self.loaded).rules
@@ -406,6 +423,8 @@ impl Pipelines {
         loaded.comments.clone_from(&plan.comments);
         loaded.listed.clone_from(&plan.listed);
         lock(&self.recipes).clone_from(&plan.recipes);
+        let is_partial = diagnostics.iter().any(|it| it.is_error() && !is_managed(it));
+        self.alarms.send_replace(Definitions { programs: plan.alarms.clone(), is_partial });
     }
 }
 

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::event::EventKinds;
-use muster_rules::ast::{OptionEntry, Options, Rule, Select, SinkDef, Source, Span, Statement, Target};
-use muster_rules::{Diagnostic, Republish, RuleProgram, Severity};
+use muster_rules::ast::{
+    AlarmDef, OptionEntry, Options, Rule, Select, SinkDef, Source, Span, Statement, Target,
+};
+use muster_rules::{AlarmProgram, Diagnostic, Republish, RuleProgram, Severity};
 use muster_sinks::delivery::Limits;
 use muster_sinks::{Built, COMMON, PipelineId, SinkEnv, kinds};
 
@@ -49,6 +51,8 @@ pub struct Plan {
     pub listed: BTreeMap<String, Listed>,
     /// The sinks that are declared or used, by name.
     pub sinks: BTreeMap<String, Declared>,
+    /// The alarms, by name.
+    pub alarms: BTreeMap<String, Arc<AlarmProgram>>,
     /// What replays are made of.
     pub(super) recipes: Recipes,
 }
@@ -96,7 +100,8 @@ impl Plan {
     /// The kinds of events that some rule wants.
     pub fn kinds(&self) -> EventKinds {
         let all = self.pipelines.values().map(|it| it.program.wants().kinds);
-        all.fold(EventKinds::NONE, EventKinds::union)
+        let alarms = self.alarms.values().map(|it| it.kinds());
+        all.chain(alarms).fold(EventKinds::NONE, EventKinds::union)
     }
 }
 
@@ -254,13 +259,36 @@ impl Planner<'_> {
                 self.rule(&rule);
             }
             Statement::CreateAlarm(alarm) => {
-                let help = "write a rule into a webhook or a table instead";
-                self.error(&alarm.source, alarm.name.span, "alarms cannot be run yet", help);
+                self.alarm(&alarm);
             }
             Statement::CommentOnRule { rule, comment } => {
                 self.plan.comments.insert(rule.text, comment);
             }
         }
+    }
+
+    /// An alarm runs in the engine of alarms; what it has to say goes to its targets as a rule's rows do.
+    fn alarm(&mut self, alarm: &AlarmDef) {
+        let program = match AlarmProgram::compile(alarm) {
+            Ok(program) => Arc::new(program),
+            Err(diagnostics) => return self.diagnostics.extend(diagnostics),
+        };
+        let rule = match AlarmProgram::notices(alarm) {
+            Ok(rule) => rule,
+            Err(diagnostic) => return self.diagnostics.push(diagnostic),
+        };
+        if rule.into.is_empty() {
+            if !self.rule_options(&rule) {
+                return;
+            }
+        } else {
+            self.rule(&rule);
+            let sql = Statement::CreateAlarm(alarm.clone()).to_string();
+            if let Some(listed) = self.plan.listed.get_mut(program.name()) {
+                listed.sql = sql;
+            }
+        }
+        self.plan.alarms.insert(program.name().to_owned(), program);
     }
 
     fn rule(&mut self, rule: &Rule) {

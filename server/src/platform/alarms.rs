@@ -139,6 +139,9 @@ impl State {
             details: details.to_owned(),
             activated_at_ms,
             deactivated_at_ms,
+            kind: "system".to_owned(),
+            severity: "major".to_owned(),
+            ..proto::Alarm::default()
         };
         if on && self.is_off() {
             let message = message();

@@ -32,6 +32,7 @@ mod sessions;
 mod stalls;
 
 use crate::access::Access;
+use crate::alarms::Engine;
 use crate::config::{Config, Durability, Mqtt};
 use crate::error::{Error, ErrorKind};
 use crate::pipelines::{Parts, Pipelines};
@@ -72,6 +73,7 @@ pub struct Platform {
     presence: JoinHandle<()>,
     statistics: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    engine: JoinHandle<()>,
 }
 
 impl Platform {
@@ -113,6 +115,7 @@ impl Platform {
         let rules = config.rules.display();
         pipelines.start().await.map_err(start(format!("cannot read the rules in {rules}")))?;
 
+        let engine = alarm_engine(&config, &journal, &pipelines, &clock)?;
         let doors =
             open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone(), &statistics);
         let (broker, rest, access) = match doors.await {
@@ -146,6 +149,7 @@ impl Platform {
         let keeper = tokio::spawn(keeper.run(alarms, following.clone()));
         let (beats, stop) = (config.journal.heartbeat, following.clone());
         tokio::spawn(heartbeat::beat(journal.clone(), clock.clone(), config.node.clone(), beats, stop));
+        let engine = tokio::spawn(engine.run(following.clone()));
         let presence = tokio::spawn(follower.run(following.clone()));
         let statistics = statistics::keep(statistics, counts, following.clone());
         let (asked, stop) = (pipelines.clone(), following.clone());
@@ -165,6 +169,7 @@ impl Platform {
             presence,
             statistics,
             keeper,
+            engine,
         })
     }
 
@@ -227,8 +232,8 @@ impl Platform {
     /// The log could not be closed in order; the next start repairs that.
     pub async fn stop(self, reason: &str) -> Result<(), Error> {
         let Self { config, clock, journal, broker, pipelines, rest, following, .. } = self;
-        let (folder, presence, statistics, keeper) =
-            (self.folder, self.presence, self.statistics, self.keeper);
+        let (folder, presence, statistics, keeper, engine) =
+            (self.folder, self.presence, self.statistics, self.keeper, self.engine);
         let deadline = tokio::time::Instant::now() + config.stop_timeout;
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
         rest.stop().await;
@@ -246,7 +251,7 @@ impl Platform {
         }
         // What follows the log looks once more before it ends, so that it sees all of the above.
         following.cancel();
-        let followers = async { tokio::join!(folder, presence, statistics, keeper) };
+        let followers = async { tokio::join!(folder, presence, statistics, keeper, engine) };
         if tokio::time::timeout(left(), followers).await.is_err() {
             warn!("presence or statistics are behind; they catch up at the next start");
         }
@@ -361,6 +366,17 @@ async fn settle_the_past(config: &Config, journal: &Journal, clock: &SharedClock
     journal.durable(appended.offset).await.map_err(start(unwritten()))?;
     follower.catch_up().map_err(start(unusable()))?;
     Ok(follower)
+}
+
+/// Opens what raises alarms about devices.
+fn alarm_engine(
+    config: &Config,
+    journal: &Journal,
+    pipelines: &Pipelines,
+    clock: &SharedClock,
+) -> Result<Engine, Error> {
+    Engine::open(journal, &config.data, clock, &config.node, (pipelines.alarms(), pipelines.board().clone()))
+        .map_err(start("cannot take up the alarms about devices".to_owned()))
 }
 
 /// Starts what listens: last, when everything behind it is ready.

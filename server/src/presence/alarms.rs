@@ -1,5 +1,5 @@
 //! The alarms that are on: the table `_muster_alarms` of `DATA/muster.db`, folded from the log, so that a restart knows
-//! what was told. It must never know what an alarm is about.
+//! what was told: the platform's own, those about devices are in `crate::alarms`. It must never know what an alarm is about.
 
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{Event, EventKind};
@@ -22,6 +22,8 @@ pub struct ActiveAlarm {
 pub(super) fn note(tx: &Transaction<'_>, event: &Event) -> Result<bool, rusqlite::Error> {
     let Some(Detail::Alarm(alarm)) = &event.body.detail else { return Ok(false) };
     match event.kind {
+        // Alarms about devices are kept by whoever raises them.
+        _ if !matches!(alarm.kind.as_str(), "" | "system") => {}
         EventKind::AlarmActivated => {
             tx.prepare_cached(
                 "INSERT OR REPLACE INTO _muster_alarms (name, subject, since, message) VALUES (?1, ?2, ?3, ?4)",

@@ -15,6 +15,7 @@ use muster_core::journal::Journal;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+mod alarms;
 mod audit;
 mod authn;
 mod authz;
@@ -154,6 +155,7 @@ fn v5(bulk_bytes_max: usize) -> OpenApiRouter<App> {
         .merge(listeners::router())
         .merge(topic_metrics::router())
         .merge(prometheus::router())
+        .merge(alarms::router())
 }
 
 fn v1() -> OpenApiRouter<App> {

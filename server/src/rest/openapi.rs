@@ -55,6 +55,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
         (name = "API keys", description = "Keys for programs. A key may not ask for them: log in as a person."),
         (name = "Users", description = "People who may manage. A key may not ask for them."),
         (name = "Devices", description = "The roll call: who is here, who is gone, since when and why."),
+        (name = "Alarms", description = "What is wrong with devices now."),
         (name = "Listeners", description = "Where devices connect."),
         (name = "Log", description = "The event log in numbers."),
         (name = "Pipelines", description = "How rows travel from rules to targets, and orders to halt, go on or begin elsewhere."),

@@ -134,7 +134,11 @@ pub(super) fn example(kind: EventKind, column: Column, now_ms: i64, node: &str) 
         | C::ConnectedAt
         | C::DisconnectedAt
         | C::ActivatedAt
+        | C::Since
         | C::DeactivatedAt => now_ms.into(),
+        C::Kind => "absence".into(),
+        C::Severity => "major".into(),
+        C::Duration => 60_000i64.into(),
         C::Id | C::EventId => {
             EventId::new(0x4d55_5354_4552_0000_0000_0000_0000_0000, 1_200).to_string().into()
         }

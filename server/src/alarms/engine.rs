@@ -1,0 +1,326 @@
+//! The engine: reads the log, keeps the time, writes what alarms have to say. It must never know what is said.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use muster_core::clock::SharedClock;
+use muster_core::event::proto::event::Detail;
+use muster_core::event::{Event, EventKind, EventKinds, NewEvent, proto};
+use muster_core::journal::{EventReader, Journal};
+use muster_core::log::{Hold, LogError, LogErrorKind};
+use muster_rules::{AlarmProgram, EvalContext};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::state::{Notice, State};
+use super::store::{Delta, Store};
+use super::{Board, Definitions};
+use crate::pipelines::eval_context;
+
+/// The database.
+const DATABASE: &str = "alarms.db";
+/// How often what is known is stored.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// The longest sleep: a clock that was set is noticed by then.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What the engine writes.
+const OWN: EventKinds = EventKinds::NONE.with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
+
+/// Why there are no alarms.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The log cannot be read.
+    #[error("the event log cannot be read")]
+    Log(#[from] LogError),
+    /// What is known cannot be stored.
+    #[error("alarms.db cannot be used")]
+    Store(#[from] rusqlite::Error),
+}
+
+/// Raises and clears alarms.
+pub struct Engine {
+    journal: Journal,
+    clock: SharedClock,
+    node: String,
+    definitions: watch::Receiver<Definitions>,
+    board: Board,
+    reader: EventReader,
+    context: EvalContext,
+    store: Arc<Mutex<Store>>,
+    hold: Hold,
+    stored_cursor: u64,
+    identities: BTreeMap<String, String>,
+    identities_changed: bool,
+    /// The last event of ours.
+    written: Option<u64>,
+    stored_at: Duration,
+}
+
+impl Engine {
+    /// Takes up what was stored, and folds the log to its end. Nothing is raised before [`Engine::run`].
+    ///
+    /// # Errors
+    /// The log or the database cannot be read.
+    pub fn open(
+        journal: &Journal,
+        data: &Path,
+        clock: &SharedClock,
+        node: &str,
+        (definitions, board): (watch::Receiver<Definitions>, Board),
+    ) -> Result<Self, EngineError> {
+        let store = Store::open(&data.join(DATABASE), journal.log_id())?;
+        let stored = store.load()?;
+        let cursor = stored.cursor.unwrap_or_else(|| journal.durable_offset()).max(journal.first_offset());
+        *board.lock() = stored.states;
+        let mut engine = Self {
+            journal: journal.clone(),
+            clock: clock.clone(),
+            node: node.to_owned(),
+            definitions,
+            board,
+            reader: journal.reader(cursor),
+            context: eval_context(clock.clone(), 0),
+            store: Arc::new(Mutex::new(store)),
+            hold: journal.log().hold("alarms", cursor),
+            stored_cursor: cursor,
+            identities: stored.identities,
+            identities_changed: false,
+            written: None,
+            stored_at: clock.monotonic(),
+        };
+        if stored.cursor.is_none() {
+            engine.fold_own_past(cursor)?;
+        }
+        engine.redefine()?;
+        while let Some(batch) = engine.reader.try_next_batch()? {
+            engine.fold(batch.events());
+        }
+        Ok(engine)
+    }
+
+    /// Learns from the log alone what is on.
+    fn fold_own_past(&mut self, end: u64) -> Result<(), EngineError> {
+        let mut reader = self.journal.reader(self.journal.first_offset()).with_kinds(OWN);
+        while reader.position() < end {
+            let Some(batch) = reader.try_next_batch()? else { break };
+            self.fold(batch.events());
+        }
+        Ok(())
+    }
+
+    /// Raises and clears until `stop`; then stores what it knows.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut definitions = self.definitions.clone();
+        definitions.mark_changed();
+        let asked = self.board.asked.clone();
+        loop {
+            let wait = self.wait();
+            let read = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                changed = definitions.changed(), if changed_is_open(&definitions) => match changed {
+                    Ok(()) => self.redefine(),
+                    Err(_) => Ok(()),
+                },
+                () = tokio::time::sleep(wait) => Ok(()),
+                () = asked.notified() => Ok(()),
+                read = self.reader.next_batch() => read.map(|batch| self.fold(batch.events())).map_err(EngineError::from),
+            };
+            let done = match read {
+                Ok(()) => self.speak().await,
+                Err(error) => Err(error),
+            };
+            let done = match done {
+                Ok(()) => self.checkpoint(false).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(()) => {}
+                Err(EngineError::Log(error)) if error.kind() == LogErrorKind::Event => {
+                    let offset = self.reader.position();
+                    warn!(%error, offset, "an event that cannot be read is passed over by the alarms");
+                    self.reader.seek(offset + 1);
+                }
+                Err(EngineError::Log(error)) if error.kind() == LogErrorKind::Closed => break,
+                Err(error) => {
+                    error!(error = %crate::error::chain(&error), "alarms are late");
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            }
+        }
+        if let Err(error) = self.checkpoint(true).await {
+            warn!(error = %crate::error::chain(&error), "what the alarms know is not stored; the next start reads it again");
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let now_ms = self.clock.wall_ms();
+        let next = self.board.lock().values().filter_map(State::next_due_ms).min();
+        let wait =
+            next.map_or(LOOK_EVERY, |at| Duration::from_millis(u64::try_from(at - now_ms).unwrap_or(0)));
+        wait.min(LOOK_EVERY)
+    }
+
+    fn fold(&mut self, events: &[Arc<Event>]) {
+        let mut states = self.board.lock();
+        for event in events {
+            if let Some(Detail::Alarm(alarm)) = &event.body.detail {
+                if !matches!(alarm.kind.as_str(), "" | "system") {
+                    let new = || State::new(&alarm.name, None);
+                    states.entry(alarm.name.clone()).or_insert_with(new).fold_own(event);
+                }
+                continue;
+            }
+            for state in states.values_mut() {
+                state.fold(event, &mut self.context);
+            }
+        }
+    }
+
+    /// Brings what is known in line with what is defined.
+    fn redefine(&mut self) -> Result<(), EngineError> {
+        let Definitions { programs, is_partial } = self.definitions.borrow_and_update().clone();
+        let now_ms = self.clock.wall_ms();
+        let mut kinds = OWN;
+        for program in programs.values() {
+            kinds = kinds.union(program.kinds());
+        }
+        self.reader.set_kinds(kinds);
+        for (name, program) in &programs {
+            let is_new = self.identities.get(name).is_none_or(|it| it != program.identity());
+            let anew = if is_new { Some(self.folded_anew(name, program)?) } else { None };
+            if is_new {
+                self.identities.insert(name.clone(), program.identity().to_owned());
+                self.identities_changed = true;
+            }
+            let mut states = self.board.lock();
+            let state = states.entry(name.clone()).or_insert_with(|| State::new(name, None));
+            let was_known = state.program().is_some();
+            state.redefine(Some(program.clone()), anew, now_ms);
+            if !was_known && !is_new {
+                state.resume(now_ms);
+            }
+        }
+        if is_partial {
+            return Ok(());
+        }
+        for (name, state) in self.board.lock().iter_mut() {
+            if !programs.contains_key(name) && self.identities.remove(name).is_some() {
+                state.redefine(None, None, now_ms);
+                self.identities_changed = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// What an alarm would know, had it been there from the beginning of the log.
+    fn folded_anew(&self, name: &str, program: &Arc<AlarmProgram>) -> Result<State, EngineError> {
+        let mut state = State::new(name, Some(program.clone()));
+        let mut context = eval_context(self.clock.clone(), 0);
+        let mut reader = self.journal.reader(self.journal.first_offset()).with_kinds(program.kinds());
+        let end = self.reader.position();
+        while reader.position() < end {
+            let Some(batch) = reader.try_next_batch()? else { break };
+            for event in batch.events().iter().filter(|event| event.offset < end) {
+                state.fold(event, &mut context);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Says what is due. Who came back before that moment is heard first.
+    async fn speak(&mut self) -> Result<(), EngineError> {
+        let now_ms = self.clock.wall_ms();
+        if self.board.lock().values().filter_map(State::next_due_ms).all(|due| due > now_ms) {
+            return Ok(());
+        }
+        let end = self.journal.next_offset();
+        while self.reader.position() < end {
+            let batch = self.reader.next_batch().await?;
+            self.fold(batch.events());
+        }
+        let notices: Vec<Notice> =
+            self.board.lock().values_mut().flat_map(|state| state.due(now_ms)).collect();
+        for notice in notices {
+            let event = self.event(notice);
+            self.written = Some(self.journal.append(event).await?.offset);
+        }
+        Ok(())
+    }
+
+    fn event(&self, notice: Notice) -> NewEvent {
+        let client = notice.client.map(|(clientid, username)| proto::Client {
+            clientid: clientid.as_ref().to_owned(),
+            username: username.as_deref().map(str::to_owned),
+            ..proto::Client::default()
+        });
+        let body = proto::Event {
+            node: self.node.clone(),
+            client,
+            detail: Some(Detail::Alarm(notice.body)),
+            ..proto::Event::default()
+        };
+        NewEvent { timestamp_ms: self.clock.wall_ms(), kind: notice.kind, topic: String::new(), body }
+    }
+
+    /// Stores what has changed, once all that it rests on is durable.
+    async fn checkpoint(&mut self, now: bool) -> Result<(), EngineError> {
+        let at = self.clock.monotonic();
+        let cursor = self.reader.position();
+        let is_due = at.saturating_sub(self.stored_at) >= CHECKPOINT_EVERY || self.identities_changed;
+        if !now && !is_due || cursor == self.stored_cursor && !self.identities_changed && !now {
+            return Ok(());
+        }
+        if let Some(written) = self.written.take() {
+            self.journal.durable(written).await?;
+        }
+        let delta = self.delta(cursor);
+        let store = self.store.clone();
+        let rows: Vec<_> =
+            delta.rows.iter().map(|(name, client, ..)| (name.clone(), client.clone())).collect();
+        let summaries: Vec<_> = delta.summaries.iter().map(|(name, _)| (name.clone(), "".into())).collect();
+        let stored = move || store.lock().unwrap_or_else(PoisonError::into_inner).commit(&delta);
+        let stored = tokio::task::spawn_blocking(stored).await.unwrap_or(Err(rusqlite::Error::InvalidQuery));
+        if let Err(error) = stored {
+            // The next attempt stores them, too.
+            let mut states = self.board.lock();
+            for (name, client) in rows.into_iter().chain(summaries) {
+                if let Some(state) = states.get_mut(&name) {
+                    state.mark_dirty(client);
+                }
+            }
+            return Err(error.into());
+        }
+        self.hold.advance(cursor);
+        (self.stored_cursor, self.stored_at, self.identities_changed) = (cursor, at, false);
+        Ok(())
+    }
+
+    fn delta(&self, cursor: u64) -> Delta {
+        let mut delta = Delta { cursor, ..Delta::default() };
+        for (name, state) in self.board.lock().iter_mut() {
+            for client in state.take_dirty() {
+                if client.is_empty() {
+                    let summary =
+                        state.summary().map(|it| (it.activated_at_ms, it.message.clone(), it.count));
+                    delta.summaries.push((name.clone(), summary));
+                } else {
+                    let (armed, active) =
+                        (state.armed().get(&client).cloned(), state.active().get(&client).cloned());
+                    delta.rows.push((name.clone(), client, armed, active));
+                }
+            }
+        }
+        let all = || self.identities.iter().map(|(name, it)| (name.clone(), it.clone())).collect();
+        delta.identities = self.identities_changed.then(all);
+        delta
+    }
+}
+
+fn changed_is_open(definitions: &watch::Receiver<Definitions>) -> bool {
+    definitions.has_changed().is_ok()
+}

@@ -1,0 +1,265 @@
+//! Alarms under a clock that is given: what is told, once, and when; against a plain model; and how exact a full
+//! engine is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::clock::{ManualClock, SystemClock};
+use muster_core::event::proto::event::Detail;
+use muster_core::event::{Event, EventKind, NewEvent, proto};
+use muster_core::journal::Journal;
+use muster_core::log::{LogConfig, RealDisk};
+use muster_rules::ast::Statement;
+use muster_rules::{AlarmProgram, EvalContext};
+use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
+
+use super::{Board, Definitions, Engine, Notice, State};
+
+fn program(sql: &str) -> Arc<AlarmProgram> {
+    let (statements, problems) = muster_rules::parse("a.sql", sql);
+    assert!(problems.is_empty(), "{problems:?}");
+    let [Statement::CreateAlarm(alarm)] = statements.as_slice() else { panic!("{statements:?}") };
+    Arc::new(AlarmProgram::compile(alarm).expect("an alarm"))
+}
+
+fn offline(options: &str) -> Arc<AlarmProgram> {
+    program(&format!(
+        "CREATE ALARM offline {options} AS ABSENCE OF \"$events/client/connected\" FOR 60s \
+         AFTER \"$events/client/disconnected\" WHERE username <> 'probe';"
+    ))
+}
+
+fn lifecycle(kind: EventKind, client: &str, at_ms: i64) -> NewEvent {
+    let client = proto::Client {
+        clientid: client.to_owned(),
+        username: Some("u".to_owned()),
+        ..proto::Client::default()
+    };
+    let body = proto::Event { client: Some(client), ..proto::Event::default() };
+    NewEvent { timestamp_ms: at_ms, kind, topic: String::new(), body }
+}
+
+/// A state that reads what it writes.
+struct Bench {
+    state: State,
+    context: EvalContext,
+    offset: u64,
+    told: Vec<(EventKind, String, proto::Alarm)>,
+}
+
+impl Bench {
+    fn new(program: &Arc<AlarmProgram>) -> Self {
+        let state = State::new(program.name(), Some(program.clone()));
+        let context = crate::pipelines::eval_context(ManualClock::at(0), 1);
+        Self { state, context, offset: 0, told: Vec::new() }
+    }
+
+    fn event(&mut self, event: NewEvent) -> Event {
+        self.offset += 1;
+        event.at(1, self.offset)
+    }
+
+    fn see(&mut self, kind: EventKind, client: &str, at_ms: i64) {
+        let event = self.event(lifecycle(kind, client, at_ms));
+        self.state.fold(&event, &mut self.context);
+    }
+
+    fn at(&mut self, now_ms: i64) -> Vec<String> {
+        let before = self.told.len();
+        // Ends follow from what is read of the beginnings.
+        for _ in 0..2 {
+            for Notice { kind, client, body } in self.state.due(now_ms) {
+                let id = client.map(|(id, _)| id.to_string()).unwrap_or_default();
+                let mut new = lifecycle(kind, &id, now_ms);
+                new.body.detail = Some(Detail::Alarm(body.clone()));
+                let event = self.event(new);
+                self.state.fold_own(&event);
+                self.told.push((kind, id, body));
+            }
+        }
+        let line = |(kind, id, body): &(EventKind, String, proto::Alarm)| {
+            let sign = if *kind == EventKind::AlarmActivated { '+' } else { '-' };
+            format!("{sign}{id} {} {}", body.kind, body.activated_at_ms)
+        };
+        self.told[before..].iter().map(line).collect()
+    }
+}
+
+#[test]
+fn who_stays_away_is_told_once_and_so_is_the_return() {
+    let mut bench = Bench::new(&offline("WITH (message = '${clientid} since ${since}')"));
+    bench.see(EventKind::ClientDisconnected, "a", 1_000);
+    assert!(bench.at(60_999).is_empty());
+    assert_eq!(bench.at(61_000), ["+a absence 61000"]);
+    assert_eq!(bench.told[0].2.message, "a since 1970-01-01T00:00:01Z");
+    bench.see(EventKind::ClientDisconnected, "a", 62_000);
+    assert!(bench.at(500_000).is_empty(), "it is raised once");
+    assert!(bench.at(0).is_empty(), "a clock that steps back takes nothing back");
+    bench.see(EventKind::ClientConnected, "a", 501_000);
+    assert_eq!(bench.at(501_000), ["-a absence 61000"]);
+    assert_eq!(bench.told[1].2.duration_ms, 500_000);
+    bench.see(EventKind::ClientDisconnected, "b", 502_000);
+    bench.see(EventKind::ClientConnected, "b", 503_000);
+    assert!(bench.at(900_000).is_empty(), "who comes back in time is not told");
+}
+
+#[test]
+fn beyond_the_limits_one_stands_for_many() {
+    let mut bench = Bench::new(&offline("WITH (storm_per_minute = 3, max_active = 4)"));
+    for n in 0..200 {
+        bench.see(EventKind::ClientDisconnected, &format!("d{n:03}"), 0);
+    }
+    assert_eq!(bench.at(60_000).len(), 3);
+    assert_eq!(bench.at(60_400), ["+ storm 60400"]);
+    let details: serde_json::Value = serde_json::from_str(&bench.told[3].2.details).expect("JSON");
+    assert_eq!(
+        (details["count"].as_u64(), details["clientids"].as_array().map(Vec::len)),
+        (Some(197), Some(100))
+    );
+    for n in 0..200 {
+        bench.see(EventKind::ClientConnected, &format!("d{n:03}"), 61_000);
+    }
+    let mut ends = bench.at(61_000);
+    ends.sort();
+    assert_eq!(ends, ["- storm 60400", "-d000 absence 60000", "-d001 absence 60000", "-d002 absence 60000"]);
+    assert_eq!(bench.state.next_due_ms(), None);
+}
+
+#[test]
+fn flapping_is_over_after_a_window_without() {
+    let sql = "CREATE ALARM f AS FLAPPING OF \"$events/client/disconnected\" 3 TIMES IN 10s;";
+    let mut bench = Bench::new(&program(sql));
+    for at_ms in [0, 4_000, 20_000, 21_000] {
+        bench.see(EventKind::ClientDisconnected, "a", at_ms);
+        assert!(bench.at(at_ms).is_empty());
+    }
+    bench.see(EventKind::ClientDisconnected, "a", 22_000);
+    assert_eq!(bench.at(22_000), ["+a flapping 22000"]);
+    bench.see(EventKind::ClientDisconnected, "a", 30_000);
+    assert!(bench.at(39_999).is_empty());
+    assert_eq!(bench.at(40_000), ["-a flapping 22000"]);
+    assert_eq!(bench.state.next_due_ms(), None);
+}
+
+#[test]
+fn what_presence_raises_is_over_at_once_or_after_a_time() {
+    let sql = "CREATE ALARM p WITH (clear_after = '5s') AS PRESENCE OF \"$events/client/connected\";";
+    let mut bench = Bench::new(&program(sql));
+    bench.see(EventKind::ClientConnected, "a", 1_000);
+    assert_eq!(bench.at(1_000), ["+a presence 1000"]);
+    assert_eq!(bench.at(6_000), ["-a presence 1000"]);
+}
+
+#[test]
+fn another_definition_ends_what_does_not_hold_and_leaves_the_rest() {
+    let mut bench = Bench::new(&offline(""));
+    for client in ["a-1", "b-1"] {
+        bench.see(EventKind::ClientDisconnected, client, 0);
+    }
+    bench.at(60_000);
+    let narrow = offline("WITH (clientid = 'a-+')");
+    let mut anew = State::new("offline", Some(narrow.clone()));
+    for client in ["a-1", "b-1"] {
+        let event = lifecycle(EventKind::ClientDisconnected, client, 0).at(1, 1);
+        anew.fold(&event, &mut bench.context);
+    }
+    bench.state.redefine(Some(narrow), Some(anew), 70_000);
+    assert_eq!(bench.at(70_000), ["-b-1 absence 60000"]);
+    assert!(bench.told.last().expect("told").2.details.contains("definition_changed"));
+    bench.state.redefine(None, None, 80_000);
+    assert_eq!(bench.at(80_000), ["-a-1 absence 60000"]);
+}
+
+proptest! {
+    /// A device is told exactly when its absence reached the grace time before it returned.
+    #[test]
+    fn as_a_plain_model_says(steps in prop::collection::vec((0..4_u8, any::<bool>(), 1..40_000_i64), 1..200)) {
+        let mut bench = Bench::new(&offline("WITH (storm_per_minute = 100000, max_active = 100000)"));
+        let mut model: BTreeMap<String, (i64, bool)> = BTreeMap::new();
+        let mut expected = Vec::new();
+        let mut now_ms = 0;
+        for (device, comes, wait_ms) in steps {
+            now_ms += wait_ms;
+            let client = format!("d{device}");
+            for (id, (since_ms, told)) in &mut model {
+                if !*told && *since_ms + 60_000 <= now_ms {
+                    *told = true;
+                    expected.push(format!("+{id} absence {}", *since_ms + 60_000));
+                }
+            }
+            bench.at(now_ms);
+            if comes {
+                bench.see(EventKind::ClientConnected, &client, now_ms);
+                if let Some((since_ms, true)) = model.remove(&client) {
+                    expected.push(format!("-{client} absence {}", since_ms + 60_000));
+                }
+            } else {
+                bench.see(EventKind::ClientDisconnected, &client, now_ms);
+                model.entry(client).or_insert((now_ms, false));
+            }
+            bench.at(now_ms);
+        }
+        let mut told: Vec<_> = bench.told.iter().map(|(kind, id, body)| {
+            let sign = if *kind == EventKind::AlarmActivated { '+' } else { '-' };
+            format!("{sign}{id} absence {}", body.activated_at_ms)
+        }).collect();
+        told.sort();
+        expected.sort();
+        prop_assert_eq!(told, expected);
+    }
+}
+
+/// A whole engine over a real log: 100,000 timers armed, two thousand of them fall due over two seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_are_kept_with_100_000_timers() {
+    const ARMED: usize = 100_000;
+    const DUE: usize = 2_000;
+    let dir = tempfile::tempdir().expect("a folder");
+    let clock = SystemClock::shared();
+    let config = LogConfig::new(dir.path().join("log"));
+    let (journal, _) = Journal::open(config, RealDisk::shared(), clock.clone()).expect("a journal");
+    let alarm = offline("WITH (storm_per_minute = 1000000, max_active = 1000000)");
+    let definitions = Definitions { programs: [("offline".to_owned(), alarm)].into(), is_partial: false };
+    let (_keep, receiver) = tokio::sync::watch::channel(definitions);
+    let start_ms = clock.wall_ms();
+    let mut last = 0;
+    for n in 0..ARMED {
+        // The first fall due from four to six seconds from now, the rest in a minute.
+        let back_ms = if n < DUE { 56_000 - i64::try_from(n).unwrap_or(0) } else { 0 };
+        let event = lifecycle(EventKind::ClientDisconnected, &format!("device-{n}"), start_ms - back_ms);
+        last = journal.append(event).await.expect("append").offset;
+    }
+    journal.durable(last).await.expect("durable");
+    let board = Board::default();
+    let engine =
+        Engine::open(&journal, dir.path(), &clock, "n", (receiver, board.clone())).expect("an engine");
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(engine.run(stop.clone()));
+    let mut reader = journal
+        .reader(last + 1)
+        .with_kinds(muster_core::event::EventKinds::NONE.with(EventKind::AlarmActivated));
+    let mut errors = Vec::new();
+    while errors.len() < DUE {
+        let batch = tokio::time::timeout(Duration::from_secs(60), reader.next_batch()).await;
+        for event in batch.expect("in time").expect("read").events() {
+            let Some(Detail::Alarm(alarm)) = &event.body.detail else { continue };
+            errors.push(event.timestamp_ms - alarm.activated_at_ms);
+        }
+    }
+    while board.active().len() < DUE {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    task.await.expect("the engine ends");
+    errors.sort_unstable();
+    let p99 = errors[DUE * 99 / 100];
+    println!(
+        "{ARMED} timers: deadline error p50 {} ms, p99 {p99} ms, max {} ms",
+        errors[DUE / 2],
+        errors[DUE - 1]
+    );
+    assert!(errors[0] >= 0, "never early");
+    assert!(p99 < 1_000, "far beyond what a busy machine excuses: {p99} ms");
+}
