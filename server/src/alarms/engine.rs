@@ -1,6 +1,6 @@
 //! The engine: reads the log, keeps the time, writes what alarms have to say. It must never know what is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::state::{Notice, State};
+use super::known::Notice;
+use super::state::State;
 use super::store::{Delta, Store};
 use super::{Board, Definitions};
 use crate::pipelines::eval_context;
@@ -55,6 +56,8 @@ pub struct Engine {
     stored_cursor: u64,
     identities: BTreeMap<String, String>,
     identities_changed: bool,
+    /// What the log has not taken yet.
+    unsaid: VecDeque<Notice>,
     /// The last event of ours.
     written: Option<u64>,
     stored_at: Duration,
@@ -89,6 +92,7 @@ impl Engine {
             stored_cursor: cursor,
             identities: stored.identities,
             identities_changed: false,
+            unsaid: VecDeque::new(),
             written: None,
             stored_at: clock.monotonic(),
         };
@@ -234,6 +238,7 @@ impl Engine {
 
     /// Says what is due. Who came back before that moment is heard first.
     async fn speak(&mut self) -> Result<(), EngineError> {
+        self.say().await?;
         let now_ms = self.clock.wall_ms();
         if self.board.lock().values().filter_map(State::next_due_ms).all(|due| due > now_ms) {
             return Ok(());
@@ -245,9 +250,16 @@ impl Engine {
         }
         let notices: Vec<Notice> =
             self.board.lock().values_mut().flat_map(|state| state.due(now_ms)).collect();
-        for notice in notices {
-            let event = self.event(notice);
+        self.unsaid.extend(notices);
+        self.say().await
+    }
+
+    /// Appends what is to be said, in order; what the log does not take now is said later.
+    async fn say(&mut self) -> Result<(), EngineError> {
+        while let Some(notice) = self.unsaid.front() {
+            let event = self.event(notice.clone());
             self.written = Some(self.journal.append(event).await?.offset);
+            self.unsaid.pop_front();
         }
         Ok(())
     }
@@ -271,6 +283,9 @@ impl Engine {
     async fn checkpoint(&mut self, now: bool) -> Result<(), EngineError> {
         let at = self.clock.monotonic();
         let cursor = self.reader.position();
+        if !self.unsaid.is_empty() {
+            return Ok(());
+        }
         let is_due = at.saturating_sub(self.stored_at) >= CHECKPOINT_EVERY || self.identities_changed;
         if !now && !is_due || cursor == self.stored_cursor && !self.identities_changed && !now {
             return Ok(());

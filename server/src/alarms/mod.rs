@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use muster_rules::AlarmProgram;
 
 mod engine;
+mod known;
 mod state;
 mod store;
 #[cfg(test)]
 mod tests;
 
 pub use engine::{Engine, EngineError};
-pub use state::{Active, Notice, State, Summary};
+pub use known::{Active, Notice, Summary};
+pub use state::State;
 
 /// The alarms that rule files define.
 #[derive(Debug, Clone, Default)]

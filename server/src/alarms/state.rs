@@ -1,13 +1,14 @@
 //! What one alarm knows: who is waited for, who is missed, and who is beyond what may be told one by one. A plain fold
 //! of events and of the clock it is given; it must never know where events come from or where they go.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{Event, EventKind, proto};
-use muster_core::value::{Map, Value};
 use muster_rules::{AlarmKind, AlarmProgram, EvalContext};
+
+use super::known::{Active, Armed, ClientId, Notice, Summary, ms, said};
 
 /// What a summary names, at most.
 pub(super) const SUMMARY_IDS_MAX: usize = 100;
@@ -15,67 +16,6 @@ pub(super) const SUMMARY_IDS_MAX: usize = 100;
 const SUMMARY_GATHERS_MS: i64 = 300;
 /// The span of the storm guard, in milliseconds.
 const MINUTE_MS: i64 = 60_000;
-
-/// A client's name, shared by everything that is known of it.
-pub(super) type ClientId = Arc<str>;
-
-/// A client that is waited for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Armed {
-    /// Its user name.
-    pub username: Option<Arc<str>>,
-    /// Since when it is absent.
-    pub since_ms: i64,
-    /// When it falls due.
-    pub due_ms: i64,
-    /// Whether it fell due and is told in the summary only.
-    pub held: bool,
-    /// Whether its event is on its way to the log.
-    raising: bool,
-}
-
-/// A client that is missed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Active {
-    /// Its user name.
-    pub username: Option<Arc<str>>,
-    /// Since when it is absent; 0 where there is no absence.
-    pub since_ms: i64,
-    /// When it fell due.
-    pub activated_at_ms: i64,
-    /// What was said.
-    pub message: String,
-    /// When it came back; its end is on its way to the log.
-    pub until_ms: Option<i64>,
-    /// Why it ended, where nobody came back.
-    pub why: Option<&'static str>,
-    /// Whether the end was appended in this run.
-    pub ending: bool,
-}
-
-/// The alarm that stands for many.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
-    /// When it was raised.
-    pub activated_at_ms: i64,
-    /// What was said.
-    pub message: String,
-    /// How many it stands for, and the first of them.
-    pub count: u64,
-    /// Whether its end was appended in this run.
-    ending: bool,
-}
-
-/// What is to be written to the log: whether it begins, and what it says of whom.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Notice {
-    /// Activated or deactivated.
-    pub kind: EventKind,
-    /// Whom it is about.
-    pub client: Option<(ClientId, Option<Arc<str>>)>,
-    /// What it says.
-    pub body: proto::Alarm,
-}
 
 /// One alarm.
 #[derive(Debug, Default)]
@@ -549,46 +489,4 @@ fn holds(program: &AlarmProgram, event: &Event, ctx: &mut EvalContext) -> bool {
 
 fn raising_now(notices: &[Notice]) -> u64 {
     notices.iter().filter(|it| it.kind == EventKind::AlarmActivated).count() as u64
-}
-
-/// What is said when it begins.
-fn said(program: &AlarmProgram, kind: &str, about: Option<(&ClientId, &Armed)>, count: u64) -> proto::Alarm {
-    let severity = program.severity().name();
-    let (since_ms, activated_at_ms) = about.map_or((0, 0), |(_, armed)| (armed.since_ms, armed.due_ms));
-    let time = |at_ms: i64| -> Value {
-        let text = jiff::Timestamp::from_millisecond(at_ms).map(|at| at.to_string()).unwrap_or_default();
-        text.as_str().into()
-    };
-    let mut row: BTreeMap<&str, Value> = BTreeMap::new();
-    row.insert("name", program.name().into());
-    row.insert("kind", kind.into());
-    row.insert("severity", severity.into());
-    if let Some((client, armed)) = about {
-        row.insert("clientid", client.as_ref().into());
-        row.insert("username", armed.username.as_deref().into());
-        row.insert("since", time(since_ms));
-        row.insert("activated_at", time(activated_at_ms));
-    } else {
-        row.insert("count", (count as i64).into());
-    }
-    let row: Map = row.into_iter().collect();
-    let plain = || match about {
-        None => format!("{}: {count} devices at once", program.name()),
-        Some((client, _)) => format!("{}: {client}", program.name()),
-    };
-    let message = about.and_then(|_| program.message(&row)).unwrap_or_else(plain);
-    proto::Alarm {
-        name: program.name().to_owned(),
-        message,
-        details: "{}".to_owned(),
-        activated_at_ms,
-        kind: kind.to_owned(),
-        severity: severity.to_owned(),
-        since_ms,
-        ..proto::Alarm::default()
-    }
-}
-
-fn ms(ms: u64) -> i64 {
-    i64::try_from(ms).unwrap_or(i64::MAX / 4)
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::state::{Active, Armed, ClientId, State};
+use super::known::{Active, Armed, ClientId};
+use super::state::State;
 
 const SHAPE: &str = include_str!("../../../migrations/sqlite/alarms.sql");
 

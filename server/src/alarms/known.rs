@@ -1,0 +1,116 @@
+//! What is known of a client, and what is said of it. It must never know when.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use muster_core::event::{EventKind, proto};
+use muster_core::value::{Map, Value};
+use muster_rules::AlarmProgram;
+
+/// A client's name, shared by everything that is known of it.
+pub(super) type ClientId = Arc<str>;
+
+/// A client that is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Armed {
+    /// Its user name.
+    pub username: Option<Arc<str>>,
+    /// Since when it is absent.
+    pub since_ms: i64,
+    /// When it falls due.
+    pub due_ms: i64,
+    /// Whether it fell due and is told in the summary only.
+    pub held: bool,
+    /// Whether its event is on its way to the log.
+    pub(super) raising: bool,
+}
+
+/// A client that is missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Active {
+    /// Its user name.
+    pub username: Option<Arc<str>>,
+    /// Since when it is absent; 0 where there is no absence.
+    pub since_ms: i64,
+    /// When it fell due.
+    pub activated_at_ms: i64,
+    /// What was said.
+    pub message: String,
+    /// When it came back; its end is on its way to the log.
+    pub until_ms: Option<i64>,
+    /// Why it ended, where nobody came back.
+    pub why: Option<&'static str>,
+    /// Whether the end was appended in this run.
+    pub(super) ending: bool,
+}
+
+/// The alarm that stands for many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// When it was raised.
+    pub activated_at_ms: i64,
+    /// What was said.
+    pub message: String,
+    /// How many it stands for, and the first of them.
+    pub count: u64,
+    /// Whether its end was appended in this run.
+    pub(super) ending: bool,
+}
+
+/// What is to be written to the log: whether it begins, and what it says of whom.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// Activated or deactivated.
+    pub kind: EventKind,
+    /// Whom it is about.
+    pub client: Option<(ClientId, Option<Arc<str>>)>,
+    /// What it says.
+    pub body: proto::Alarm,
+}
+
+/// What is said when it begins.
+pub(super) fn said(
+    program: &AlarmProgram,
+    kind: &str,
+    about: Option<(&ClientId, &Armed)>,
+    count: u64,
+) -> proto::Alarm {
+    let severity = program.severity().name();
+    let (since_ms, activated_at_ms) = about.map_or((0, 0), |(_, armed)| (armed.since_ms, armed.due_ms));
+    let time = |at_ms: i64| -> Value {
+        let text = jiff::Timestamp::from_millisecond(at_ms).map(|at| at.to_string()).unwrap_or_default();
+        text.as_str().into()
+    };
+    let mut row: BTreeMap<&str, Value> = BTreeMap::new();
+    row.insert("name", program.name().into());
+    row.insert("kind", kind.into());
+    row.insert("severity", severity.into());
+    if let Some((client, armed)) = about {
+        row.insert("clientid", client.as_ref().into());
+        row.insert("username", armed.username.as_deref().into());
+        row.insert("since", time(since_ms));
+        row.insert("activated_at", time(activated_at_ms));
+    } else {
+        row.insert("count", (count as i64).into());
+    }
+    let row: Map = row.into_iter().collect();
+    let plain = || match about {
+        None => format!("{}: {count} devices at once", program.name()),
+        Some((client, _)) => format!("{}: {client}", program.name()),
+    };
+    let message = about.and_then(|_| program.message(&row)).unwrap_or_else(plain);
+    proto::Alarm {
+        name: program.name().to_owned(),
+        message,
+        details: "{}".to_owned(),
+        activated_at_ms,
+        kind: kind.to_owned(),
+        severity: severity.to_owned(),
+        since_ms,
+        ..proto::Alarm::default()
+    }
+}
+
+pub(super) fn ms(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX / 4)
+}
