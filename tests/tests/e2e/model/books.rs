@@ -227,6 +227,11 @@ impl Seen {
             return true;
         }
         let Some(end) = end else { return false };
+        // A device that got no answer gave up, and a Muster that stops in order saw that.
+        let gave_up = matches!(self.fate, Fate::Ending(_)) || self.accepted.is_none();
+        if gave_up && reason == "tcp_closed" {
+            return true;
+        }
         let unwritten = |at| end.killed_at.is_some_and(|killed| killed.duration_since(at) < WRITTEN_AFTER);
         end.reason() == reason && at.is_none_or(unwritten)
     }
