@@ -5,12 +5,14 @@
 CREATE SINK devices TYPE sqlite WITH (path = 'devices.db');
 
 CREATE RULE device_status INTO devices.device_status WITH (start = 'earliest') AS
-SELECT clientid, event, reason, username, peername, connected_at, disconnected_at, session, seq, offset, timestamp
+SELECT clientid, event, reason, username, peername, connected_at, disconnected_at, session, seq, offset,
+  timestamp
 FROM "$events/client/connected", "$events/client/disconnected";
 
 -- duration: how long the connection had lasted that a disconnect ended, in milliseconds.
 CREATE RULE device_history INTO devices.device_history WITH (start = 'earliest') AS
-SELECT clientid, event, reason, username, peername, connected_at, disconnected_at, session, seq, offset, timestamp,
+SELECT clientid, event, reason, username, peername, connected_at, disconnected_at, session, seq, offset,
+  timestamp,
   CASE WHEN event = 'client.disconnected' THEN disconnected_at - connected_at END AS duration
 FROM "$events/client/connected", "$events/client/disconnected";
 

@@ -3,6 +3,11 @@
 
     DEVICES_TOKEN=secret ./webhook_receiver.py devices.db 127.0.0.1:8000
 
+Or takes rows from its standard input, one a line, for one table, such as the records of a topic of kafka.sql:
+
+    kafka-console-consumer.sh --bootstrap-server HOST:9092 --topic device_status --from-beginning --timeout-ms 10000 \\
+      --isolation-level read_committed | ./webhook_receiver.py devices.db device_status
+
 A request may come again, when its answer was lost, or late: a status is replaced only by a larger `seq`, an alarm only by
 a larger `offset`, and a row of history or messages is known by its event's `offset`. It answers 204 when all of the rows
 are on the disk, and not before.
@@ -110,6 +115,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def main():
     path, address = sys.argv[1:]
+    if address in TABLES:
+        return Store(path).take({**json.loads(line), "table": address} for line in sys.stdin)
     host, port = address.rsplit(":", 1)
     server = ThreadingHTTPServer((host, int(port)), Handler)
     server.daemon_threads = True

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use muster_test_servers::Server;
-use muster_tests::Home;
+use muster_tests::{Home, tools};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::store::{Asked, Rows, Store};
-use super::{backfill, scene};
+use super::{backfill, scene, sqlite};
 
 /// How long the broker may take to say something.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -70,9 +70,18 @@ impl Store for Kafka {
         vec![("DEVICES_BROKERS", self.0.address().to_string())]
     }
 
-    /// A topic answers no questions.
-    async fn answer(&self, _: &Home, _: &str, _: &Asked) -> Option<Rows> {
-        None
+    /// A topic answers no questions: its records go into tables, by the script of the examples, and those are asked.
+    async fn answer(&self, home: &Home, name: &str, asked: &Asked) -> Option<Rows> {
+        let python = tools::find("python3")?;
+        let file = home.path().join("folded.db");
+        for table in ["device_status", "device_history"] {
+            let records = tokio::task::block_in_place(|| self.read(table));
+            let lines = records.iter().map(|(_, value)| format!("{value}\n")).collect::<String>();
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/databases/webhook_receiver.py");
+            let mut command = tools::command(&python);
+            tools::run_with_input(command.arg(script).arg(&file).arg(table), &lines).await;
+        }
+        Some(sqlite::answer(&file, name, asked))
     }
 
     async fn rows(&self, _: &Home, table: &str, columns: &[&str]) -> Rows {
@@ -95,7 +104,7 @@ impl Store for Kafka {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn holds_what_the_log_does() {
+async fn answers_as_the_log_does() {
     if let Some(store) = Kafka::start() {
         scene::play(store).await;
     }
