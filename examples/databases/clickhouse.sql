@@ -1,5 +1,5 @@
--- Devices in ClickHouse: who is here (device_status), what happened (device_history), what was wrong (device_alarms) and
--- what was said (device_messages). `muster migrate` makes the tables.
+-- Devices in ClickHouse: who is here (device_status), what happened (device_history), what was wrong
+-- (device_alarms) and what was said (device_messages). `muster migrate` makes the tables.
 -- Read device_status_now, device_history_now and device_alarms_now.
 
 CREATE SINK devices TYPE clickhouse WITH (

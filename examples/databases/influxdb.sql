@@ -1,5 +1,5 @@
--- Devices in InfluxDB: who is here (device_status), what happened (device_history), what was wrong (device_alarms) and
--- what was said (device_messages). `muster migrate` makes the bucket.
+-- Devices in InfluxDB: who is here (device_status), what happened (device_history), what was wrong
+-- (device_alarms) and what was said (device_messages). `muster migrate` makes the bucket.
 -- InfluxDB replaces no point of a key: the status of a device, and the state of an alarm, is the newest point.
 
 CREATE SINK devices TYPE influxdb WITH (

@@ -1,5 +1,5 @@
--- Devices in Kafka: who is here (device_status), what happened (device_history), what was wrong (device_alarms) and
--- what was said (device_messages).
+-- Devices in Kafka: who is here (device_status), what happened (device_history), what was wrong
+-- (device_alarms) and what was said (device_messages).
 -- Topics instead of tables: device_status is to be compacted (its key is the client's id), the others keep all.
 
 CREATE SINK devices TYPE kafka WITH (brokers = '${env:DEVICES_BROKERS}');

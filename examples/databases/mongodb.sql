@@ -1,5 +1,5 @@
--- Devices in MongoDB: who is here (device_status), what happened (device_history), what was wrong (device_alarms) and
--- what was said (device_messages). `muster migrate` makes the indexes.
+-- Devices in MongoDB: who is here (device_status), what happened (device_history), what was wrong
+-- (device_alarms) and what was said (device_messages). `muster migrate` makes the indexes.
 
 CREATE SINK devices TYPE mongodb WITH (
   url = '${env:DEVICES_URL}', database = '${env:DEVICES_DATABASE}', username = '${env:DEVICES_USER}',

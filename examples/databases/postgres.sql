@@ -1,5 +1,5 @@
--- Devices in PostgreSQL: who is here (device_status), what happened (device_history), what was wrong (device_alarms) and
--- what was said (device_messages). `muster migrate` makes the tables.
+-- Devices in PostgreSQL: who is here (device_status), what happened (device_history), what was wrong
+-- (device_alarms) and what was said (device_messages). `muster migrate` makes the tables.
 
 CREATE SINK devices TYPE postgres WITH (url = '${env:DEVICES_URL}');
 

@@ -1,5 +1,5 @@
--- Devices in the embedded SQLite: who is here (device_status), what happened (device_history), what was wrong (device_alarms) and
--- what was said (device_messages).
+-- Devices in the embedded SQLite: who is here (device_status), what happened (device_history), what was wrong
+-- (device_alarms) and what was said (device_messages).
 -- The tables are made by the first rows: sqlite3 DATA/devices.db.
 
 CREATE SINK devices TYPE sqlite WITH (path = 'devices.db');

@@ -8,9 +8,9 @@ Or takes rows from its standard input, one a line, for one table, such as the re
     kafka-console-consumer.sh --bootstrap-server HOST:9092 --topic device_status --from-beginning --timeout-ms 10000 \\
       --isolation-level read_committed | ./webhook_receiver.py devices.db device_status
 
-A request may come again, when its answer was lost, or late: a status is replaced only by a larger `seq`, an alarm only by
-a larger `offset`, and a row of history or messages is known by its event's `offset`. It answers 204 when all of the rows
-are on the disk, and not before.
+A request may come again, when its answer was lost, or late: a status is replaced only by a larger `seq`, an alarm only
+by a larger `offset`, and a row of history or messages is known by its event's `offset`. It answers 204 when all of the
+rows are on the disk, and not before.
 """
 
 import hmac
@@ -22,8 +22,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 
 BODY_BYTES_MAX = 8 * 1024 * 1024
-CONNECTION = ["clientid", "event", "reason", "username", "peername", "connected_at", "disconnected_at", "session", "seq",
-              "offset", "timestamp"]
+CONNECTION = ["clientid", "event", "reason", "username", "peername", "connected_at", "disconnected_at", "session",
+              "seq", "offset", "timestamp"]
 # Of each table: its columns, its key, and the column that must grow where a key may come again with news.
 TABLES = {
     "device_status": (CONNECTION, ["clientid"], "seq"),

@@ -3,9 +3,11 @@
 WITH now64(3, 'UTC') - INTERVAL 7 DAY AS since, now64(3, 'UTC') AS until
 SELECT
     'meter-1' AS device,
-    sum(greatest(0, toUnixTimestamp64Milli(least(ended, until)) - toUnixTimestamp64Milli(greatest(began, since)))) / 1000
+    sum(greatest(0,
+        toUnixTimestamp64Milli(least(ended, until)) - toUnixTimestamp64Milli(greatest(began, since)))) / 1000
         AS online_seconds,
-    round(online_seconds / (toUnixTimestamp64Milli(until) - toUnixTimestamp64Milli(since)) * 100000, 2) AS online_percent
+    round(online_seconds / (toUnixTimestamp64Milli(until) - toUnixTimestamp64Milli(since)) * 100000, 2)
+        AS online_percent
 FROM
 (
     SELECT

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use muster_core::clock::{Clock as _, SystemClock};
+use muster_core::clock::SystemClock;
 use muster_tests::mqtt::{Client, Connect, Version};
 use muster_tests::{Home, Muster, PATIENCE, until};
 use tokio::task::JoinHandle;
@@ -79,7 +79,7 @@ pub(super) async fn play<S: Store>(store: S) {
     let mut stays = Client::connect(muster.mqtt, Version::V5, "stays").await;
     let crowd = Crowd::start(&muster);
     Crowd::move_on(&muster, 200).await;
-    let start_ms = SystemClock.wall_ms();
+    let start_ms = SystemClock::shared().wall_ms();
     let payloads = (0..RECORDED).map(|n| Bytes::from(format!("{{\"n\":{n}}}")));
     assert_eq!(stays.publish_all("devices/stays/up", payloads, 100).await.acked, RECORDED);
 

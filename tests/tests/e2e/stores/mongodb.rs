@@ -56,8 +56,7 @@ impl Store for MongoDb {
         }
         let (since, until) = (rfc3339(asked.since_ms), rfc3339(asked.until_ms));
         let words = [("2026-01-01T00:00:00Z", since.as_str()), ("2026-01-08T00:00:00Z", until.as_str())];
-        let command = serde_json::from_str::<serde_json::Value>(&query::<Self>(name, "json", &words)).expect("JSON");
-        let command = Document::try_from(command.as_object().expect("a document").clone()).expect("a document");
+        let command: Document = serde_json::from_str(&query::<Self>(name, "json", &words)).expect("JSON");
         let answer = self.database().await.run_command(command).await.expect("an answer");
         let rows = answer.get_document("cursor").and_then(|it| it.get_array("firstBatch")).expect("rows");
         let fields = if name == "offline" {

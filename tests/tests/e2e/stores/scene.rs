@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use bytes::Bytes;
-use muster_core::clock::{Clock as _, SystemClock};
+use muster_core::clock::SystemClock;
 use muster_tests::mqtt::{Client, Version};
 use muster_tests::webhook::Webhook;
 use muster_tests::{Home, Muster, PATIENCE, until};
@@ -21,7 +21,7 @@ async fn connect(muster: &Muster, client: &str) -> Client {
 async fn now_ms() -> i64 {
     // In a millisecond of its own: what comes later is later.
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    let now = SystemClock.wall_ms();
+    let now = SystemClock::shared().wall_ms();
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     now
 }
