@@ -72,7 +72,7 @@ pub(super) fn rfc3339(ms: i64) -> String {
 /// Takes the steps of the example's sink.
 pub(super) async fn migrate<S: Store>(home: &Home, store: &S) {
     if S::MIGRATES {
-        let mut command = home.command(&["migrate"]);
+        let mut command = home.command(&["migrate", "--sink", "devices"]);
         tools::run(command.envs(store.environment())).await;
     }
 }
