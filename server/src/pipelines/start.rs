@@ -83,12 +83,12 @@ pub(super) async fn begin(
 fn not_as_written(written: Written, journal: &Journal, now_ms: i64) -> Option<String> {
     let (first, next) = (journal.first_offset(), journal.next_offset());
     match written {
-        Written::Offset(offset) if offset < first => {
-            Some(format!("it is to start at offset {offset}, but the oldest event that is left is {first}: it starts there"))
-        }
-        Written::Offset(offset) if offset > next => {
-            Some(format!("it is to start at offset {offset}, which is to come: it starts at {next}, with the next event"))
-        }
+        Written::Offset(offset) if offset < first => Some(format!(
+            "it is to start at offset {offset}, but the oldest event that is left is {first}: it starts there"
+        )),
+        Written::Offset(offset) if offset > next => Some(format!(
+            "it is to start at offset {offset}, which is to come: it starts at {next}, with the next event"
+        )),
         Written::Timestamp(ms) if ms > now_ms => {
             Some(format!("it is to start at {}, which is to come: it starts with the next event", shown(ms)))
         }

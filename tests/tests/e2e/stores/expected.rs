@@ -43,7 +43,8 @@ pub(super) fn answer(log: &LogContents, query: &str, asked: &Asked) -> Rows {
         "offline" => {
             // Sessions come in their order: the last of a client stays.
             let last: BTreeMap<_, _> = all.values().map(|it| (it.client.clone(), &it.ended)).collect();
-            let gone = last.into_iter().filter_map(|(client, ended)| ended.clone().map(|it| (it.0, client, it.1)));
+            let gone =
+                last.into_iter().filter_map(|(client, ended)| ended.clone().map(|it| (it.0, client, it.1)));
             let mut gone = gone.collect::<Vec<_>>();
             gone.sort();
             gone.into_iter().map(|(at, client, reason)| vec![client, at.to_string(), reason]).collect()
@@ -59,12 +60,17 @@ pub(super) fn answer(log: &LogContents, query: &str, asked: &Asked) -> Rows {
         "flapping" => {
             let mut counts = BTreeMap::<&str, u64>::new();
             let window = asked.since_ms..asked.until_ms;
-            for event in log.of(EventKind::ClientDisconnected).filter(|it| window.contains(&it.timestamp_ms)) {
+            for event in log.of(EventKind::ClientDisconnected).filter(|it| window.contains(&it.timestamp_ms))
+            {
                 *counts.entry(client(event)).or_default() += 1;
             }
             let mut counts = counts.into_iter().collect::<Vec<_>>();
             counts.sort_by_key(|(client, count)| (std::cmp::Reverse(*count), *client));
-            counts.into_iter().take(10).map(|(client, count)| vec![client.to_owned(), count.to_string()]).collect()
+            counts
+                .into_iter()
+                .take(10)
+                .map(|(client, count)| vec![client.to_owned(), count.to_string()])
+                .collect()
         }
         _ => panic!("nobody asks {query}"),
     }
@@ -81,7 +87,11 @@ fn is_history(event: &Event) -> bool {
 /// Client, event and offset of each row of the history, from an offset on; sorted.
 pub(super) fn history(log: &LogContents, from: u64) -> Rows {
     let events = log.events.iter().filter(|it| is_history(it) && it.offset >= from);
-    sorted(events.map(|it| vec![client(it).to_owned(), it.kind.name().to_owned(), it.offset.to_string()]).collect())
+    sorted(
+        events
+            .map(|it| vec![client(it).to_owned(), it.kind.name().to_owned(), it.offset.to_string()])
+            .collect(),
+    )
 }
 
 /// Client, event and offset of each client's last row; sorted.
@@ -96,7 +106,8 @@ pub(super) fn status(log: &LogContents, from: u64) -> Rows {
 
 /// Client and offset of each message below `devices/`, from an offset on; sorted.
 pub(super) fn messages(log: &LogContents, from: u64) -> Rows {
-    let events = log.of(EventKind::MessagePublish).filter(|it| it.offset >= from && it.topic.starts_with("devices/"));
+    let events =
+        log.of(EventKind::MessagePublish).filter(|it| it.offset >= from && it.topic.starts_with("devices/"));
     sorted(events.map(|it| vec![client(it).to_owned(), it.offset.to_string()]).collect())
 }
 
@@ -106,7 +117,8 @@ pub(super) fn alarms(log: &LogContents) -> Rows {
     for event in &log.events {
         if let Some(Detail::Alarm(it)) = &event.body.detail {
             let over = event.kind == EventKind::AlarmDeactivated;
-            let lasted = if over { (it.deactivated_at_ms - it.activated_at_ms).to_string() } else { String::new() };
+            let lasted =
+                if over { (it.deactivated_at_ms - it.activated_at_ms).to_string() } else { String::new() };
             let row = vec![it.name.clone(), String::new(), event.offset.to_string(), lasted];
             all.insert((it.name.clone(), it.activated_at_ms), row);
         }

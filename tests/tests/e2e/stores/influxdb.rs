@@ -26,7 +26,8 @@ impl InfluxDb {
     async fn flux(&self, text: &str, columns: &[&str]) -> Rows {
         let url = format!("http://{}/api/v2/query", self.0.address());
         let request = http_client().post(url).header("authorization", format!("Token {USER}:{PASSWORD}"));
-        let request = request.header("content-type", "application/vnd.flux").header("accept", "application/csv");
+        let request =
+            request.header("content-type", "application/vnd.flux").header("accept", "application/csv");
         let answer = soon(text, request.body(text.to_owned()).send()).await.expect("an answer");
         let (status, csv) = (answer.status(), answer.text().await.expect("a body"));
         assert!(status.is_success() && !csv.contains("error"), "{text}: {status}: {csv}");
@@ -38,7 +39,9 @@ impl InfluxDb {
                 names = cells;
             } else if cells.len() > 1 {
                 let at = |column: &&str| names.iter().position(|name| name == column);
-                rows.push(columns.iter().map(|it| at(it).map_or(String::new(), |at| cells[at].clone())).collect());
+                rows.push(
+                    columns.iter().map(|it| at(it).map_or(String::new(), |at| cells[at].clone())).collect(),
+                );
             }
         }
         rows
@@ -101,6 +104,12 @@ impl Store for InfluxDb {
             let ms = rows.first().map_or(0.0, |row| row[1].parse::<f64>().expect("a number") * 1_000.0);
             rows = vec![vec![asked.client.clone(), format!("{ms:.0}")]];
         }
+        if name == "flapping" {
+            // Flux sorts by one direction at a time: equals have no order.
+            rows.sort_by_key(|row| {
+                (std::cmp::Reverse(row[1].parse::<u64>().expect("a count")), row[0].clone())
+            });
+        }
         Some(rows)
     }
 
@@ -115,10 +124,15 @@ impl Store for InfluxDb {
         match table {
             // The newest point of each client, and of each alarm.
             "device_status" | "device_alarms" => {
-                let key = |point: &Value| ["name", "clientid", "activated_at"].map(|column| pick(point, column));
+                let key =
+                    |point: &Value| ["name", "clientid", "activated_at"].map(|column| pick(point, column));
                 let key = |point: &Value| {
                     let [name, client, activated] = key(point);
-                    if table == "device_status" { [String::new(), client, String::new()] } else { [name, client, activated] }
+                    if table == "device_status" {
+                        [String::new(), client, String::new()]
+                    } else {
+                        [name, client, activated]
+                    }
                 };
                 let newest = points.iter().zip(all).map(|(point, row)| (key(point), row));
                 newest.collect::<BTreeMap<_, _>>().into_values().collect()

@@ -95,10 +95,12 @@ impl Store for Kafka {
             }
             // An alarm about no device has no key, and so no partition that keeps its order.
             "device_alarms" => {
-                let key = |value: &Value| [&value["name"], &value["clientid"], &value["activated_at"]].map(cell);
+                let key =
+                    |value: &Value| [&value["name"], &value["clientid"], &value["activated_at"]].map(cell);
                 let mut records = records;
                 records.sort_by_key(|(_, value)| value["offset"].as_u64());
-                let last = records.iter().map(|(_, value)| (key(value), row(value))).collect::<BTreeMap<_, _>>();
+                let last =
+                    records.iter().map(|(_, value)| (key(value), row(value))).collect::<BTreeMap<_, _>>();
                 last.into_values().collect()
             }
             _ => records.iter().map(|(_, value)| row(value)).collect(),

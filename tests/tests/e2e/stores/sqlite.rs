@@ -28,8 +28,10 @@ pub(super) fn ask(file: &std::path::Path, sql: &str) -> Rows {
 /// The answer to a query of `examples/queries/sqlite`.
 pub(super) fn answer(file: &std::path::Path, name: &str, asked: &Asked) -> Rows {
     let (since, until) = (asked.since_ms.to_string(), asked.until_ms.to_string());
-    let mut words =
-        vec![("unixepoch('now', '-7 days') * 1000", since.as_str()), ("unixepoch('now') * 1000", until.as_str())];
+    let mut words = vec![
+        ("unixepoch('now', '-7 days') * 1000", since.as_str()),
+        ("unixepoch('now') * 1000", until.as_str()),
+    ];
     if name == "uptime" {
         words.push(("meter-1", asked.client.as_str()));
     }

@@ -79,7 +79,8 @@ pub(super) async fn migrate<S: Store>(home: &Home, store: &S) {
 
 /// `muster run`, with what the example takes from the environment.
 pub(super) async fn start<S: Store>(home: &Home, store: &S) -> Muster {
-    let arguments = ["run", "--mqtt", "127.0.0.1:0", "--http", "127.0.0.1:0", "--set", "delivery.retry_wait_max=300ms"];
+    let arguments =
+        ["run", "--mqtt", "127.0.0.1:0", "--http", "127.0.0.1:0", "--set", "delivery.retry_wait_max=300ms"];
     let mut command = home.command(&arguments);
     command.envs(store.environment());
     Muster::start(command).await
