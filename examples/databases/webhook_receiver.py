@@ -109,6 +109,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("content-length", "0")
         self.end_headers()
 
+    def handle(self):
+        try:
+            super().handle()
+        except ConnectionError:
+            pass  # whoever sent it is gone, and will send it again
+
     def log_message(self, *_):
         pass
 

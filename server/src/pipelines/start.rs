@@ -98,7 +98,7 @@ fn not_as_written(written: Written, journal: &Journal, now_ms: i64) -> Option<St
             let oldest_ms = batch.events().first()?.timestamp_ms;
             (ms < oldest_ms).then(|| {
                 let (ms, oldest) = (shown(ms), shown(oldest_ms));
-                format!("it is to start at {ms}, but the oldest event that is left is {first} of {oldest}: it starts there")
+                format!("it is to start at {ms}, but the oldest event left is {first} of {oldest}: it starts there")
             })
         }
         _ => None,
