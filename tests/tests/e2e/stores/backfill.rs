@@ -1,5 +1,5 @@
-//! A rule of today over the events of the past: from the moment that it names, each event is in the tables once and none
-//! before is, although devices come, go and publish all the while and Muster is killed in the middle of it.
+//! A rule of today over the events of the past: from the moment that it names, each event is in the tables once and
+//! none before is, although devices come, go and publish all the while and Muster is killed in the middle of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
