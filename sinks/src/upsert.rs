@@ -8,17 +8,21 @@ use crate::registry::{OptionSpec, Options};
 pub(crate) const KEY: OptionSpec = OptionSpec::new(
     "key.",
     None,
-    "`key.TABLE`: the columns, with commas between, of which TABLE holds one row each (for device_status: clientid)",
+    "`key.TABLE`: the columns, with commas between, of which TABLE holds one row each (for device_status: clientid; \
+     for device_alarms: name,clientid,activated_at)",
 );
 /// See [`KEY`].
 pub(crate) const GUARD: OptionSpec = OptionSpec::new(
     "guard.",
     None,
-    "`guard.TABLE`: a row replaces another of its key only if this column is larger (for device_status: seq)",
+    "`guard.TABLE`: a row replaces another of its key only if this column is larger (for device_status: seq; \
+     for device_alarms: offset)",
 );
 
-/// The table that has a key and a guard without being told.
-const STATUS: (&str, &str, &str) = ("device_status", "clientid", "seq");
+/// The tables that have a key and a guard without being told: the status of each device, and each alarm that was
+/// raised, whose deactivation is its later row.
+const KNOWN: [(&str, &str, &str); 2] =
+    [("device_status", "clientid", "seq"), ("device_alarms", "name,clientid,activated_at", "offset")];
 
 /// How rows of a table replace each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +37,8 @@ impl Upsert {
     /// What the options say of `table`; none where it holds one row an event.
     pub(crate) fn parse(options: &Options<'_>, table: &str) -> Result<Option<Self>, SinkError> {
         let (mut key, mut guard) = (None, None);
-        if table == STATUS.0 {
-            (key, guard) = (Some(STATUS.1), Some(STATUS.2));
+        if let Some((_, columns, grows)) = KNOWN.iter().find(|(name, ..)| *name == table) {
+            (key, guard) = (Some(*columns), Some(*grows));
         }
         let given =
             |prefix| options.with_prefix(prefix).find(|(name, _)| *name == table).map(|(_, value)| value);

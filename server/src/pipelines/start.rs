@@ -52,15 +52,23 @@ pub(super) async fn begin(
             readable = false;
         }
     }
-    let offset = match written.map(parse) {
+    let written = written.map(parse);
+    let offset = match written {
         None | Some(Ok(Written::Latest) | Err(_)) => journal.next_offset(),
         Some(Ok(Written::Earliest)) => journal.first_offset(),
         Some(Ok(Written::Offset(offset))) => offset,
-        Some(Ok(Written::Timestamp(ms))) => {
-            journal.offset_at_time(ms).unwrap_or_else(|_| journal.first_offset())
-        }
+        Some(Ok(Written::Timestamp(ms))) => journal.offset_at_time(ms).unwrap_or_else(|error| {
+            warn!(pipeline = %id, error = %crate::error::chain(&error),
+                "where its `start` is cannot be read; it begins with the oldest event");
+            journal.first_offset()
+        }),
     };
-    let offset = offset.min(journal.next_offset());
+    if let Some(Ok(written)) = written
+        && let Some(why) = not_as_written(written, journal, now_ms)
+    {
+        warn!(pipeline = %id, "{why}");
+    }
+    let offset = offset.clamp(journal.first_offset(), journal.next_offset());
     let checkpoint = Checkpoint { log_id, cursor: Cursor::at(offset), totals: Totals::default() };
     // Never over books that only could not be read just now.
     if readable && let Err(error) = store.commit(&Arc::new(id.clone()), checkpoint, Vec::new(), now_ms).await
@@ -69,6 +77,36 @@ pub(super) async fn begin(
         warn!(pipeline = %id, error = %crate::error::chain(&error), "where it begins could not be written down");
     }
     (Start::Offset(offset), readable)
+}
+
+/// What an operator should know where a rule cannot begin at the place that it names.
+fn not_as_written(written: Written, journal: &Journal, now_ms: i64) -> Option<String> {
+    let (first, next) = (journal.first_offset(), journal.next_offset());
+    match written {
+        Written::Offset(offset) if offset < first => Some(format!(
+            "it is to start at offset {offset}, but the oldest event that is left is {first}: it starts there"
+        )),
+        Written::Offset(offset) if offset > next => Some(format!(
+            "it is to start at offset {offset}, which is to come: it starts at {next}, with the next event"
+        )),
+        Written::Timestamp(ms) if ms > now_ms => {
+            Some(format!("it is to start at {}, which is to come: it starts with the next event", shown(ms)))
+        }
+        // Only what retention has removed can be missing.
+        Written::Timestamp(ms) if first > 0 => {
+            let batch = journal.reader(first).try_next_batch().ok().flatten()?;
+            let oldest_ms = batch.events().first()?.timestamp_ms;
+            (ms < oldest_ms).then(|| {
+                let (ms, oldest) = (shown(ms), shown(oldest_ms));
+                format!("it is to start at {ms}, but the oldest event left is {first} of {oldest}: it starts there")
+            })
+        }
+        _ => None,
+    }
+}
+
+fn shown(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |at| at.to_string())
 }
 
 #[cfg(test)]

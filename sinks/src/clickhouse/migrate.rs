@@ -14,6 +14,12 @@ const STEPS: &[(u32, &str, &str)] = &[
     (1, "device status", include_str!("../../../migrations/clickhouse/0001_device_status.sql")),
     (2, "device history", include_str!("../../../migrations/clickhouse/0002_device_history.sql")),
     (3, "device messages", include_str!("../../../migrations/clickhouse/0003_device_messages.sql")),
+    (
+        4,
+        "device history duration",
+        include_str!("../../../migrations/clickhouse/0004_device_history_duration.sql"),
+    ),
+    (5, "device alarms", include_str!("../../../migrations/clickhouse/0005_device_alarms.sql")),
 ];
 
 /// Which steps were taken.

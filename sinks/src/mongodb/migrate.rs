@@ -12,10 +12,12 @@ use crate::sink::BoxFuture;
 
 const TABLE: &str = "_muster_migrations";
 
-const STEPS: [(u32, &str, &str); 3] = [
+const STEPS: [(u32, &str, &str); 4] = [
     (1, "device_status", include_str!("../../../migrations/mongodb/0001_device_status.json")),
     (2, "device_history", include_str!("../../../migrations/mongodb/0002_device_history.json")),
     (3, "device_messages", include_str!("../../../migrations/mongodb/0003_device_messages.json")),
+    // 4 is the expiry, which not every sink has.
+    (5, "device_alarms", include_str!("../../../migrations/mongodb/0005_device_alarms.json")),
 ];
 /// Taken only where the sink says how long rows are kept.
 const EXPIRY: (u32, &str, &str) = (4, "expiry", include_str!("../../../migrations/mongodb/0004_expiry.json"));

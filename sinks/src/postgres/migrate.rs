@@ -15,6 +15,12 @@ const STEPS: &[(u32, &str, &str)] = &[
     (2, "device_status", include_str!("../../../migrations/postgres/0002_device_status.sql")),
     (3, "device_history", include_str!("../../../migrations/postgres/0003_device_history.sql")),
     (4, "device_messages", include_str!("../../../migrations/postgres/0004_device_messages.sql")),
+    (
+        5,
+        "device_history_duration",
+        include_str!("../../../migrations/postgres/0005_device_history_duration.sql"),
+    ),
+    (6, "device_alarms", include_str!("../../../migrations/postgres/0006_device_alarms.sql")),
     (TIMESCALE, "timescale", include_str!("../../../migrations/postgres/1000_timescale.sql")),
 ];
 /// Far from the others, so that steps to come find room before it.

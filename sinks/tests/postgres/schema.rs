@@ -23,7 +23,8 @@ async fn steps_are_taken_once() {
         let steps = migrate(&mut **target, dry_run, |_| {}).await.unwrap();
         steps.iter().map(|step| format!("{} {}", step.version, step.name)).collect::<Vec<_>>().join(", ")
     };
-    let all = "1 bookkeeping, 2 device_status, 3 device_history, 4 device_messages";
+    let all = "1 bookkeeping, 2 device_status, 3 device_history, 4 device_messages, 5 device_history_duration, \
+               6 device_alarms";
     assert_eq!(taken(true, &mut target).await, all);
     assert_eq!(
         db.text("SELECT count(*) FROM pg_class WHERE relname LIKE '%device_%'").await,
@@ -37,7 +38,7 @@ async fn steps_are_taken_once() {
         all
     );
     let hypertables = schema(&db.url(), &[("timescale", "true")]).migrations();
-    assert_eq!((hypertables.len(), hypertables[4].name.as_str()), (5, "timescale"));
+    assert_eq!((hypertables.len(), hypertables[6].name.as_str()), (7, "timescale"));
 }
 
 #[tokio::test]
@@ -49,7 +50,7 @@ async fn two_at_once_are_harmless() {
     a.unwrap();
     b.unwrap();
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'My schema'";
-    assert_eq!(db.text(tables).await, "5");
+    assert_eq!(db.text(tables).await, "6");
 }
 
 #[tokio::test]

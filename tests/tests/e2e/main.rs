@@ -41,6 +41,7 @@ mod sinks;
 mod stalls;
 mod statistics;
 mod stop;
+mod stores;
 mod transport;
 mod walk;
 mod webhook;

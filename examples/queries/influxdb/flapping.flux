@@ -1,0 +1,10 @@
+// Which ten devices went away most often in the last seven days.
+from(bucket: "fleet")
+  |> range(start: -7d)
+  |> filter(fn: (r) => r._measurement == "device_history" and r.event == "client.disconnected" and r._field == "seq")
+  |> group(columns: ["clientid"])
+  |> count()
+  |> group()
+  |> rename(columns: {_value: "disconnects"})
+  |> sort(columns: ["disconnects"], desc: true)
+  |> limit(n: 10)

@@ -1,0 +1,12 @@
+// Who is offline now, since when, and why; whoever is gone longest comes first. Times are milliseconds since 1970.
+from(bucket: "fleet")
+  |> range(start: -365d)
+  |> filter(fn: (r) => r._measurement == "device_status")
+  |> filter(fn: (r) => r._field == "seq" or r._field == "disconnected_at" or r._field == "reason")
+  |> pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")
+  |> group(columns: ["clientid"])
+  |> top(n: 1, columns: ["seq"])
+  |> group()
+  |> filter(fn: (r) => r.event == "client.disconnected")
+  |> keep(columns: ["clientid", "disconnected_at", "reason"])
+  |> sort(columns: ["disconnected_at", "clientid"])

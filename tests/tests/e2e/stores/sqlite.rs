@@ -1,0 +1,73 @@
+//! The embedded SQLite.
+
+use muster_tests::Home;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags};
+
+use super::store::{Asked, Rows, Store, query};
+use super::{backfill, scene};
+
+struct Sqlite;
+
+/// The rows of a question to a database file.
+pub(super) fn ask(file: &std::path::Path, sql: &str) -> Rows {
+    let database = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the file");
+    let mut statement = database.prepare(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let columns = statement.column_count();
+    let cell = |value| match value {
+        Value::Null => String::new(),
+        Value::Integer(number) => number.to_string(),
+        Value::Real(number) => number.to_string(),
+        Value::Text(text) => text,
+        Value::Blob(_) => panic!("bytes in {sql}"),
+    };
+    let rows = statement.query_map([], |row| (0..columns).map(|at| row.get(at).map(cell)).collect());
+    rows.expect("rows").map(|row| row.expect("a row")).collect()
+}
+
+/// The answer to a query of `examples/queries/sqlite`.
+pub(super) fn answer(file: &std::path::Path, name: &str, asked: &Asked) -> Rows {
+    let (since, until) = (asked.since_ms.to_string(), asked.until_ms.to_string());
+    let mut words = vec![
+        ("unixepoch('now', '-7 days') * 1000", since.as_str()),
+        ("unixepoch('now') * 1000", until.as_str()),
+    ];
+    if name == "uptime" {
+        words.push(("meter-1", asked.client.as_str()));
+    }
+    let sql = query::<Sqlite>(name, "sql", &words);
+    let columns = match name {
+        "offline" => "clientid, since, reason",
+        "uptime" => "clientid, CAST(round(online_seconds * 1000) AS INTEGER)",
+        _ => "*",
+    };
+    ask(file, &format!("SELECT {columns} FROM (\n{sql})"))
+}
+
+/// Columns of a table.
+pub(super) fn rows(file: &std::path::Path, table: &str, columns: &[&str]) -> Rows {
+    ask(file, &format!("SELECT \"{}\" FROM {table}", columns.join("\", \"")))
+}
+
+impl Store for Sqlite {
+    const NAME: &'static str = "sqlite";
+    const MIGRATES: bool = false;
+
+    async fn answer(&self, home: &Home, name: &str, asked: &Asked) -> Option<Rows> {
+        Some(answer(&home.data().join("devices.db"), name, asked))
+    }
+
+    async fn rows(&self, home: &Home, table: &str, columns: &[&str]) -> Rows {
+        rows(&home.data().join("devices.db"), table, columns)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_as_the_log_does() {
+    scene::play(Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn is_filled_from_a_moment_of_the_past() {
+    backfill::play(Sqlite).await;
+}
