@@ -211,7 +211,7 @@ proptest! {
     }
 }
 
-/// A whole engine over a real log: 100,000 timers armed, two thousand of them fall due over two seconds.
+/// A whole engine over a real log: 100,000 timers armed, two thousand of which fall due over two seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlines_are_kept_with_100_000_timers() {
     const ARMED: usize = 100_000;
@@ -223,13 +223,14 @@ async fn deadlines_are_kept_with_100_000_timers() {
     let alarm = offline("WITH (storm_per_minute = 1000000, max_active = 1000000)");
     let definitions = Definitions { programs: [("offline".to_owned(), alarm)].into(), is_partial: false };
     let (_keep, receiver) = tokio::sync::watch::channel(definitions);
-    let start_ms = clock.wall_ms();
+    let gone = async |n: usize, at_ms: i64| {
+        let event = lifecycle(EventKind::ClientDisconnected, &format!("device-{n}"), at_ms);
+        journal.append(event).await.expect("append").offset
+    };
     let mut last = 0;
-    for n in 0..ARMED {
-        // The first fall due from four to six seconds from now, the rest in a minute.
-        let back_ms = if n < DUE { 56_000 - i64::try_from(n).unwrap_or(0) } else { 0 };
-        let event = lifecycle(EventKind::ClientDisconnected, &format!("device-{n}"), start_ms - back_ms);
-        last = journal.append(event).await.expect("append").offset;
+    let now_ms = clock.wall_ms();
+    for n in DUE..ARMED {
+        last = gone(n, now_ms).await;
     }
     journal.durable(last).await.expect("durable");
     let board = Board::default();
@@ -237,6 +238,11 @@ async fn deadlines_are_kept_with_100_000_timers() {
         Engine::open(&journal, dir.path(), &clock, "n", (receiver, board.clone())).expect("an engine");
     let stop = CancellationToken::new();
     let task = tokio::spawn(engine.run(stop.clone()));
+    // With all of them armed, some fall due one after the other, from a second from now on.
+    let soon_ms = clock.wall_ms() - 59_000;
+    for n in 0..DUE {
+        gone(n, soon_ms + i64::try_from(n).unwrap_or(0)).await;
+    }
     let mut reader = journal
         .reader(last + 1)
         .with_kinds(muster_core::event::EventKinds::NONE.with(EventKind::AlarmActivated));
