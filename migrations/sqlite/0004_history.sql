@@ -43,6 +43,37 @@ CREATE TABLE _muster_device_events (
     PRIMARY KEY (device, offset)
 ) STRICT, WITHOUT ROWID;
 
+-- Every alarm that was raised, the platform's own among them; by the offset of the event that raised it.
+CREATE TABLE _muster_alarm_history (
+    id              INTEGER NOT NULL PRIMARY KEY,
+    name            TEXT    NOT NULL,
+    clientid        TEXT    NOT NULL, -- empty where it is about no one device
+    username        TEXT,
+    kind            TEXT    NOT NULL,
+    severity        TEXT    NOT NULL,
+    message         TEXT    NOT NULL,
+    details         TEXT    NOT NULL, -- a JSON object, or empty
+    since           INTEGER NOT NULL, -- of the absence; 0 where there is none
+    activated_at    INTEGER NOT NULL,
+    deactivated_at  INTEGER,          -- null while it is on
+    duration        INTEGER,
+    acknowledged_at INTEGER,
+    acknowledged_by TEXT,
+    comment         TEXT
+) STRICT;
+CREATE INDEX _muster_alarm_history_by_name ON _muster_alarm_history (name, clientid, activated_at);
+CREATE INDEX _muster_alarm_history_on ON _muster_alarm_history (id) WHERE deactivated_at IS NULL;
+
+-- What is listed and not told; by the offset of the event that says so.
+CREATE TABLE _muster_alarm_silences (
+    id       INTEGER NOT NULL PRIMARY KEY,
+    name     TEXT,             -- null: alarms of any name
+    clientid TEXT,             -- a pattern with `*`; null: about anybody
+    until    INTEGER NOT NULL,
+    made_by  TEXT    NOT NULL,
+    comment  TEXT    NOT NULL
+) STRICT;
+
 -- Where the fold began, and up to which day old history was removed.
 CREATE TABLE _muster_history (
     id         INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),

@@ -76,7 +76,7 @@ fn bad_lines_are_told_with_their_place() {
         7:20: `rows` is a list of rows, each an object
         8:18: `temp` is no column of message.publish
         9:22: `clientdi` is no column of message.publish; did you mean `clientid`?
-        10:19: no event has this name; there are message.publish, message.delivered, message.acked, message.dropped, delivery.dropped, client.connected, client.disconnected, client.connack, client.check_authn_complete, client.check_authz_complete, session.subscribed, session.unsubscribed, alarm.activated, alarm.deactivated, admin, node.started, node.stopped
+        10:19: no event has this name; there are message.publish, message.delivered, message.acked, message.dropped, delivery.dropped, client.connected, client.disconnected, client.connack, client.check_authn_complete, client.check_authz_complete, session.subscribed, session.unsubscribed, alarm.activated, alarm.deactivated, admin, node.started, node.stopped, node.alive
         11:17: `qos` is an integer of its range, not string "1"
         12:19: nobody can publish to it: `+` and `#` are for filters, not for the name of a topic
         13:41: an event has either `payload` or `payload_base64`

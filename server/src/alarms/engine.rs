@@ -132,7 +132,13 @@ impl Engine {
                 },
                 () = tokio::time::sleep(wait) => Ok(()),
                 () = asked.notified() => Ok(()),
-                read = self.reader.next_batch() => read.map(|batch| self.fold(batch.events())).map_err(EngineError::from),
+                read = self.reader.next_batch() => match read {
+                    Ok(batch) => {
+                        self.fold(batch.events());
+                        Ok(())
+                    }
+                    Err(error) => Err(error.into()),
+                },
             };
             let done = match read {
                 Ok(()) => self.speak().await,
@@ -157,7 +163,8 @@ impl Engine {
             }
         }
         if let Err(error) = self.checkpoint(true).await {
-            warn!(error = %crate::error::chain(&error), "what the alarms know is not stored; the next start reads it again");
+            let error = crate::error::chain(&error);
+            warn!(error, "what the alarms know is not stored; the next start reads it again");
         }
     }
 
@@ -264,7 +271,14 @@ impl Engine {
         Ok(())
     }
 
-    fn event(&self, notice: Notice) -> NewEvent {
+    fn event(&self, mut notice: Notice) -> NewEvent {
+        let clientid = notice.client.as_ref().map_or("", |(clientid, _)| clientid);
+        if self.board.is_silent(&notice.body.name, clientid, self.clock.wall_ms()) {
+            let mut details: serde_json::Map<_, _> =
+                serde_json::from_str(&notice.body.details).unwrap_or_default();
+            details.insert("silenced".to_owned(), true.into());
+            notice.body.details = serde_json::Value::Object(details).to_string();
+        }
         let client = notice.client.map(|(clientid, username)| proto::Client {
             clientid: clientid.as_ref().to_owned(),
             username: username.as_deref().map(str::to_owned),

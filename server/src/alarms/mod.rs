@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_rules::AlarmProgram;
 
+use crate::presence::Silence;
+
 mod engine;
 mod known;
 mod state;
@@ -32,6 +34,7 @@ pub struct Definitions {
 pub struct Board {
     states: Arc<Mutex<BTreeMap<String, State>>>,
     asked: Arc<tokio::sync::Notify>,
+    silences: Arc<Mutex<Vec<Silence>>>,
 }
 
 /// An alarm that is on.
@@ -90,6 +93,24 @@ impl Board {
         }
         all.sort_by(|a, b| (&a.name, &a.clientid).cmp(&(&b.name, &b.clientid)));
         all
+    }
+
+    /// From now on these alarms are listed and not told.
+    pub fn silence(&self, silence: Silence) {
+        let mut silences = self.silences.lock().unwrap_or_else(PoisonError::into_inner);
+        silences.retain(|it| it.id != silence.id);
+        silences.push(silence);
+    }
+
+    /// They are told again.
+    pub fn unsilence(&self, id: u64) {
+        self.silences.lock().unwrap_or_else(PoisonError::into_inner).retain(|it| it.id != id);
+    }
+
+    fn is_silent(&self, name: &str, clientid: &str, now_ms: i64) -> bool {
+        let mut silences = self.silences.lock().unwrap_or_else(PoisonError::into_inner);
+        silences.retain(|it| now_ms < it.until_ms);
+        silences.iter().any(|it| it.covers(name, clientid, now_ms))
     }
 
     /// Ends `NAME/CLIENTID`, or everything of `NAME`; how many that were.

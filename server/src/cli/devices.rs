@@ -1,5 +1,5 @@
-//! `muster devices` and `muster device`: the roll call, and what is known of one device, from the tables that the platform
-//! keeps; it may run meanwhile.
+//! `muster devices` and `muster device`: the roll call, and what is known of one device, from the tables that the
+//! platform keeps; it may run meanwhile.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};

@@ -9,6 +9,7 @@ use muster_core::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Layers};
 use crate::error::{Error, ErrorKind, chain};
 
+mod alarms;
 mod client;
 mod demo;
 mod devices;
@@ -101,6 +102,9 @@ enum Command {
     /// See who was here at a moment and how many over time; make the tables of it anew from the log.
     #[command(subcommand)]
     Presence(presence::Command),
+    /// See alarms, say that you have seen them, have some not told for a while.
+    #[command(subcommand)]
+    Alarms(alarms::Command),
 }
 
 /// Where the configuration comes from.
@@ -283,6 +287,7 @@ fn dispatch(command: Command, clock: SharedClock) -> Result<(), Error> {
         Command::Devices(args) => devices::list(&args),
         Command::Device(args) => devices::one(&args),
         Command::Presence(command) => presence::run(command),
+        Command::Alarms(command) => alarms::run(command),
     }
 }
 

@@ -41,6 +41,7 @@ mod republish;
 mod running;
 mod secrets;
 mod start;
+mod texts;
 mod transform;
 mod watch;
 

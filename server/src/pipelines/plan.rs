@@ -19,6 +19,7 @@ use super::declared::Declared;
 use super::maker::SinkMaker;
 use super::managed::{ManagedRule, PLACE};
 use super::recipes::{Recipes, RuleRecipe, SinkRecipe};
+use super::texts::{select_text, version};
 use super::{republish, secrets, start};
 
 /// The sink that exists without being declared, and its kind.
@@ -467,20 +468,6 @@ impl Planner<'_> {
 fn help(kind: &str, message: &str) -> Option<String> {
     let kind = kinds().iter().find(|it| it.name == kind).filter(|_| !message.contains("did you mean"))?;
     Some(format!("for example: {}", kind.example))
-}
-
-/// A hash of what the rule selects (FNV-1a, equal in every build), for what is kept over a restart.
-fn version(rule: &Rule) -> String {
-    let text = select_text(rule);
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    format!("{hash:016x}")
-}
-
-fn select_text(rule: &Rule) -> &str {
-    let span = rule.select.span;
-    rule.source.text.get(span.start..span.end).unwrap_or(&rule.source.text)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Signs of life: while nothing else is written, an event says that the node is alive, so that after a crash it is known
-//! how long it was. It must never be in anybody's way: what the log does not take now is not written.
+//! Signs of life: while nothing else is written, an event says that the node is alive, so that after a crash it is
+//! known how long it was. It must never be in anybody's way: what the log does not take now is not written.
 
 use std::time::Duration;
 

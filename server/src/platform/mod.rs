@@ -36,7 +36,7 @@ use crate::alarms::Engine;
 use crate::config::{Config, Durability, Mqtt};
 use crate::error::{Error, ErrorKind};
 use crate::pipelines::{Parts, Pipelines};
-use crate::presence::{Follower, Store};
+use crate::presence::{Follower, Silence, Store};
 use crate::republish::Republisher;
 use crate::rest::{App, RestServer};
 use crate::statistics::{self, Statistics};
@@ -115,7 +115,9 @@ impl Platform {
         let rules = config.rules.display();
         pipelines.start().await.map_err(start(format!("cannot read the rules in {rules}")))?;
 
-        let engine = alarm_engine(&config, &journal, &pipelines, &clock)?;
+        let silences = follower.store().silences(clock.wall_ms());
+        let silences = silences.map_err(start("cannot read which alarms are silent".to_owned()))?;
+        let engine = alarm_engine(&config, &journal, &pipelines, &clock, silences)?;
         let doors =
             open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone(), &statistics);
         let (broker, rest, access) = match doors.await {
@@ -374,7 +376,11 @@ fn alarm_engine(
     journal: &Journal,
     pipelines: &Pipelines,
     clock: &SharedClock,
+    silences: Vec<Silence>,
 ) -> Result<Engine, Error> {
+    for silence in silences {
+        pipelines.board().silence(silence);
+    }
     Engine::open(journal, &config.data, clock, &config.node, (pipelines.alarms(), pipelines.board().clone()))
         .map_err(start("cannot take up the alarms about devices".to_owned()))
 }

@@ -42,9 +42,13 @@ impl Follower {
 impl Projection for Devices {
     type Error = StoreError;
     const NAME: &'static str = "presence";
-    /// Devices come and go, and alarms; and what else belongs to a device's history.
-    const KINDS: EventKinds =
-        fold::KINDS.union(history::KINDS).with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
+    /// Devices come and go, and alarms; what else belongs to a device's history; and what operators
+    /// say of alarms.
+    const KINDS: EventKinds = fold::KINDS
+        .union(history::KINDS)
+        .with(EventKind::AlarmActivated)
+        .with(EventKind::AlarmDeactivated)
+        .with(EventKind::Admin);
 
     fn cursor(&self) -> Option<u64> {
         self.store.cursor()

@@ -87,6 +87,9 @@ impl<'a> Batch<'a> {
     /// An event about something else that belongs to a device's history: an alarm.
     pub(super) fn note(&mut self, event: &Event) -> Result<(), rusqlite::Error> {
         let clientid = event.clientid();
+        if clientid.is_empty() {
+            return Ok(());
+        }
         let cached = self.devices.get(clientid).map(|known| known.device.as_ref().map(|it| it.number));
         let number = match cached {
             Some(number) => number,
@@ -130,6 +133,8 @@ impl<'a> Batch<'a> {
         // A fork is never behind its session's end, so that this looks at old rows alone.
         tx.execute("DELETE FROM _muster_sessions WHERE fork < ?1 AND went < ?1", [before])?;
         tx.execute("DELETE FROM _muster_device_events WHERE at < ?1", [before])?;
+        tx.execute("DELETE FROM _muster_alarm_history WHERE deactivated_at < ?1", [before])?;
+        tx.execute("DELETE FROM _muster_alarm_silences WHERE until < ?1", [before])?;
         self.write_minutes()?;
         tx.execute("DELETE FROM _muster_minutes WHERE minute < ?1", [before.div_euclid(MINUTE_MS)])?;
         Ok(())

@@ -1,5 +1,5 @@
-//! The table of devices, read for people and programs: filtered, sorted, in pages that stay where they are while devices
-//! come and go. It must never write.
+//! The table of devices, read for people and programs: filtered, sorted, in pages that stay where they are while
+//! devices come and go. It must never write.
 
 use std::path::Path;
 
@@ -121,8 +121,8 @@ impl Place {
     }
 }
 
-/// One page of devices, and the number of all that match whatever page it is. A connection of its own, so that it is not
-/// in the writer's way.
+/// One page of devices, and the number of all that match whatever page it is. A connection of its own, so that it is
+/// not in the writer's way.
 ///
 /// # Errors
 /// The database is not there or SQLite refused.

@@ -11,11 +11,13 @@ mod moment;
 mod store;
 #[cfg(test)]
 mod tests;
+mod told;
 
-pub use alarms::ActiveAlarm;
+pub use alarms::{ACKNOWLEDGE, ActiveAlarm, CLEAR, SILENCE, Silence, UNSILENCE};
 pub use fold::{Device, FLAPPING_DISCONNECTS, FLAPPING_WINDOW_MS, KINDS, fold};
 pub use follow::{Devices, Follower};
 pub use history::HISTORY_DAYS_MAX;
 pub use list::{Happened, Part, Place, Sort, Wanted, history, last_day, list};
 pub use moment::{BUCKET_MS_MIN, BUCKETS_MAX, Bucket, Present, present, timeline};
 pub use store::{Store, StoreError};
+pub use told::{Told, WantedAlarms, alarm, alarms, silent};

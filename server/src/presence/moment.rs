@@ -1,7 +1,7 @@
 //! Who was here at a moment, and how many came and went over time. Sessions that are over lie in a tree over time
 //! (Kriegel, Pötke, Seidl: Managing Intervals Efficiently in Object-Relational Databases, VLDB 2000): each at the
-//! number between its ends that has most zero bits at its end, so that all that hold at a moment lie on the way from the
-//! root to it. It reads rows and must never write one.
+//! number between its ends that has most zero bits at its end, so that all that hold at a moment lie on the way from
+//! the root to it. It reads rows and must never write one.
 
 use std::path::Path;
 

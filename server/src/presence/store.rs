@@ -7,7 +7,7 @@ use std::time::Duration;
 use muster_core::event::Event;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, named_params};
 
-use super::alarms::{self, ActiveAlarm};
+use super::alarms::{self, ActiveAlarm, Silence};
 use super::fold::Device;
 use super::history::Batch;
 
@@ -171,6 +171,14 @@ impl Store {
         alarms::active(&self.db).map_err(|source| self.error(source))
     }
 
+    /// What is to be silent after `now_ms`.
+    ///
+    /// # Errors
+    /// SQLite refused.
+    pub fn silences(&self, now_ms: i64) -> Result<Vec<Silence>, StoreError> {
+        alarms::silences(&self.db, now_ms).map_err(|source| self.error(source))
+    }
+
     /// How many devices are online, and how many are known at all.
     ///
     /// # Errors
@@ -200,7 +208,8 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
 fn empty(tx: &Transaction<'_>) -> Result<(), rusqlite::Error> {
     tx.execute_batch(
         "DELETE FROM devices; DELETE FROM _muster_alarms; DELETE FROM _muster_sessions;
-         DELETE FROM _muster_minutes; DELETE FROM _muster_device_events; DELETE FROM _muster_history;",
+         DELETE FROM _muster_minutes; DELETE FROM _muster_device_events; DELETE FROM _muster_history;
+         DELETE FROM _muster_alarm_history; DELETE FROM _muster_alarm_silences;",
     )?;
     tx.execute("DELETE FROM _muster_projections WHERE name = ?1", [NAME]).map(drop)
 }

@@ -100,6 +100,8 @@ pub(super) fn dump(path: &Path) -> Vec<String> {
         "_muster_minutes",
         "_muster_device_events",
         "_muster_history",
+        "_muster_alarm_history",
+        "_muster_alarm_silences",
     ] {
         let mut statement = db.prepare(&format!("SELECT * FROM {table}")).unwrap();
         let columns = statement.column_count();

@@ -2,6 +2,7 @@
 
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{EventKind, NewEvent, proto};
+use muster_core::log::LogError;
 use serde_json::Value;
 
 use super::App;
@@ -10,6 +11,19 @@ use crate::access::Caller;
 /// Writes that `action` was done to `object` by `caller`, and waits until that is durable. `details` is an object
 /// without secrets. A log that takes nothing does not undo what was done.
 pub(super) async fn write(app: &App, caller: &Caller, action: &str, object: &str, details: Value) {
+    if let Err(error) = record(app, caller, action, object, details).await {
+        tracing::warn!(%error, action, object, "a change over REST could not be written into the log");
+    }
+}
+
+/// The same where the event is the change itself: its offset, once it is durable.
+pub(super) async fn record(
+    app: &App,
+    caller: &Caller,
+    action: &str,
+    object: &str,
+    details: Value,
+) -> Result<u64, LogError> {
     let admin = proto::Admin {
         action: action.to_owned(),
         actor: caller.name.clone(),
@@ -24,11 +38,7 @@ pub(super) async fn write(app: &App, caller: &Caller, action: &str, object: &str
     };
     let event =
         NewEvent { timestamp_ms: app.clock.wall_ms(), kind: EventKind::Admin, topic: String::new(), body };
-    let written = match app.journal.append(event).await {
-        Ok(appended) => app.journal.durable(appended.offset).await.map(drop),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = written {
-        tracing::warn!(%error, action, object, "a change over REST could not be written into the log");
-    }
+    let appended = app.journal.append(event).await?;
+    app.journal.durable(appended.offset).await?;
+    Ok(appended.offset)
 }

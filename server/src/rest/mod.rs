@@ -170,5 +170,6 @@ fn v1() -> OpenApiRouter<App> {
         .routes(routes!(replays::list, replays::create))
         .routes(routes!(replays::one, replays::end))
         .merge(devices::router())
+        .merge(alarms::v1())
         .merge(log::router())
 }

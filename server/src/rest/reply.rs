@@ -236,6 +236,11 @@ impl Params {
         value.map(Some).ok_or_else(|| ApiError::invalid_parameter(format!("{name}: cannot be read")))
     }
 
+    /// A place in a list: a whole number that fits into the integers of every client.
+    pub(super) fn place(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        self.parsed(name, |text| u64::try_from(text.parse::<i64>().ok()?).ok())
+    }
+
     /// Milliseconds since 1970, written as such or as RFC 3339.
     pub(super) fn time(&self, name: &str) -> Result<Option<i64>, ApiError> {
         self.parsed(name, |text| {

@@ -254,7 +254,7 @@ fn each_step_is_a_list_of_commands() {
     let steps = |options: &[(&str, &str)]| {
         declared("t", options, |spec| migrator(spec, &env())).unwrap().unwrap().migrations()
     };
-    assert_eq!(steps(&[URL]).len(), 3);
+    assert_eq!(steps(&[URL]).len(), 4);
     let steps = steps(&[URL, ("keep_days", "30")]);
     for (step, version) in steps.iter().zip(1..) {
         assert_eq!(step.version, version);

@@ -71,7 +71,8 @@ async fn an_answer_that_is_lost_is_noticed_by_the_next_attempt() {
     durable(&mut sink, &batch(&[r#"{"n":0}"#])).await;
     // The commit of another session of the same pipeline stands for the one whose answer was lost.
     let lost = batch(&[r#"{"n":1}"#, r#"{"n":2}"#]);
-    proxy.delay(Duration::from_millis(30));
+    // Long enough for a busy machine to see the commit before the answer is there.
+    proxy.delay(Duration::from_millis(200));
     let committed = async {
         let sql = "SELECT delivered FROM _muster_pipelines";
         let wanted = lost.after.totals.delivered.to_string();

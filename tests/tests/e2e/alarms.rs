@@ -4,8 +4,8 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use muster_tests::mqtt::{Client, Version};
 use muster_tests::webhook::Webhook;
-use muster_tests::{Home, PATIENCE, until};
-use serde_json::json;
+use muster_tests::{Home, Muster, PATIENCE, tools, until};
+use serde_json::{Value, json};
 
 const TOLD: &str = "SELECT event, kind, severity, clientid FROM alarms ORDER BY offset";
 const TIMES: &str =
@@ -17,6 +17,15 @@ fn offline(grace: &str, more: &str) -> String {
          message = '${{clientid}} is gone') AS ABSENCE OF \"$events/client/connected\" FOR {grace} \
          AFTER \"$events/client/disconnected\" WHERE clientid <> 'probe';\n"
     )
+}
+
+/// What REST lists, once it is so many alarms.
+async fn until_listed(platform: &Muster, path: &str, count: usize) -> Value {
+    until(&format!("{path} lists {count}"), PATIENCE, async || {
+        let listed = platform.json(&format!("/api/{path}")).await;
+        (listed["data"].as_array().map(Vec::len) == Some(count)).then_some(listed)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,20 +45,21 @@ async fn an_absence_is_told_once_to_every_target_and_so_is_its_end() {
         Client::connect(platform.mqtt, Version::V5, name).await.disconnect().await;
     }
     assert_eq!(home.until_lines(TOLD, 1).await, ["alarm.activated|absence|critical|device"]);
-    assert_eq!(home.lines(TIMES), ["alarm.activated|300|null"]);
+    assert_eq!(home.lines(TIMES), ["alarm.activated|300|"]);
     let (topic, payload) = listener.expect(3).await.message(Version::V5);
     assert_eq!(topic, "alarms/device");
     assert!(String::from_utf8_lossy(&payload).contains("device is gone"), "{payload:?}");
-    let listed = platform.json("/api/v5/alarms?activated=true").await;
+    let listed = until_listed(&platform, "v5/alarms?activated=true", 1).await;
     assert_eq!(listed["data"][0]["name"], "offline/device", "{listed}");
-    assert_eq!(listed["data"].as_array().map(Vec::len), Some(1), "{listed}");
 
     let device = Client::connect(platform.mqtt, Version::V5, "device").await;
     let all = home.until_lines(TOLD, 2).await;
     assert_eq!(all[1], "alarm.deactivated|absence|critical|device");
     assert_eq!(home.lines(TIMES)[1], "alarm.deactivated|300|1");
     until("the webhook has both", PATIENCE, async || (hook.rows().len() == 2).then_some(())).await;
-    assert_eq!(platform.json("/api/v5/alarms").await["meta"]["count"], 0);
+    until_listed(&platform, "v5/alarms", 0).await;
+    let over = until_listed(&platform, "v5/alarms?activated=false", 1).await;
+    assert!(over["data"][0]["duration"].as_i64() >= Some(300), "{over}");
     drop(device);
     platform.stop().await;
 }
@@ -70,7 +80,7 @@ async fn a_deadline_that_passes_while_the_server_is_dead_is_told_at_the_start_an
     told.sort();
     let expected = ["alarm.activated|absence|critical|gone", "alarm.activated|absence|critical|open"];
     assert_eq!(told, expected);
-    assert_eq!(home.lines(TIMES), ["alarm.activated|1000|null"; 2]);
+    assert_eq!(home.lines(TIMES), ["alarm.activated|1000|"; 2]);
     platform.kill().await;
 
     let platform = home.start().await;
@@ -154,5 +164,65 @@ async fn an_operator_ends_an_alarm() {
     assert_eq!(platform.send("POST", path, json!({"name": "offline/other"})).await.0, 404);
     assert_eq!(platform.send("POST", path, json!({"name": "offline/device"})).await.0, 204);
     assert_eq!(home.until_lines(TOLD, 2).await[1], "alarm.deactivated|absence|critical|device");
+    platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_operators_say_of_alarms_is_kept() {
+    let home = Home::with_rules(&offline("100ms", ""));
+    let platform = home.start().await;
+    let silence = json!({"name": "offline", "clientid": "quiet-*", "for": "1h", "comment": "works"});
+    let (status, made) = platform.send("POST", "/api/v1/alarms/silences", silence).await;
+    assert_eq!(status, 201, "{made}");
+    for name in ["loud", "quiet-1"] {
+        Client::connect(platform.mqtt, Version::V5, name).await.disconnect().await;
+    }
+    let listed = until_listed(&platform, "v1/alarms?active=true", 2).await;
+    let of = |listed: &Value, clientid: &str| {
+        let all = listed["data"].as_array().expect("a list");
+        all.iter().find(|it| it["clientid"] == clientid).expect("an alarm").clone()
+    };
+    assert_eq!(of(&listed, "quiet-1")["details"]["silenced"], true, "{listed}");
+    let loud = of(&listed, "loud");
+    assert_eq!((&loud["severity"], &loud["message"]), (&json!("critical"), &json!("loud is gone")));
+    let path = format!("/api/v1/alarms/{}/acknowledge", loud["id"]);
+    assert_eq!(platform.send("POST", &path, json!({"comment": "on my way"})).await.0, 204);
+    assert_eq!(platform.send("POST", "/api/v1/alarms/1/acknowledge", json!({})).await.0, 404);
+    let seen = until_listed(&platform, "v1/alarms?acknowledged=true", 1).await;
+    assert_eq!(
+        (&seen["data"][0]["comment"], &seen["data"][0]["clientid"]),
+        (&json!("on my way"), &json!("loud"))
+    );
+    for wrong in [json!({"for": "long"}), json!({"for": "0s"}), json!({"for": "400d"}), json!({"name": "x"})]
+    {
+        assert_eq!(platform.send("POST", "/api/v1/alarms/silences", wrong).await.0, 400);
+    }
+    // The table got the loud one alone.
+    assert_eq!(home.until_lines(TOLD, 1).await, ["alarm.activated|absence|critical|loud"]);
+    platform.kill().await;
+
+    let platform = home.start().await;
+    until_listed(&platform, "v1/alarms?acknowledged=true", 1).await;
+    let silences = until_listed(&platform, "v1/alarms/silences", 1).await;
+    Client::connect(platform.mqtt, Version::V5, "quiet-2").await.disconnect().await;
+    let listed = until_listed(&platform, "v1/alarms?active=true", 3).await;
+    assert_eq!(of(&listed, "quiet-2")["details"]["silenced"], true, "{listed}");
+    let url = format!("http://{}", platform.http);
+    let text = tools::run(&mut home.command(&["alarms", "list", "--url", &url])).await;
+    assert!(text.contains("loud is gone") && text.contains("quiet-2 is gone"), "{text}");
+    let text = tools::run(&mut home.command(&["alarms", "silences", "--url", &url])).await;
+    assert!(text.contains("quiet-*") && text.contains("works"), "{text}");
+    let end = format!("/api/v1/alarms/silences/{}", silences["data"][0]["id"]);
+    assert_eq!(platform.send("DELETE", &end, json!({})).await.0, 204);
+    until_listed(&platform, "v1/alarms/silences", 0).await;
+    assert_eq!(platform.send("DELETE", &end, json!({})).await.0, 404);
+    Client::connect(platform.mqtt, Version::V5, "quiet-3").await.disconnect().await;
+    assert_eq!(home.until_lines(TOLD, 2).await[1], "alarm.activated|absence|critical|quiet-3");
+    let back = Client::connect(platform.mqtt, Version::V5, "quiet-3").await;
+    until_listed(&platform, "v5/alarms?activated=false", 1).await;
+    assert_eq!(platform.send("DELETE", "/api/v5/alarms", json!({})).await.0, 204);
+    until_listed(&platform, "v5/alarms?activated=false", 0).await;
+    until_listed(&platform, "v1/alarms?active=true", 3).await;
+    drop(back);
     platform.stop().await;
 }

@@ -122,7 +122,7 @@ fn part(params: &Params, limit: u64) -> Result<Part, ApiError> {
         from_ms: params.time("from")?,
         to_ms: params.time("to")?,
         kinds: kinds.into_iter().map(str::to_owned).collect(),
-        before: params.parsed("cursor", |text| text.parse().ok())?,
+        before: params.place("cursor")?,
         limit: usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1),
     })
 }

@@ -113,7 +113,7 @@ pub(super) async fn messages(
     let asked = Asked {
         clientid,
         filter,
-        from: params.parsed("cursor", |text| text.parse().ok())?,
+        from: params.place("cursor")?,
         from_ms: params.time("from")?,
         to_ms: params.time("to")?,
         limit: usize::try_from(limit).unwrap_or(usize::MAX),

@@ -191,7 +191,7 @@ async fn read(app: &App, wanted: Wanted) -> Result<(Vec<Device>, u64), ApiError>
 }
 
 /// What a question to the tables of presence is answered.
-async fn of_table<T: Send + 'static>(
+pub(super) async fn of_table<T: Send + 'static>(
     app: &App,
     ask: impl FnOnce(&std::path::Path) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, ApiError> {

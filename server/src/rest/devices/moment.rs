@@ -91,7 +91,7 @@ pub(super) async fn at(
     let params = Params::new(query);
     let limit = Page::from_params(&params)?.limit;
     let at_ms = params.time("at")?.unwrap_or_else(|| app.clock.wall_ms());
-    let after = params.parsed("cursor", |text| text.parse().ok())?.unwrap_or(0);
+    let after = params.place("cursor")?.unwrap_or(0);
     let count = usize::try_from(limit).unwrap_or(usize::MAX);
     let present = of_table(&app, move |database| presence::present(database, at_ms, after, count)).await?;
     let mut meta = json!({"limit": limit, "hasnext": present.has_next});

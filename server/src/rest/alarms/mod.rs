@@ -1,5 +1,6 @@
-//! `/alarms`: what is on. The platform's own alarms come from the presence projection, those about devices from the
-//! board of the engine.
+//! Alarms: `/api/v5/alarms` in the shape of the reference, `/api/v1/alarms` with all that is known of them. What is
+//! listed was folded from the log; what operators do is an `admin` event, durable before it is answered, and folded as
+//! well.
 
 use axum::Json;
 use axum::extract::{Query, State};
@@ -8,15 +9,22 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::devices::of_table;
 use super::reply::{
     ApiError, Body, BodyRefused, ErrorBody, Page, PageParams, Paged, Params, Refused, rfc3339,
 };
 use super::{App, audit};
 use crate::access::Caller;
+use crate::presence::{self, CLEAR, WantedAlarms};
+
+mod silence;
+mod v1;
+
+pub(super) use v1::router as v1;
 
 /// What is served here.
 pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(force_deactivate))
+    OpenApiRouter::new().routes(routes!(list, clear)).routes(routes!(force_deactivate))
 }
 
 /// An alarm that is on.
@@ -62,13 +70,14 @@ struct Named {
     name: String,
 }
 
-/// One page of alarms about devices that are on. Those that are over are in the log and in the alarms' targets.
+/// One page of alarms, the latest first.
 #[utoipa::path(get, path = "/alarms", tag = "Alarms", operation_id = "alarms_list",
     params(
         PageParams,
-        ("activated" = Option<bool>, Query, description = "true (default): those that are on; false: none are kept"),
+        ("activated" = Option<bool>, Query, description = "Those that are on (default), or those that are over"),
     ),
-    responses((status = 200, description = "A page", body = Paged<Described>), (status = 400, body = ErrorBody), Refused))]
+    responses((status = 200, description = "A page", body = Paged<Described>), (status = 400, body = ErrorBody),
+        (status = 500, body = ErrorBody), Refused))]
 async fn list(
     State(app): State<App>,
     Query(query): Query<Vec<(String, String)>>,
@@ -76,16 +85,17 @@ async fn list(
     let params = Params::new(query);
     let page = Page::from_params(&params)?;
     let now_ms = app.clock.wall_ms();
-    let active = match params.flag("activated")? {
-        Some(false) => Vec::new(),
-        _ => app.pipelines.board().active(),
+    let wanted = WantedAlarms {
+        active: Some(params.flag("activated")?.unwrap_or(true)),
+        offset: page.skip(),
+        limit: page.limit,
+        ..WantedAlarms::default()
     };
-    let total = active.len() as u64;
-    let skip = usize::try_from(page.skip()).unwrap_or(usize::MAX);
-    let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
-    let shown = active.iter().skip(skip).take(limit).map(|it| {
+    let (alarms, total) = of_table(&app, move |database| presence::alarms(database, &wanted)).await?;
+    let shown = alarms.iter().map(|it| {
         let name =
             if it.clientid.is_empty() { it.name.clone() } else { format!("{}/{}", it.name, it.clientid) };
+        let lasts_ms = || now_ms.saturating_sub(it.activated_at_ms).max(0);
         json!({
             "node": &*app.node,
             "name": name,
@@ -98,12 +108,20 @@ async fn list(
                 "username": it.username,
                 "since": (it.since_ms > 0).then(|| rfc3339(it.since_ms)),
             },
-            "duration": now_ms.saturating_sub(it.activated_at_ms).max(0),
+            "duration": it.duration_ms.unwrap_or_else(lasts_ms),
             "activate_at": rfc3339(it.activated_at_ms),
-            "deactivate_at": "infinity",
+            "deactivate_at": it.deactivated_at_ms.map_or_else(|| "infinity".into(), rfc3339),
         })
     });
     Ok(page.envelope(shown.collect(), total, false))
+}
+
+/// Forgets the alarms that are over. They stay in the event log and in the alarms' targets.
+#[utoipa::path(delete, path = "/alarms", tag = "Alarms", operation_id = "alarms_clear",
+    responses((status = 204, description = "They are forgotten"), Refused))]
+async fn clear(State(app): State<App>, caller: Caller) -> Result<StatusCode, ApiError> {
+    order(&app, &caller, CLEAR, "", json!({})).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Ends an alarm about a device; it is raised again only after the device was back.
@@ -125,4 +143,19 @@ async fn force_deactivate(
     }
     audit::write(&app, &caller, "alarms.force_deactivate", name, json!({"ended": ended})).await;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Writes what an operator wants of alarms; the offset of its event, which is durable. Lists show it a moment later.
+async fn order(
+    app: &App,
+    caller: &Caller,
+    action: &str,
+    object: &str,
+    details: Value,
+) -> Result<u64, ApiError> {
+    audit::record(app, caller, action, object, details).await.map_err(|error| {
+        tracing::warn!(%error, action, object, "the log takes nothing now");
+        let message = "the event log takes nothing now, and this would stand nowhere else";
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", message)
+    })
 }
