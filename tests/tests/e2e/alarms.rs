@@ -86,9 +86,8 @@ async fn a_deadline_that_passes_while_the_server_is_dead_is_told_at_the_start_an
     let platform = home.start().await;
     let _back = Client::connect(platform.mqtt, Version::V5, "gone").await;
     let told = home.until_lines(TOLD, 3).await;
-    assert_eq!(told[2], "alarm.deactivated|absence|critical|gone");
+    assert_eq!(told[2..], ["alarm.deactivated|absence|critical|gone"]);
     platform.stop().await;
-    assert_eq!(home.lines(TOLD).len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
