@@ -50,11 +50,9 @@ pub(super) struct All {
 pub(super) struct New {
     /// Alarms of this name; left out: of any.
     #[serde(default)]
-    #[schema(nullable = false)]
     name: Option<String>,
     /// About clients whose id is like this, in which `*` is anything; left out: about anybody.
     #[serde(default)]
-    #[schema(nullable = false)]
     clientid: Option<String>,
     /// For how long, e.g. `2h`; at most a year.
     #[serde(rename = "for")]
