@@ -19,12 +19,15 @@ pub(super) struct Store {
     log_id: String,
 }
 
+/// A summary: when it was raised, what was said, and for how many it stands.
+pub(super) type StoredSummary = (i64, String, u64);
+
 /// What has changed since the last checkpoint.
 #[derive(Debug, Default)]
 pub(super) struct Delta {
     pub(super) cursor: u64,
     pub(super) rows: Vec<(String, ClientId, Option<Armed>, Option<Active>)>,
-    pub(super) summaries: Vec<(String, Option<(i64, String, u64)>)>,
+    pub(super) summaries: Vec<(String, Option<StoredSummary>)>,
     /// The definitions, where they have changed.
     pub(super) identities: Option<Vec<(String, String)>>,
 }

@@ -50,6 +50,7 @@ impl Migrate for Migrations {
             let (version, name, text) = EXPIRY;
             all.push(Migration::new(version, name, text.replace(KEEP_SECONDS, &seconds.to_string())));
         }
+        all.sort_by_key(|step| step.version);
         all
     }
 

@@ -16,6 +16,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+/// How often a broker is asked for a topic.
+const ASKED_MAX: usize = 2_000;
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -100,8 +102,13 @@ fn until_stable(brokers: SocketAddr, topic: &str, committed: &BaseConsumer, part
 /// Everything that is committed in `topic`, partition by partition; nothing where there is no such topic.
 pub fn read_all(brokers: SocketAddr, topic: &str) -> Vec<Seen> {
     let consumer = reader(brokers);
-    let metadata = consumer.fetch_metadata(Some(topic), ANSWER).unwrap();
-    let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|it| it.id()).collect();
+    // A topic that was made a moment ago may not be known to whoever is asked.
+    let asked = || {
+        let metadata = consumer.fetch_metadata(Some(topic), ANSWER).unwrap();
+        metadata.topics()[0].partitions().iter().map(|it| it.id()).collect::<Vec<i32>>()
+    };
+    let mut asked = std::iter::repeat_with(asked).take(ASKED_MAX).skip_while(Vec::is_empty);
+    let partitions = asked.next().unwrap_or_default();
     let mut places = TopicPartitionList::new();
     for partition in &partitions {
         until_stable(brokers, topic, &consumer, *partition);

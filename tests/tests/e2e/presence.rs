@@ -43,7 +43,7 @@ async fn a_device_s_life_is_told_by_rest_and_by_command() {
     until_state(&muster, "keeper", true).await;
     // It comes once more, and goes without a word.
     drop(Client::connect(muster.mqtt, Version::V5, "boiler").await);
-    let again = until(&"boiler was here three times".to_owned(), PATIENCE, async || {
+    let again = until("boiler was here three times", PATIENCE, async || {
         let device = muster.json("/api/v1/devices/boiler").await;
         (device["disconnects"] == 3).then_some(device)
     })
