@@ -11,6 +11,7 @@ use muster_core::clock::SharedClock;
 use muster_core::event::{EventId, proto};
 use muster_core::journal::Journal;
 use muster_core::registry::Registry;
+use muster_core::sessions::{SessionStore, Stored};
 use muster_core::tls::Tls;
 use muster_core::topic::{self, FilterIndex};
 use rand::SeedableRng as _;
@@ -28,6 +29,7 @@ use crate::error::BrokerError;
 use crate::groups::Groups;
 use crate::hub::{Hub, NewMessage, PublishError};
 use crate::info::{ClientInfo, HeldPage, HeldQuery, ListenerInfo, RetainedInfo, SubscriptionInfo};
+use crate::keeper::{Extent, Keeper, restore};
 use crate::listener::{self, Endpoints, Listener, Room};
 use crate::record::Recorder;
 use crate::retained::Retained;
@@ -48,8 +50,10 @@ const SPARE_LINKS: usize = 4_096;
 pub struct Environment {
     /// Where events go.
     pub journal: Journal,
-    /// What survives a restart.
+    /// Retained messages, which survive a restart.
     pub registry: Registry,
+    /// Where sessions are kept, and what was found there. The sessions come back.
+    pub sessions: (SessionStore, Stored),
     /// Which events on request are asked for.
     pub wanted: Wanted,
     /// The time.
@@ -64,10 +68,16 @@ pub struct Environment {
 
 impl Environment {
     /// An environment in which everybody may come in and do everything.
-    pub fn open(journal: Journal, registry: Registry, wanted: Wanted, clock: SharedClock) -> Self {
+    pub fn open(
+        journal: Journal,
+        registry: Registry,
+        sessions: (SessionStore, Stored),
+        wanted: Wanted,
+        clock: SharedClock,
+    ) -> Self {
         let all = Arc::new(AllowAll);
         let (doorkeeper, authenticator, authorizer) = (all.clone(), all.clone(), all);
-        Self { journal, registry, wanted, clock, doorkeeper, authenticator, authorizer }
+        Self { journal, registry, sessions, wanted, clock, doorkeeper, authenticator, authorizer }
     }
 }
 
@@ -188,8 +198,10 @@ impl Broker {
     /// There is no listener, an address cannot be listened on, the registry cannot be read, or the router did not
     /// start.
     pub async fn start(config: BrokerConfig, environment: Environment) -> Result<Self, BrokerError> {
-        let Environment { journal, registry, wanted, clock, doorkeeper, authenticator, authorizer } =
-            environment;
+        let Environment { journal, registry, sessions, wanted, clock, .. } = environment;
+        let (doorkeeper, authenticator, authorizer) =
+            (environment.doorkeeper, environment.authenticator, environment.authorizer);
+        let (store, stored) = sessions;
         let limits = &config.limits;
         let (messages_max, bytes_max) = (limits.retained_messages_max, limits.retained_bytes_max);
         let retained = Retained::load(registry, journal.clone(), messages_max, bytes_max).await?;
@@ -203,6 +215,7 @@ impl Broker {
         let local_addr = listeners.first().map(all).ok_or(BrokerError::NoListener)?.bind;
         let links_max = limits.connections_max.saturating_add(SPARE_LINKS);
         let router = Router::start(links_max, limits.router_filter_bytes_max).await?;
+        let keeper = Keeper::new(store, journal.clone());
         let hub = Arc::new(Hub {
             journal,
             clock,
@@ -214,6 +227,7 @@ impl Broker {
             clients: Clients::default(),
             groups: Groups::default(),
             retained,
+            keeper,
             counters: LiveCounters::default(),
             index: RwLock::new(FilterIndex::new()),
             topics: std::sync::Mutex::default(),
@@ -225,6 +239,8 @@ impl Broker {
             tasks: TaskTracker::new(),
             config,
         });
+        // Who was here before the last end of the process is here again before anybody can come.
+        restore::all(&hub, stored).await?;
         for (listener, socket) in listeners.iter().zip(sockets) {
             let ListenerInfo { kind, bind, .. } = listener.info(0);
             tracing::info!(address = %bind, listener = kind.id(), "MQTT listens");
@@ -232,6 +248,7 @@ impl Broker {
         }
         follow_certificates(&hub);
         tokio::spawn(keep_mark(Arc::clone(&hub)));
+        tokio::spawn(Arc::clone(&hub.keeper).run(hub.shutdown.clone()));
         Ok(Self { hub, listeners: listeners.into(), local_addr })
     }
 
@@ -354,7 +371,7 @@ impl Broker {
             sessions: all.len(),
             subscriptions: all.iter().map(|facts| facts.subscriptions().len()).sum(),
             subscriptions_shared: hub.groups.subscriptions(),
-            topics: hub.index.read().unwrap_or_else(PoisonError::into_inner).len(),
+            topics: hub.index.read().unwrap_or_else(PoisonError::into_inner).len() + hub.keeper.len(),
             retained: hub.retained.len(),
             counters: hub.counters.read(),
         }
@@ -459,6 +476,7 @@ impl Broker {
             republished_by,
             republication,
             request,
+            packet_id: 0,
         };
         let published = self.hub.publish(&mut recorder, message).await.map_err(|error| match error {
             PublishError::Log(error) => BrokerError::Log(error),
@@ -512,6 +530,20 @@ impl Broker {
             tracing::warn!(left = self.hub.tasks.len(), "some connections did not end in time");
         }
         self.hub.retained.store_mark().await;
+        if let Some(ticket) = self.hub.keeper.flush(Extent::All).await
+            && tokio::time::timeout(limit, self.hub.keeper.stored(ticket)).await.is_err()
+        {
+            tracing::warn!(
+                "what sessions are owed was not stored in time; the next start looks for it in the log"
+            );
+        }
+    }
+
+    /// From where on the next start will read the log for what sessions are owed: nothing from there on may be removed.
+    /// None where that is not known yet.
+    pub fn sessions_read_from(&self) -> Option<u64> {
+        let mark = self.hub.keeper.store().mark()?;
+        (mark.log_id == self.hub.journal.log_id()).then_some(mark.read_from)
     }
 
     /// Resolves when the broker cannot go on; the process must stop then.

@@ -63,6 +63,8 @@ pub enum ProxySubscribed {
 pub(crate) struct Facts {
     /// What does not change during a connection.
     pub(crate) fixed: ClientInfo,
+    /// Whether the session outlives its connections.
+    pub(crate) is_kept: bool,
     /// 0 while connected.
     pub(crate) disconnected_at_ms: AtomicI64,
     /// Begins as what is fixed; operators may change it.

@@ -19,6 +19,7 @@ use crate::codec::{self, CONNECT, Connect, DecodeError, Packet, Version, reason}
 use crate::frame::{FrameReader, ReadError};
 use crate::hub::Hub;
 use crate::info::ClientInfo;
+use crate::keeper::Kept;
 use crate::listener::{ArriveError, Endpoints, Knock, Socket};
 use crate::record::Recorder;
 use crate::session::{self, Actor, Parts, Session};
@@ -143,6 +144,13 @@ async fn first_packet(reader: &mut FrameReader<ReadHalf<Socket>>) -> Result<Conn
     }
 }
 
+/// What there was of the client before.
+struct Earlier {
+    resumed: Option<Box<Session>>,
+    /// Its session outlived connections.
+    had_kept: bool,
+}
+
 struct Handshake {
     hub: Arc<Hub>,
     endpoints: Endpoints,
@@ -172,8 +180,10 @@ impl Handshake {
             self.hub.clients.abandon(turn);
             return self.refuse(wire, reason::SERVER_UNAVAILABLE, None).await;
         }
+        let had_kept = self.hub.clients.facts(&self.connect.clientid).is_some_and(|it| it.is_kept);
         let resumed = self.hub.clients.take_over(&turn, self.connect.clean_start).await;
-        self.establish(wire, turn, identity, resumed, assigned).await
+        let earlier = Earlier { resumed, had_kept };
+        self.establish(wire, turn, identity, earlier, assigned).await
     }
 
     /// Checks what needs nobody else; whether the client identifier was assigned here.
@@ -271,7 +281,7 @@ impl Handshake {
         wire: Wire,
         turn: Turn,
         identity: Identity,
-        resumed: Option<Box<Session>>,
+        Earlier { resumed, had_kept }: Earlier,
         assigned: bool,
     ) -> Option<Box<Parts>> {
         let hub = Arc::clone(&self.hub);
@@ -282,7 +292,9 @@ impl Handshake {
         let begun =
             if session_present { &hub.counters.sessions_resumed } else { &hub.counters.sessions_created };
         begun.add(1);
-        let mut session = resumed.unwrap_or_else(|| Box::new(hub.new_session(connected_at_ms)));
+        let mut session = resumed.unwrap_or_else(|| {
+            Box::new(hub.new_session(&self.connect.clientid, connected_at_ms, terms.expiry_seconds > 0))
+        });
         session.expiry_seconds = terms.expiry_seconds;
         if let Err(error) = self.record(&mut recorder, &identity, &terms, connected_at_ms).await {
             tracing::warn!(clientid = self.connect.clientid, %error, "a client is not let in: no event can be written");
@@ -305,10 +317,12 @@ impl Handshake {
         }
         let subject = Box::new(self.subject(identity));
         let answers = None;
-        let mut actor = Actor { hub, recorder, facts, subject, answers, control, registration, session };
+        let left_will = self.connect.will.is_some();
+        let mut actor =
+            Actor { hub, recorder, facts, subject, answers, control, registration, session, left_will };
         actor.publish_subscriptions();
-        // A router that is gone is noticed again, and dealt with, in the session's loop.
-        let _ = actor.rejoin().await;
+        actor.rejoin();
+        self.remember(&actor, had_kept).await;
         let out = self.connack(&terms, session_present, assigned);
         let Terms { keep_alive_seconds, inflight_max, packet_bytes_max, .. } = terms;
         let Wire { reader, writer } = wire;
@@ -326,6 +340,20 @@ impl Handshake {
             packet_bytes_max,
         };
         Some(Box::new(parts))
+    }
+
+    /// Stores what must outlive the process: the session if it outlives its connection, and the will. The client is
+    /// not told that it is in before that, nor before an earlier session of it that it did not want is forgotten.
+    async fn remember(&self, actor: &Actor, had_kept: bool) {
+        let will = self.connect.will.as_ref().map(|will| actor.will(will));
+        let changes: Vec<_> = actor.memory().into_iter().chain(will).collect();
+        if changes.is_empty() && !had_kept {
+            return;
+        }
+        let hub = &actor.hub;
+        if let Some(ticket) = hub.keeper.write(changes).await {
+            hub.shutdown.run_until_cancelled(hub.keeper.stored(ticket)).await;
+        }
     }
 
     fn subject(&self, identity: Identity) -> Subject {
@@ -460,7 +488,8 @@ impl Handshake {
             ..ClientInfo::default()
         };
         let keepalive_seconds = AtomicU16::new(fixed.keepalive_seconds);
-        Facts { fixed, disconnected_at_ms: AtomicI64::new(0), keepalive_seconds, ..Facts::default() }
+        let (disconnected_at_ms, is_kept) = (AtomicI64::new(0), session.kept.is_some());
+        Facts { fixed, is_kept, disconnected_at_ms, keepalive_seconds, ..Facts::default() }
     }
 }
 
@@ -471,9 +500,11 @@ impl Hub {
         format!("auto-{:016x}{:016x}", random.next_u64(), random.next_u64())
     }
 
-    fn new_session(&self, created_at_ms: i64) -> Session {
+    fn new_session(&self, clientid: &str, created_at_ms: i64, outlives: bool) -> Session {
         let id = self.session_ids.fetch_add(1, Ordering::Relaxed);
-        Session::new(id, created_at_ms, self.config.limits.queue_messages_max)
+        // What is owed to it from now on is in its ledger.
+        let kept = outlives.then(|| Kept::new(&self.keeper, id, clientid, self.journal.next_offset()));
+        Session::new(id, created_at_ms, self.config.limits.queue_messages_max, kept)
     }
 }
 

@@ -48,6 +48,21 @@ pub(crate) fn republished(message: &proto::Message) -> Option<Bytes> {
 }
 
 impl Envelope {
+    /// In the place of a message that nobody needs any more.
+    pub(crate) fn nothing(qos: Qos) -> Self {
+        Self {
+            id: [0; 16],
+            qos,
+            retain: false,
+            received_at_ms: 0,
+            from_clientid: Bytes::new(),
+            from_username: None,
+            props: None,
+            republished: None,
+            payload: Bytes::new(),
+        }
+    }
+
     /// What others are told of a message that is kept.
     pub(crate) fn info(self, topic: String) -> RetainedInfo {
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();

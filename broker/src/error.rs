@@ -31,6 +31,9 @@ pub enum BrokerError {
     /// What is to survive a restart cannot be read.
     #[error("the registry cannot be used")]
     Registry(#[from] muster_core::registry::RegistryError),
+    /// What sessions were owed cannot be found again.
+    #[error("what the last run left cannot be read from the event log")]
+    Restore(#[source] LogError),
     /// The event could not be written.
     #[error("the event log refused an event")]
     Log(#[from] LogError),

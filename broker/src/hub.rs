@@ -21,7 +21,8 @@ use crate::clients::Clients;
 use crate::codec::Qos;
 use crate::config::BrokerConfig;
 use crate::envelope::{self, Envelope};
-use crate::groups::Groups;
+use crate::groups::{Group, Groups};
+use crate::keeper::{Keeper, Kept, Options, Target};
 use crate::listener::Room;
 use crate::record::Recorder;
 use crate::retained::Retained;
@@ -42,11 +43,13 @@ pub(crate) struct Hub {
     pub(crate) clients: Clients,
     pub(crate) groups: Groups,
     pub(crate) retained: Retained,
+    /// What sessions are owed that outlive their connections.
+    pub(crate) keeper: Arc<Keeper>,
     pub(crate) counters: LiveCounters,
-    /// Who subscribes to what: asked before a message goes to the router, whose own search is slow when it finds
-    /// nothing.
+    /// Who of those whom the router serves subscribes to what: asked before a message goes there, because the router's
+    /// own search is slow when it finds nothing.
     pub(crate) index: RwLock<FilterIndex<u64>>,
-    /// The filters of it in their order, each with how many sessions and groups have it: for those who ask for a list.
+    /// All filters in their order, each with how many sessions and groups have it: for those who ask for a list.
     pub(crate) topics: Mutex<BTreeMap<String, usize>>,
     pub(crate) session_ids: AtomicU64,
     pub(crate) random: std::sync::Mutex<rand::rngs::StdRng>,
@@ -72,6 +75,8 @@ pub(crate) struct NewMessage {
     pub(crate) republished_by: String,
     pub(crate) republication: Option<proto::Republication>,
     pub(crate) request: Option<proto::Request>,
+    /// Of a client's QoS 2 publish; else 0.
+    pub(crate) packet_id: u16,
 }
 
 /// What became of a publish.
@@ -101,7 +106,7 @@ impl Hub {
         message: NewMessage,
     ) -> Result<Published, PublishError> {
         let NewMessage { topic, payload, qos, retain, dup, props, .. } = message;
-        let NewMessage { origin, republished_by, republication, request, .. } = message;
+        let NewMessage { origin, republished_by, republication, request, packet_id, .. } = message;
         let received_at_ms = recorder.wall_ms();
         let encoded_props = props.as_ref().map(|props| Bytes::from(props.encode_to_vec()));
         let mut shown = proto::Message {
@@ -114,10 +119,12 @@ impl Hub {
             origin: origin.to_owned(),
             republished_by,
             republication,
+            packet_id: u32::from(packet_id),
             ..Default::default()
         };
         let republished = envelope::republished(&shown);
         let under_way = retain.then(|| self.retained.begin());
+        let owed = self.keeper.owed(&topic);
         let unwanted = self.wanted.contains(EventKind::MessageDropped).then(|| shown.clone());
         shown.request = request;
         let written =
@@ -139,9 +146,18 @@ impl Hub {
         if let Some(under_way) = under_way {
             self.retained.apply(under_way, &topic, &envelope).await;
         }
-        let matched = self.is_subscribed(&topic);
+        let is_routed = self.is_routed(&topic);
+        let matched = is_routed || owed.is_some();
         if matched {
-            self.router.publish(&topic, envelope.encode()).await?;
+            let encoded = envelope.encode();
+            if let Some(owed) = owed {
+                let dropped = owed.give(appended.offset, &topic, &envelope, &encoded);
+                self.counters.deliveries_dropped.add(dropped);
+                self.counters.deliveries_dropped_queue_full.add(dropped);
+            }
+            if is_routed {
+                self.router.publish(&topic, encoded).await?;
+            }
         } else {
             self.counters.messages_dropped_no_subscribers.add(1);
             if let Some(message) = unwanted {
@@ -181,28 +197,69 @@ impl Hub {
 
     /// Whether some session subscribes to the topic.
     pub(crate) fn is_subscribed(&self, topic: &str) -> bool {
+        self.keeper.any_match(topic) || self.is_routed(topic)
+    }
+
+    fn is_routed(&self, topic: &str) -> bool {
         self.index.read().unwrap_or_else(PoisonError::into_inner).any_match(topic)
     }
 
     pub(crate) fn index_insert(&self, filter: &str, session: u64) {
         let is_new = self.index.write().unwrap_or_else(PoisonError::into_inner).insert(filter, session);
-        if !is_new {
-            return;
+        if is_new {
+            self.list(filter);
         }
+    }
+
+    /// Has a session that outlives its connections owed the messages of a filter.
+    pub(crate) fn owe(&self, filter: &str, kept: &Arc<Kept>, options: Options) {
+        if self.keeper.insert(filter, Target::Session(Arc::clone(kept), options)) {
+            self.list(filter);
+        }
+    }
+
+    /// The end of that.
+    pub(crate) fn owe_no_more(&self, filter: &str, kept: &Arc<Kept>, options: Options) {
+        if self.keeper.remove(filter, &Target::Session(Arc::clone(kept), options)) {
+            self.unlist(filter);
+        }
+    }
+
+    /// Has a group dealt the messages of a filter.
+    pub(crate) fn open_group(&self, filter: &str, group: &Arc<Group>) {
+        if self.keeper.insert(filter, Target::Group(Arc::clone(group))) {
+            self.list(filter);
+        }
+    }
+
+    /// The end of that.
+    pub(crate) fn close_group(&self, filter: &str, group: &Arc<Group>) {
+        if self.keeper.remove(filter, &Target::Group(Arc::clone(group))) {
+            self.unlist(filter);
+        }
+    }
+
+    fn list(&self, filter: &str) {
         *self.topics.lock().unwrap_or_else(PoisonError::into_inner).entry(filter.to_owned()).or_default() +=
             1;
+    }
+
+    fn unlist(&self, filter: &str) {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = topics.get_mut(filter) {
+            *count -= 1;
+            if *count == 0 {
+                topics.remove(filter);
+            }
+        }
     }
 
     pub(crate) fn index_remove(&self, filter: &str, session: u64) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         let was_there = index.remove(filter, &session);
         drop(index);
-        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        if was_there && let Some(count) = topics.get_mut(filter) {
-            *count -= 1;
-            if *count == 0 {
-                topics.remove(filter);
-            }
+        if was_there {
+            self.unlist(filter);
         }
     }
 }

@@ -8,8 +8,8 @@
 //!
 //! Known limits, all of the embedded router: it keeps about 300 bytes for each topic that was ever delivered and 6 KiB
 //! for each filter that was ever subscribed, until the process ends, besides the last messages of each filter
-//! (`Limits::router_filter_bytes_max`). Sessions and what waits for them do not survive a restart; retained messages
-//! do.
+//! (`Limits::router_filter_bytes_max`). Sessions that outlive their connections, and shared groups, do without it: see
+//! `keeper`.
 
 mod access;
 pub mod authn;
@@ -27,6 +27,7 @@ mod frame;
 mod groups;
 mod hub;
 mod info;
+mod keeper;
 mod listener;
 mod record;
 mod retained;

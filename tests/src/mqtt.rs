@@ -109,6 +109,8 @@ pub struct Connect {
     pub expiry: u32,
     /// Will: topic, payload, QoS, retain.
     pub will: Option<(String, Bytes, u8, bool)>,
+    /// How long it waits, seconds (5 only).
+    pub will_delay: u32,
     /// User name.
     pub username: Option<String>,
     /// Password.
@@ -126,6 +128,7 @@ impl Connect {
             keep_alive: 0,
             expiry: 0,
             will: None,
+            will_delay: 0,
             username: None,
             password: None,
         }
@@ -148,7 +151,8 @@ impl Connect {
         body.extend(text(&self.client_id));
         if let Some((topic, payload, _, _)) = &self.will {
             if self.version == Version::V5 {
-                body.push(0);
+                body.extend([5, 24]);
+                body.extend(self.will_delay.to_be_bytes());
             }
             body.extend(text(topic));
             body.extend(u16::try_from(payload.len()).expect("a short will").to_be_bytes());

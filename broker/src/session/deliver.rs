@@ -12,6 +12,7 @@ use crate::codec::Qos;
 use crate::envelope::Envelope;
 use crate::groups::GroupMessage;
 use crate::hub;
+use crate::keeper::Owed;
 
 /// Why a message for one subscriber was dropped; the names in events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,19 @@ impl Actor {
         self.offer(&subscription, message.topic, message.message).await;
     }
 
+    /// A message that the session is owed.
+    pub(super) async fn owed(&mut self, owed: Owed) {
+        let Owed { topic, envelope, qos, retain, subscription_id, is_own, debt } = owed;
+        let delivery = Delivery { topic, envelope, qos, retain, subscription_id, debt };
+        if is_own {
+            self.dropped(&delivery, Drop::NoLocal).await;
+        } else if !self.facts.is_connected() && delivery.qos == Qos::AtMostOnce {
+            self.dropped(&delivery, Drop::Qos0).await;
+        } else {
+            self.enqueue(delivery).await;
+        }
+    }
+
     async fn offer(&mut self, subscription: &Subscription, topic: Bytes, message: Bytes) {
         let Some(envelope) = Envelope::decode(message) else {
             tracing::error!("a message came back from the router damaged");
@@ -76,6 +90,7 @@ impl Actor {
             retain: envelope.retain && subscription.retain_as_published,
             subscription_id: subscription.id,
             envelope,
+            debt: None,
         };
         if subscription.no_local && delivery.envelope.from_clientid == self.clientid().as_bytes() {
             self.dropped(&delivery, Drop::NoLocal).await;

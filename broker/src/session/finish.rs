@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::deliver::Drop;
 use super::online::{Connection, End};
-use super::{Actor, offline, will};
+use super::{Actor, offline};
 use crate::clients::KickReason;
 use crate::codec::{DecodeError, Will, encode, reason};
 use crate::listener::Socket;
@@ -85,22 +85,27 @@ impl Actor {
         match end {
             End::TakenOver { clean, reply } => {
                 let keep = outlives && !clean;
-                let is_due = |it: &Will| !keep || will::delay(it).is_zero();
+                let is_due = |it: &Will| !keep || it.delay().is_zero();
                 if let Some(will) = will.filter(is_due) {
                     self.publish_will(will).await;
                 }
+                self.forget_will().await;
                 self.hand_over(keep, reply).await;
             }
             End::Kicked { reply, .. } => {
                 if let Some(will) = will {
                     self.publish_will(will).await;
                 }
+                self.forget_will().await;
                 self.end().await;
                 // Who asked may have gone.
                 let _ = reply.send(());
             }
             // A server that stops says nothing about its devices: their wills are not published.
-            End::Shutdown | End::RouterStopped => self.end().await,
+            End::Shutdown | End::RouterStopped => {
+                self.forget_will().await;
+                self.suspend().await;
+            }
             _ => self.leave(will).await,
         }
     }
@@ -108,16 +113,18 @@ impl Actor {
     /// The client has gone: the session stays, or ends with the connection.
     async fn leave(mut self, will: Option<Will>) {
         let lifetime = Duration::from_secs(u64::from(self.session.expiry_seconds));
-        let delay = will.as_ref().map(will::delay).unwrap_or_default();
+        let delay = will.as_ref().map(Will::delay).unwrap_or_default();
         if lifetime.is_zero() || delay.is_zero() {
             if let Some(will) = will {
                 self.publish_will(will).await;
             }
+            self.forget_will().await;
             if lifetime.is_zero() {
                 return self.end().await;
             }
             return self.stay(None, lifetime).await;
         }
+        self.will_is_due(delay).await;
         let now = Instant::now();
         self.stay(will.map(|will| (will, now + delay)), lifetime).await;
     }
@@ -127,6 +134,8 @@ impl Actor {
             self.dropped(&delivery, Drop::Qos0).await;
         }
         self.answers = None;
+        // Nobody waits for it.
+        let _ticket = self.hub.keeper.write(Vec::from_iter(self.memory())).await;
         let ends_at = Instant::now() + lifetime;
         offline::run(self, will, ends_at).await;
     }

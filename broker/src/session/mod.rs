@@ -3,8 +3,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use muster_core::event::{EventKind, proto};
+use muster_core::sessions::{Change, Ticket};
 use tokio::sync::mpsc;
 
 use crate::access::Subject;
@@ -14,6 +16,7 @@ use crate::codec::Qos;
 use crate::groups::GroupMessage;
 use crate::hub::Hub;
 use crate::info::SubscriptionInfo;
+use crate::keeper::{Kept, Memory, Options, Owed};
 use crate::record::Recorder;
 use crate::router::Link;
 
@@ -25,10 +28,12 @@ mod online;
 mod outbox;
 mod proxy;
 mod publish;
+mod restore;
 mod subscribe;
 mod will;
 
 pub(crate) use finish::close;
+pub(crate) use offline::run as wait_offline;
 pub(crate) use online::{Parts, run};
 
 use outbox::Outbox;
@@ -50,8 +55,12 @@ pub(crate) struct Session {
     next_subscription: u32,
     /// Names what the router has to confirm next.
     next_token: u16,
-    /// Made with the first subscription: most devices only publish.
+    /// Made with the first subscription: most devices only publish. Never there with `kept`.
     link: Option<Link>,
+    /// Where it outlives its connections: how messages reach it, and what it is owed.
+    pub(crate) kept: Option<Arc<Kept>>,
+    /// The last thing that the client must not be told before it is stored.
+    ticket: Option<Ticket>,
     group_messages: Option<(mpsc::Sender<GroupMessage>, mpsc::Receiver<GroupMessage>)>,
     /// QoS 2 publishes from the client that it has not released: packet identifier and the event's offset.
     unreleased: HashMap<u16, u64>,
@@ -72,6 +81,17 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
+    fn options(&self) -> Options {
+        Options {
+            number: self.number,
+            qos: self.qos,
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+            retain_handling: self.retain_handling,
+            id: self.id,
+        }
+    }
+
     fn info(&self, filter: &str) -> SubscriptionInfo {
         SubscriptionInfo {
             topic: filter.to_owned(),
@@ -97,7 +117,12 @@ impl Subscription {
 }
 
 impl Session {
-    pub(crate) fn new(id: u64, created_at_ms: i64, queue_messages_max: usize) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        created_at_ms: i64,
+        queue_messages_max: usize,
+        kept: Option<Arc<Kept>>,
+    ) -> Self {
         Self {
             id,
             created_at_ms,
@@ -107,6 +132,8 @@ impl Session {
             next_subscription: 1,
             next_token: 0,
             link: None,
+            kept,
+            ticket: None,
             group_messages: None,
             unreleased: HashMap::new(),
             outbox: Outbox::new(queue_messages_max),
@@ -118,11 +145,15 @@ impl Session {
     pub(crate) async fn end(mut self: Box<Self>, hub: &Hub) {
         hub.counters.sessions_terminated.add(1);
         for (filter, subscription) in std::mem::take(&mut self.subscriptions) {
-            if subscription.is_shared {
-                hub.groups.leave(hub, &filter, self.id).await;
-            } else {
-                hub.index_remove(&filter, self.id);
+            match &self.kept {
+                _ if subscription.is_shared => hub.groups.leave(hub, &filter, self.id),
+                Some(kept) => hub.owe_no_more(&filter, kept, subscription.options()),
+                None => hub.index_remove(&filter, self.id),
             }
+        }
+        if let Some(kept) = &self.kept {
+            // Who has to wait for it waits for all that was written before.
+            let _ticket = kept.end().await;
         }
         // Dropping the link leaves the router.
     }
@@ -155,6 +186,14 @@ impl Session {
         }
     }
 
+    /// The next message that the session is owed; none comes where it does not outlive its connection.
+    async fn next_owed(kept: &Option<Arc<Kept>>) -> Owed {
+        match kept {
+            Some(kept) => kept.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// The way for groups to reach this session's task.
     fn group_sender(&mut self) -> mpsc::Sender<GroupMessage> {
         let (sender, _) = self.group_messages.get_or_insert_with(|| mpsc::channel(GROUP_MESSAGES_MAX));
@@ -174,6 +213,8 @@ pub(crate) struct Actor {
     pub(crate) control: mpsc::Receiver<Control>,
     pub(crate) registration: Registration,
     pub(crate) session: Box<Session>,
+    /// A will of this connection is stored.
+    pub(crate) left_will: bool,
 }
 
 impl Actor {
@@ -184,6 +225,40 @@ impl Actor {
     /// Whether somebody asks for events of this kind now.
     fn wants(&self, kind: EventKind) -> bool {
         self.hub.wanted.contains(kind)
+    }
+
+    /// The change that stores the session as it is now; none where it does not outlive its connection.
+    pub(crate) fn memory(&self) -> Option<Change> {
+        let kept = self.session.kept.as_ref()?;
+        let memory = Memory::new(&self.facts.fixed, &self.subject, self.session.expiry_seconds);
+        let gone_at_ms = self.facts.disconnected_at_ms.load(Ordering::Relaxed);
+        Some(Change::Session {
+            session: kept.session(),
+            clientid: self.clientid().to_owned(),
+            facts: memory.encode(),
+            gone_at_ms: (gone_at_ms != 0).then_some(gone_at_ms),
+        })
+    }
+
+    /// Queues changes to be stored; the client hears of them when they are.
+    async fn store(&mut self, changes: Vec<Change>) {
+        if let Some(ticket) = self.hub.keeper.write(changes).await {
+            self.session.ticket = Some(ticket);
+        }
+    }
+
+    /// The server stops: the session goes on at its next start, if it outlives its connection.
+    async fn suspend(self) {
+        match self.session.kept.clone().filter(|_| self.session.expiry_seconds > 0) {
+            Some(kept) => {
+                kept.freeze();
+                let memory = self.memory();
+                // The store is flushed before the process ends.
+                let _ticket = self.hub.keeper.write(Vec::from_iter(memory)).await;
+                self.hub.clients.unregister(&self.registration);
+            }
+            None => self.end().await,
+        }
     }
 
     /// Ends the session and forgets the client.

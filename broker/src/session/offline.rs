@@ -14,7 +14,7 @@ use crate::router::{Incoming, RouterStopped};
 pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at: Instant) {
     let (mut will, will_at) = will.map_or((None, None), |(will, at)| (Some(will), Some(at)));
     loop {
-        let Session { link, group_messages, .. } = &mut *actor.session;
+        let Session { link, group_messages, kept, .. } = &mut *actor.session;
         tokio::select! {
             control = actor.control.recv() => match control {
                 Some(Control::TakeOver { clean, reply }) => {
@@ -23,6 +23,7 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                     if let Some(will) = will.filter(|_| clean) {
                         actor.publish_will(will).await;
                     }
+                    actor.forget_will().await;
                     return actor.hand_over(!clean, reply).await;
                 }
                 Some(Control::Kick { reply, .. }) => {
@@ -36,11 +37,11 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                 }
                 // Who asked may have gone, here and below.
                 Some(Control::Subscribe { subscriptions, done }) => {
-                    let Ok(room) = actor.proxy_subscribe(subscriptions).await else { return actor.end().await };
+                    let Ok(room) = actor.proxy_subscribe(subscriptions).await else { return actor.suspend().await };
                     let _ = done.send(room);
                 }
                 Some(Control::Unsubscribe { filters, done }) => {
-                    let Ok(held) = actor.proxy_unsubscribe(filters).await else { return actor.end().await };
+                    let Ok(held) = actor.proxy_unsubscribe(filters).await else { return actor.suspend().await };
                     let _ = done.send(held);
                 }
                 Some(Control::KeepAlive { done, .. }) => {
@@ -52,16 +53,18 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                 Some(Control::Held { query, reply }) => {
                     let _ = reply.send(actor.session.outbox.held(&query));
                 }
-                Some(Control::Shutdown) | None => return actor.end().await,
+                // A will that waits goes on waiting after the next start.
+                Some(Control::Shutdown) | None => return actor.suspend().await,
             },
             incoming = Session::next_incoming(link) => match incoming {
                 Ok(Incoming::Message { subscription, topic, message, missed }) => {
                     actor.routed(subscription, topic, message, missed).await;
                 }
                 Ok(_) => {}
-                Err(RouterStopped) => return actor.end().await,
+                Err(RouterStopped) => return actor.suspend().await,
             },
             Some(message) = Session::next_group_message(group_messages) => actor.shared(message).await,
+            owed = Session::next_owed(kept) => actor.owed(owed).await,
             () = at(will_at), if will.is_some() => {
                 if let Some(will) = will.take() {
                     actor.publish_will(will).await;

@@ -9,12 +9,13 @@ use std::time::Duration;
 use bytes::BytesMut;
 use muster_core::event::proto;
 use muster_core::log::LogError;
+use muster_core::sessions::Ticket;
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::deliver::Drop;
-use super::outbox::Stage;
+use super::outbox::{Delivery, Stage};
 use super::publish::{PendingAck, first_durable};
 use super::subscribe::PendingSubAck;
 use super::{Actor, Session};
@@ -25,6 +26,8 @@ use crate::codec::encode::PublishOut;
 use crate::codec::{Ack, DecodeError, Disconnect, Frame, Packet, Qos, Version, Will, decode, encode, reason};
 use crate::frame::{FrameReader, ReadError};
 use crate::groups::GroupMessage;
+use crate::hub::Hub;
+use crate::keeper::Owed;
 use crate::listener::Socket;
 use crate::retained::remaining_seconds;
 use crate::router::{Incoming, RouterStopped};
@@ -59,6 +62,27 @@ pub(crate) struct Connection {
     pub(super) aliases: HashMap<u16, String>,
     pub(super) pending_acks: VecDeque<PendingAck>,
     pub(super) pending_subacks: Vec<PendingSubAck>,
+    /// What waits for the store, in the order in which it will be stored.
+    pending_stored: VecDeque<(Ticket, Later)>,
+}
+
+/// What is sent when something is stored.
+pub(super) enum Later {
+    SubAck(PendingSubAck),
+    UnsubAck {
+        pkid: u16,
+        codes: Vec<u8>,
+    },
+    /// A message with QoS 2 that has its identifier.
+    Publish {
+        pkid: u16,
+    },
+    PubRel {
+        pkid: u16,
+    },
+    PubComp {
+        pkid: u16,
+    },
 }
 
 /// What a connection is made of when it begins.
@@ -109,6 +133,8 @@ enum Step {
     Frame(Result<Frame, ReadError>),
     Incoming(Result<Incoming, RouterStopped>),
     Group(GroupMessage),
+    Owed(Owed),
+    Stored,
     Durable(Result<(), LogError>),
     Written(std::io::Result<usize>),
     Control(Option<Control>),
@@ -143,6 +169,7 @@ impl Connection {
             aliases: HashMap::new(),
             pending_acks: VecDeque::new(),
             pending_subacks: Vec::new(),
+            pending_stored: VecDeque::new(),
         }
     }
 
@@ -163,6 +190,14 @@ impl Connection {
                 Step::Incoming(incoming) => Box::pin(self.on_incoming(incoming)).await,
                 Step::Group(message) => {
                     Box::pin(self.actor.shared(message)).await;
+                    Ok(())
+                }
+                Step::Owed(owed) => {
+                    Box::pin(self.actor.owed(owed)).await;
+                    Ok(())
+                }
+                Step::Stored => {
+                    Box::pin(self.on_stored()).await;
                     Ok(())
                 }
                 Step::Durable(durable) => {
@@ -200,13 +235,15 @@ impl Connection {
         let may_read =
             !self.is_window_full() && self.out.len() < self.actor.hub.config.limits.write_bytes_max;
         let must_write = self.is_unflushed || !self.out.is_empty();
-        let Self { actor, reader, writer, out, pending_acks, .. } = self;
+        let Self { actor, reader, writer, out, pending_acks, pending_stored, .. } = self;
         let Actor { control, session, hub, .. } = actor;
-        let Session { link, group_messages, .. } = &mut **session;
+        let Session { link, group_messages, kept, .. } = &mut **session;
         tokio::select! {
             frame = reader.next(), if may_read => Step::Frame(frame),
             incoming = Session::next_incoming(link) => Step::Incoming(incoming),
             Some(message) = Session::next_group_message(group_messages) => Step::Group(message),
+            owed = Session::next_owed(kept) => Step::Owed(owed),
+            () = first_stored(hub, pending_stored) => Step::Stored,
             durable = first_durable(&hub.journal, pending_acks) => Step::Durable(durable),
             written = write(writer, out), if must_write => Step::Written(written),
             control = control.recv() => Step::Control(control),
@@ -239,7 +276,7 @@ impl Connection {
                 Ok(())
             }
             Packet::PubRel(ack) => {
-                self.on_pubrel(ack.pkid);
+                self.on_pubrel(ack.pkid).await;
                 Ok(())
             }
             Packet::PubComp(ack) => {
@@ -388,7 +425,56 @@ impl Connection {
             self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
         }
         let code = if known { reason::SUCCESS } else { reason::PACKET_IDENTIFIER_NOT_FOUND };
+        // A client that was told to forget the identifier would take the message for a new one.
+        let kept = self.actor.session.kept.clone();
+        if let (Some(kept), Some(debt)) = (kept, self.actor.session.outbox.debt(pkid))
+            && let Some(ticket) = kept.released(&debt, pkid).await
+        {
+            return self.later(ticket, Later::PubRel { pkid });
+        }
         self.send(|out, version| encode::ack(out, version, PUBREL, pkid, code));
+    }
+
+    /// Sends something when that is stored.
+    pub(super) fn later(&mut self, ticket: Ticket, what: Later) {
+        self.pending_stored.push_back((ticket, what));
+    }
+
+    /// Sends what waited for the store.
+    async fn on_stored(&mut self) {
+        while let Some((ticket, _)) = self.pending_stored.front()
+            && self.actor.hub.keeper.store().is_stored(*ticket)
+            && let Some((_, what)) = self.pending_stored.pop_front()
+        {
+            match what {
+                Later::SubAck(pending) => self.complete(pending),
+                Later::UnsubAck { pkid, codes } => {
+                    self.send(|out, version| encode::unsuback(out, version, pkid, &codes));
+                }
+                Later::Publish { pkid } => self.publish_stored(pkid).await,
+                Later::PubRel { pkid } => {
+                    self.send(|out, version| encode::ack(out, version, PUBREL, pkid, reason::SUCCESS));
+                }
+                Later::PubComp { pkid } => self.complete_publish(pkid, reason::SUCCESS),
+            }
+        }
+    }
+
+    /// Sends a message with QoS 2 whose identifier is stored.
+    async fn publish_stored(&mut self, pkid: u16) {
+        let Some(delivery) = self.actor.session.outbox.stored(pkid) else { return };
+        let expiry_seconds = remaining_seconds(&delivery.envelope, self.actor.recorder.wall_ms());
+        if self.write_publish(&delivery, pkid, false, expiry_seconds).is_err() {
+            self.actor.session.outbox.forget(pkid);
+            return self.actor.dropped(&delivery, Drop::TooLarge).await;
+        }
+        self.count_delivered(&delivery).await;
+    }
+
+    async fn count_delivered(&mut self, delivery: &Delivery) {
+        self.actor.hub.counters.message_delivered(delivery.qos);
+        self.actor.facts.messages_sent[usize::from(delivery.qos.as_u8())].add(1);
+        self.actor.delivery_event(EventKind::MessageDelivered, delivery, "", None).await;
     }
 
     /// Appends a packet to what is to be written.
@@ -431,13 +517,16 @@ impl Connection {
             }
             let pkid =
                 if delivery.qos == Qos::AtMostOnce { 0 } else { self.actor.session.outbox.next_pkid() };
+            if let Some(ticket) = self.assign(&delivery, pkid).await {
+                self.actor.session.outbox.at_stage(pkid, Stage::Storing(ticket), delivery);
+                self.later(ticket, Later::Publish { pkid });
+                continue;
+            }
             if self.write_publish(&delivery, pkid, false, expiry_seconds).is_err() {
                 self.actor.dropped(&delivery, Drop::TooLarge).await;
                 continue;
             }
-            self.actor.hub.counters.message_delivered(delivery.qos);
-            self.actor.facts.messages_sent[usize::from(delivery.qos.as_u8())].add(1);
-            self.actor.delivery_event(EventKind::MessageDelivered, &delivery, "", None).await;
+            self.count_delivered(&delivery).await;
             if delivery.qos > Qos::AtMostOnce {
                 self.actor.session.outbox.sent(pkid, delivery);
             }
@@ -449,12 +538,26 @@ impl Connection {
         }
     }
 
+    /// Has the identifier of a message stored that the session is owed; where it must not be sent before, says when
+    /// that is done.
+    async fn assign(&mut self, delivery: &Delivery, pkid: u16) -> Option<Ticket> {
+        let (kept, debt) = (self.actor.session.kept.as_ref()?, delivery.debt.as_ref()?);
+        match delivery.qos {
+            Qos::ExactlyOnce => kept.assign(debt, pkid).await,
+            _ => {
+                kept.sent(debt, pkid);
+                None
+            }
+        }
+    }
+
     /// Sends again what an earlier connection of the session left unacknowledged.
     fn resend(&mut self) {
         let waiting: Vec<_> = self.actor.session.outbox.inflight().cloned().collect();
         for inflight in waiting {
             let pkid = inflight.pkid;
             match inflight.stage {
+                Stage::Storing(ticket) => self.later(ticket, Later::Publish { pkid }),
                 Stage::Released => {
                     self.send(|out, version| encode::ack(out, version, PUBREL, pkid, reason::SUCCESS));
                 }
@@ -472,7 +575,7 @@ impl Connection {
 
     fn write_publish(
         &mut self,
-        delivery: &super::outbox::Delivery,
+        delivery: &Delivery,
         pkid: u16,
         dup: bool,
         expiry_seconds: Option<u32>,
@@ -525,6 +628,14 @@ async fn write(writer: &mut WriteHalf<Socket>, out: &mut BytesMut) -> std::io::R
 async fn until(silence: Option<&mut Pin<Box<Sleep>>>) {
     match silence {
         Some(silence) => silence.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the first thing that waits for the store is there.
+async fn first_stored(hub: &Hub, pending: &VecDeque<(Ticket, Later)>) {
+    match pending.front() {
+        Some((ticket, _)) => hub.keeper.stored(*ticket).await,
         None => std::future::pending().await,
     }
 }

@@ -2,12 +2,15 @@
 //! Plain data, no sockets.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use muster_core::sessions::Ticket;
 
 use crate::codec::Qos;
 use crate::envelope::Envelope;
 use crate::info::{Held, HeldMessage, HeldPage, HeldQuery, RetainedInfo};
+use crate::keeper::Debt;
 
 /// A message for one subscription of one client.
 #[derive(Debug, Clone)]
@@ -19,6 +22,8 @@ pub(super) struct Delivery {
     pub(super) qos: Qos,
     pub(super) retain: bool,
     pub(super) subscription_id: Option<u32>,
+    /// Where the session is owed it: until it is settled.
+    pub(super) debt: Option<Arc<Debt>>,
 }
 
 impl Delivery {
@@ -30,6 +35,8 @@ impl Delivery {
 /// How far an unacknowledged message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// QoS 2: its identifier is being stored; then it is sent.
+    Storing(Ticket),
     /// PUBLISH was sent.
     Sent,
     /// PUBREC came and PUBREL was sent: the message is the client's, the identifier still ours.
@@ -109,8 +116,26 @@ impl Outbox {
     }
 
     pub(super) fn sent(&mut self, pkid: u16, delivery: Delivery) {
+        self.at_stage(pkid, Stage::Sent, delivery);
+    }
+
+    /// Puts a message into the window that is so far already.
+    pub(super) fn at_stage(&mut self, pkid: u16, stage: Stage, delivery: Delivery) {
         let place = self.next_place();
-        self.inflight.push_back(Inflight { pkid, stage: Stage::Sent, delivery, place });
+        self.inflight.push_back(Inflight { pkid, stage, delivery, place });
+    }
+
+    /// An identifier is stored: the message, which is sent now; none where it was given up or sent meanwhile.
+    pub(super) fn stored(&mut self, pkid: u16) -> Option<Delivery> {
+        let is_meant = |it: &&mut Inflight| it.pkid == pkid && matches!(it.stage, Stage::Storing(_));
+        let found = self.inflight.iter_mut().find(is_meant)?;
+        found.stage = Stage::Sent;
+        Some(found.delivery.clone())
+    }
+
+    /// What was in the window of an earlier process is in its order again, and new identifiers come after old ones.
+    pub(super) fn restored(&mut self) {
+        self.last_pkid = self.inflight.iter().map(|it| it.pkid).max().unwrap_or_default();
     }
 
     /// PUBACK: the message, if it was waiting for one.
@@ -138,6 +163,12 @@ impl Outbox {
         // The client has it: a payload that is never sent again need not be kept.
         found.delivery.envelope.payload = Bytes::new();
         (true, Some(delivery))
+    }
+
+    /// What is owed under an identifier.
+    pub(super) fn debt(&self, pkid: u16) -> Option<Arc<Debt>> {
+        let found = self.inflight.iter().find(|it| it.pkid == pkid && it.delivery.qos == Qos::ExactlyOnce)?;
+        found.delivery.debt.clone()
     }
 
     /// PUBCOMP: whether the identifier was waiting for it.
@@ -225,7 +256,8 @@ mod tests {
             republished: None,
             payload: Bytes::from_static(payload.as_bytes()),
         };
-        Delivery { topic: Bytes::from_static(b"t"), envelope, qos, retain: false, subscription_id: None }
+        let (topic, subscription_id) = (Bytes::from_static(b"t"), None);
+        Delivery { topic, envelope, qos, retain: false, subscription_id, debt: None }
     }
 
     fn shown(

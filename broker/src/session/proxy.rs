@@ -1,6 +1,7 @@
 //! What an operator does in the name of a client: subscriptions that the client did not ask for, and their end.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use muster_core::event::EventKind;
 use muster_core::event::proto::event::Detail;
@@ -28,6 +29,7 @@ impl Actor {
             self.proxy_subscribe_one(subscription).await?;
         }
         self.publish_subscriptions();
+        self.wait_until_stored().await;
         Ok(true)
     }
 
@@ -70,6 +72,15 @@ impl Actor {
             }
         }
         self.publish_subscriptions();
+        self.wait_until_stored().await;
         Ok(found)
+    }
+
+    /// The operator hears of it when it is stored.
+    async fn wait_until_stored(&mut self) {
+        if let Some(ticket) = self.session.ticket.take() {
+            let hub = Arc::clone(&self.hub);
+            hub.shutdown.run_until_cancelled(hub.keeper.stored(ticket)).await;
+        }
     }
 }

@@ -2,13 +2,14 @@
 //! QoS 2 is handled here alone: an identifier that is not released is not published twice.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use muster_core::journal::Journal;
 use muster_core::log::LogError;
 use muster_core::topic;
 
-use super::online::{Connection, End};
+use super::online::{Connection, End, Later};
 use crate::access::Action;
 use crate::codec::{Publish, Qos, Version, encode, reason};
 use crate::hub::{NewMessage, PublishError};
@@ -71,8 +72,13 @@ impl Connection {
             republished_by,
             republication,
             request,
+            packet_id: if qos == Qos::ExactlyOnce { pkid } else { 0 },
         };
-        let published = self.actor.hub.publish(&mut self.actor.recorder, message).await;
+        let hub = Arc::clone(&self.actor.hub);
+        let kept = self.actor.session.kept.clone().filter(|_| qos == Qos::ExactlyOnce);
+        // Until the ledger knows of the identifier, a start looks for it in the log.
+        let _under_way = kept.as_ref().map(|_| hub.keeper.begin());
+        let published = hub.publish(&mut self.actor.recorder, message).await;
         let (offset, code) = match published {
             Ok(done) if done.matched || self.version < Version::V5 => (done.offset, reason::SUCCESS),
             Ok(done) => (done.offset, reason::NO_MATCHING_SUBSCRIBERS),
@@ -86,6 +92,9 @@ impl Connection {
             Qos::AtMostOnce => {}
             Qos::AtLeastOnce => self.ack_when_durable(offset, PUBACK, pkid, code),
             Qos::ExactlyOnce => {
+                if let Some(kept) = kept {
+                    kept.received(pkid, offset);
+                }
                 self.actor.session.unreleased.insert(pkid, offset);
                 self.count_unreleased();
                 self.ack_when_durable(offset, PUBREC, pkid, code);
@@ -95,10 +104,20 @@ impl Connection {
     }
 
     /// PUBREL: the client will not send this message again.
-    pub(super) fn on_pubrel(&mut self, pkid: u16) {
-        let known = self.actor.session.unreleased.remove(&pkid).is_some();
+    pub(super) async fn on_pubrel(&mut self, pkid: u16) {
+        let known = self.actor.session.unreleased.remove(&pkid);
         self.count_unreleased();
-        let code = if known { reason::SUCCESS } else { reason::PACKET_IDENTIFIER_NOT_FOUND };
+        let code = if known.is_some() { reason::SUCCESS } else { reason::PACKET_IDENTIFIER_NOT_FOUND };
+        // Were it forgotten that the identifier is free, the client's next message under it would be taken for this.
+        if let (Some(kept), Some(offset)) = (self.actor.session.kept.clone(), known)
+            && let Some(ticket) = kept.release(pkid, offset).await
+        {
+            return self.later(ticket, Later::PubComp { pkid });
+        }
+        self.complete_publish(pkid, code);
+    }
+
+    pub(super) fn complete_publish(&mut self, pkid: u16, code: u8) {
         self.send(|out, version| encode::ack(out, version, PUBCOMP, pkid, code));
     }
 
@@ -109,6 +128,9 @@ impl Connection {
             let Some(refused) = self.pending_acks.pop_front() else { return };
             tracing::warn!(clientid = self.actor.clientid(), %error, "a publish is not acknowledged");
             self.actor.session.unreleased.remove(&refused.pkid);
+            if let Some(kept) = &self.actor.session.kept {
+                kept.not_received(refused.pkid);
+            }
             if self.version == Version::V5 && matches!(error, LogError::DiskFull { .. }) {
                 let PendingAck { kind, pkid, .. } = refused;
                 self.send(|out, version| encode::ack(out, version, kind, pkid, reason::QUOTA_EXCEEDED));

@@ -1,16 +1,24 @@
 //! SUBSCRIBE and UNSUBSCRIBE: one answer a packet, when the router has taken every filter of it.
 
-use muster_core::event::EventKind;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use muster_core::event::proto::event::Detail;
+use muster_core::event::{EventId, EventKind};
+use muster_core::sessions::{Change, StoredSubscription};
 use muster_core::topic;
 
-use super::online::{Connection, End};
+use super::online::{Connection, End, Later};
 use super::outbox::Delivery;
 use super::{Actor, Subscription};
 use crate::access::Action;
-use crate::codec::{Filter, Subscribe, Unsubscribe, encode, reason};
-use crate::groups::Member;
+use crate::codec::{Filter, Qos, Subscribe, Unsubscribe, encode, reason};
+use crate::groups::{Member, Way};
+use crate::keeper::Kept;
 use crate::router::RouterStopped;
+
+/// Largest offset that the store can hold.
+const OFFSET_MAX: u64 = u64::MAX >> 1;
 
 /// Retained messages that are queued at a time.
 const RETAINED_MESSAGES_STEP: usize = 64;
@@ -70,7 +78,9 @@ impl Connection {
             pending.codes.push(code);
         }
         self.actor.publish_subscriptions();
-        if pending.tokens.is_empty() {
+        if let Some(ticket) = self.actor.session.ticket.take() {
+            self.later(ticket, Later::SubAck(pending));
+        } else if pending.tokens.is_empty() {
             self.complete(pending);
         } else {
             self.pending_subacks.push(pending);
@@ -106,7 +116,10 @@ impl Connection {
         }
         self.actor.publish_subscriptions();
         self.complete_without_link();
-        self.send(|out, version| encode::unsuback(out, version, pkid, &codes));
+        match self.actor.session.ticket.take() {
+            Some(ticket) => self.later(ticket, Later::UnsubAck { pkid, codes }),
+            None => self.send(|out, version| encode::unsuback(out, version, pkid, &codes)),
+        }
         Ok(())
     }
 
@@ -141,7 +154,7 @@ impl Connection {
     }
 
     /// Sends the SUBACK; the retained messages follow as far as there is room for them.
-    fn complete(&mut self, pending: PendingSubAck) {
+    pub(super) fn complete(&mut self, pending: PendingSubAck) {
         let PendingSubAck { pkid, codes, retained, .. } = pending;
         self.send(|out, version| encode::suback(out, version, pkid, &codes));
         let backlog = retained.into_iter().map(|filter| RetainedBacklog { filter, after: None });
@@ -158,18 +171,21 @@ impl Actor {
         mut subscription: Subscription,
         tokens: &mut Vec<u16>,
     ) -> Result<bool, RouterStopped> {
-        if let Some(held) = self.session.subscriptions.get_mut(filter) {
-            subscription.number = held.number;
-            *held = subscription;
-            return Ok(false);
-        }
-        let number = self.session.next_subscription;
-        self.session.next_subscription += 1;
+        let held = self.session.subscriptions.get(filter).map(|held| held.number);
+        let number = held.unwrap_or(self.session.next_subscription);
         subscription.number = number;
+        if let Some(kept) = self.session.kept.clone() {
+            self.subscribe_kept(&kept, filter, subscription).await;
+            return Ok(held.is_none());
+        }
         let is_shared = subscription.is_shared;
         self.session.subscriptions.insert(filter.to_owned(), subscription);
+        if held.is_some() {
+            return Ok(false);
+        }
+        self.session.next_subscription += 1;
         if is_shared {
-            self.join(filter).await?;
+            self.join(filter);
             return Ok(true);
         }
         self.session.filters.insert(number, filter.to_owned());
@@ -186,11 +202,38 @@ impl Actor {
         Ok(true)
     }
 
+    /// As [`Actor::subscribe`], for a session that outlives its connections: in force at once, and stored.
+    async fn subscribe_kept(&mut self, kept: &Arc<Kept>, filter: &str, subscription: Subscription) {
+        let options = subscription.options();
+        let since = self.hub.journal.next_offset();
+        self.session.next_subscription = self.session.next_subscription.max(options.number + 1);
+        let is_shared = subscription.is_shared;
+        self.session.subscriptions.insert(filter.to_owned(), subscription);
+        if is_shared {
+            self.join(filter);
+        } else {
+            self.hub.owe(filter, kept, options);
+        }
+        let (filter, number) = (filter.to_owned(), options.number);
+        let stored = StoredSubscription { filter, number, since, options: options.encode() };
+        self.store(vec![Change::Subscribed(kept.session(), stored)]).await;
+    }
+
     /// Takes a subscription out of session, index and router.
     pub(super) async fn unsubscribe(&mut self, filter: &str) -> Result<Option<Subscription>, RouterStopped> {
         let Some(held) = self.session.subscriptions.remove(filter) else { return Ok(None) };
         if held.is_shared {
-            self.hub.groups.leave(&self.hub, filter, self.session.id).await;
+            self.hub.groups.leave(&self.hub, filter, self.session.id);
+        }
+        if let Some(kept) = self.session.kept.clone() {
+            if !held.is_shared {
+                self.hub.owe_no_more(filter, &kept, held.options());
+            }
+            let (session, filter) = (kept.session(), filter.to_owned());
+            self.store(vec![Change::Unsubscribed { session, filter }]).await;
+            return Ok(Some(held));
+        }
+        if held.is_shared {
             return Ok(Some(held));
         }
         self.session.filters.remove(&held.number);
@@ -205,20 +248,23 @@ impl Actor {
     }
 
     /// Makes the session's shared subscriptions known under the facts of this connection.
-    pub(crate) async fn rejoin(&mut self) -> Result<(), RouterStopped> {
+    pub(crate) fn rejoin(&mut self) {
         let held = &self.session.subscriptions;
         let shared: Vec<_> =
             held.iter().filter(|(_, it)| it.is_shared).map(|(name, _)| name.clone()).collect();
         for filter in shared {
-            self.join(&filter).await?;
+            self.join(&filter);
         }
-        Ok(())
     }
 
-    async fn join(&mut self, filter: &str) -> Result<(), RouterStopped> {
-        let sender = self.session.group_sender();
-        let member = Member { session: self.session.id, facts: self.facts.clone(), sender };
-        self.hub.groups.join(&self.hub, filter, member).await
+    fn join(&mut self, filter: &str) {
+        let held = self.session.subscriptions.get(filter).map(Subscription::options);
+        let way = match (&self.session.kept, held) {
+            (Some(kept), Some(options)) => Way::Kept(Arc::clone(kept), options),
+            _ => Way::Task(self.session.group_sender()),
+        };
+        let member = Member { session: self.session.id, facts: self.facts.clone(), way };
+        self.hub.groups.join(&self.hub, filter, member);
     }
 
     /// Queues some of the retained messages that are owed for subscriptions; there may be more of them than the queue
@@ -233,13 +279,19 @@ impl Actor {
             self.session.backlog.push_front(RetainedBacklog { filter, after });
         }
         for (topic, envelope) in found {
-            let delivery = Delivery {
-                topic: topic.into(),
-                qos: envelope.qos.min(subscription.qos),
-                retain: true,
-                subscription_id: subscription.id,
-                envelope,
+            let (topic, qos) = (Bytes::from(topic), envelope.qos.min(subscription.qos));
+            let debt = match &self.session.kept {
+                Some(kept) if qos > Qos::AtMostOnce => {
+                    let offset = EventId::from_bytes(&envelope.id).map(|id| id.as_u128());
+                    let offset = offset.unwrap_or_default().wrapping_sub(self.hub.journal.log_id());
+                    // What the id says of another log is no offset; it still tells one message from the other.
+                    let message = u64::try_from(offset & u128::from(OFFSET_MAX)).unwrap_or_default();
+                    kept.remember(message, subscription.number, (&topic, &envelope), qos, subscription.id)
+                }
+                _ => None,
             };
+            let (retain, subscription_id) = (true, subscription.id);
+            let delivery = Delivery { topic, envelope, qos, retain, subscription_id, debt };
             self.enqueue(delivery).await;
         }
     }

@@ -13,6 +13,7 @@ use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::journal::Journal;
 use muster_core::log::{Disk, LogConfig, RealDisk};
 use muster_core::registry::Registry;
+use muster_core::sessions::SessionStore;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -69,7 +70,8 @@ impl Harness {
         let (journal, _) = Journal::open(log, disk, clock.clone()).unwrap();
         let registry = Registry::open(&dir.path().join("registry.db")).unwrap();
         let wanted = Wanted::none();
-        let mut environment = Environment::open(journal.clone(), registry, wanted.clone(), clock);
+        let sessions = SessionStore::open(&dir.path().join("sessions.db")).unwrap();
+        let mut environment = Environment::open(journal.clone(), registry, sessions, wanted.clone(), clock);
         change(&mut environment);
         let broker = Broker::start(config, environment).await.unwrap();
         Self { broker, journal, wanted, dir }

@@ -214,7 +214,7 @@ impl std::fmt::Debug for Reserved<'_> {
 /// the files beside it the same mode. A file that is there is never opened for this: closing it again would take away
 /// the locks that SQLite has on it in this process.
 #[cfg(unix)]
-fn keep_private(path: &Path) {
+pub(crate) fn keep_private(path: &Path) {
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
     const OWNER_ONLY: u32 = 0o600;
     // What fails here fails again, and is told, when SQLite opens the file.
@@ -226,7 +226,7 @@ fn keep_private(path: &Path) {
 }
 
 #[cfg(not(unix))]
-const fn keep_private(_: &Path) {}
+pub(crate) const fn keep_private(_: &Path) {}
 
 fn connect(path: &Path) -> Result<Connection, RegistryError> {
     keep_private(path);

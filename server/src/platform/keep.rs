@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use muster_broker::Broker;
 use muster_core::journal::Journal;
 use muster_core::log::{self, Hold, Retention};
 use muster_core::registry::Registry;
@@ -30,6 +31,7 @@ pub(super) struct Keeper {
     presence: (Needed, Hold),
     statistics: (Needed, Hold),
     retained: Hold,
+    sessions: (Broker, Hold),
 }
 
 /// Where everybody stands.
@@ -39,6 +41,7 @@ struct Places {
     presence: u64,
     statistics: u64,
     retained: u64,
+    sessions: u64,
 }
 
 impl Keeper {
@@ -48,14 +51,15 @@ impl Keeper {
         data: &Path,
         pipelines: &Arc<Pipelines>,
         registry: Registry,
-        presence: Needed,
-        statistics: Needed,
+        broker: Broker,
+        (presence, statistics): (Needed, Needed),
     ) -> Self {
         let first = journal.first_offset();
         Self {
             presence: (presence, journal.log().hold("presence", first)),
             statistics: (statistics, journal.log().hold("statistics", first)),
             retained: journal.log().hold("retained messages", first),
+            sessions: (broker, journal.log().hold("sessions", first)),
             journal: journal.clone(),
             data: data.to_owned(),
             pipelines: pipelines.clone(),
@@ -101,6 +105,7 @@ impl Keeper {
         self.presence.1.advance(places.presence);
         self.statistics.1.advance(places.statistics);
         self.retained.advance(places.retained);
+        self.sessions.1.advance(places.sessions);
         Some(places)
     }
 
@@ -112,6 +117,7 @@ impl Keeper {
             presence: self.presence.0.from(),
             statistics: self.statistics.0.from(),
             retained: mark.map_or_else(|| self.journal.first_offset(), |mark| mark.read_from),
+            sessions: self.sessions.0.sessions_read_from().unwrap_or_else(|| self.journal.first_offset()),
         })
     }
 }

@@ -16,6 +16,7 @@ use muster_core::event::EventKind;
 use muster_core::journal::Journal;
 use muster_core::log::{Compress, LogConfig, LogErrorKind, OpenReport, RealDisk, Retention};
 use muster_core::registry::Registry;
+use muster_core::sessions::SessionStore;
 use muster_core::tls::Tls;
 use muster_sinks::SinkEnv;
 use muster_sinks::database::Databases;
@@ -46,6 +47,9 @@ use keep::Keeper;
 
 /// The database that users query.
 pub const DATABASE: &str = "muster.db";
+
+/// The database of MQTT sessions.
+const SESSIONS: &str = "sessions.db";
 
 /// How long a start waits for the end of a process that has the event log.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
@@ -142,7 +146,8 @@ impl Platform {
         let following = CancellationToken::new();
         let (bans, stop) = (access.bans, following.clone());
         tokio::spawn(bans::follow(broker.clone(), bans, clock.clone(), stop));
-        let keeper = Keeper::new(&journal, data, &pipelines, registry, follower.needed(), counts.needed());
+        let followed = (follower.needed(), counts.needed());
+        let keeper = Keeper::new(&journal, data, &pipelines, registry, broker.clone(), followed);
         let limits = keep::retention(&config.journal);
         if let Err(error) = journal.log().set_retention(limits) {
             error!(%error, "nothing is removed from the event log");
@@ -450,9 +455,13 @@ async fn start_broker(
     broker.limits.handshakes_per_address_max = config.mqtt.handshakes_per_address_max;
     broker.limits.connections_max = config.mqtt.connections_max;
     broker.limits.packet_bytes_max = config.mqtt.packet_bytes_max;
+    let path = config.data.join(SESSIONS);
+    let sessions = SessionStore::open(&path)
+        .map_err(|error| Error::because(ErrorKind::Start, "cannot open the store of sessions", error))?;
     let environment = Environment {
         journal: journal.clone(),
         registry,
+        sessions,
         wanted,
         clock,
         doorkeeper: access.bans.clone(),

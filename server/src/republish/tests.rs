@@ -9,6 +9,7 @@ use muster_core::event::{Event, EventKind, NewEvent, proto};
 use muster_core::journal::Journal;
 use muster_core::log::{LogConfig, RealDisk, Retention};
 use muster_core::registry::Registry;
+use muster_core::sessions::SessionStore;
 use muster_core::value::{Map, Value};
 use muster_rules::Republish;
 use muster_rules::ast::{Statement, Target};
@@ -34,7 +35,8 @@ impl Home {
             listeners: vec![ListenerConfig::tcp(([127, 0, 0, 1], 0).into())],
             ..BrokerConfig::default()
         };
-        let environment = Environment::open(journal.clone(), registry, Wanted::none(), clock);
+        let sessions = SessionStore::open(&dir.path().join("sessions.db")).expect("a store");
+        let environment = Environment::open(journal.clone(), registry, sessions, Wanted::none(), clock);
         let broker = Broker::start(config, environment).await.expect("a broker");
         let id = Arc::new(PipelineId::new("r", "republish", ""));
         Self { _dir: dir, journal, broker, id }

@@ -42,6 +42,7 @@ mod stalls;
 mod statistics;
 mod stop;
 mod stores;
+mod survive;
 mod transport;
 mod walk;
 mod webhook;

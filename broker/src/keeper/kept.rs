@@ -1,0 +1,249 @@
+//! A session that outlives its connections, as publishers and the store see it: what has arrived for it and what it is
+//! owed. A debt is settled when its last [`Debt`] is dropped: whatever becomes of a message on its way to the client,
+//! nothing that is given up stays owed.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use muster_core::sessions::{Change, DeliveryKey, Stage, StoredInbound, Ticket};
+use tokio::sync::Notify;
+
+use super::ledger::{Ledger, Left, Row};
+use super::{Keeper, Options, effective};
+use crate::codec::Qos;
+use crate::envelope::Envelope;
+
+/// Messages that have arrived and that the session's task has not taken in; beyond it the oldest is dropped.
+const INBOX_MESSAGES_MAX: usize = 16_384;
+
+/// What the session shares with publishers.
+pub(crate) struct Kept {
+    session: u64,
+    clientid: Arc<str>,
+    keeper: Arc<Keeper>,
+    ledger: Mutex<Ledger>,
+    arrived: Notify,
+    /// The server stops: what is owed now stays owed.
+    is_frozen: AtomicBool,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// A message that has arrived for the session.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    pub(crate) topic: Bytes,
+    pub(crate) envelope: Envelope,
+    pub(crate) qos: Qos,
+    pub(crate) retain: bool,
+    pub(crate) subscription_id: Option<u32>,
+    /// From the client itself, where the subscription does not want that.
+    pub(crate) is_own: bool,
+    /// None with QoS 0.
+    pub(crate) debt: Option<Arc<Debt>>,
+}
+
+/// While it lives, the session is owed a message.
+#[derive(Debug)]
+pub(crate) struct Debt {
+    kept: Arc<Kept>,
+    key: DeliveryKey,
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        self.kept.settle(self.key);
+    }
+}
+
+impl Kept {
+    pub(crate) fn new(keeper: &Arc<Keeper>, session: u64, clientid: &str, seen_to: u64) -> Arc<Self> {
+        Arc::new(Self {
+            session,
+            clientid: clientid.into(),
+            keeper: Arc::clone(keeper),
+            ledger: Mutex::new(Ledger::new(seen_to)),
+            arrived: Notify::new(),
+            is_frozen: AtomicBool::new(false),
+        })
+    }
+
+    /// Its number, of the session and in the store.
+    pub(crate) fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// Gives it a message for one of its subscriptions; how many older ones had to make room.
+    pub(crate) fn owe(
+        self: &Arc<Self>,
+        offset: u64,
+        options: Options,
+        topic: &Bytes,
+        message: &Bytes,
+        envelope: &Envelope,
+    ) -> u64 {
+        let qos = effective(envelope, &options);
+        let is_own = options.no_local && *envelope.from_clientid == *self.clientid.as_bytes();
+        let retain = envelope.retain && options.retain_as_published;
+        let key = DeliveryKey { message: offset, number: options.number };
+        let row = Row::new(topic.clone(), message.clone(), qos, retain, options.id, true);
+        let debt = if qos > Qos::AtMostOnce && !is_own { self.indebt(key, row) } else { None };
+        let (topic, envelope) = (topic.clone(), envelope.clone());
+        let owed = Owed { topic, envelope, qos, retain, subscription_id: options.id, is_own, debt };
+        let mut ledger = self.ledger();
+        if ledger.is_ended {
+            drop(ledger);
+            return 0;
+        }
+        ledger.inbox.push_back(owed);
+        let gone = if ledger.inbox.len() > INBOX_MESSAGES_MAX { ledger.inbox.pop_front() } else { None };
+        // A debt that is dropped wants the ledger itself.
+        drop(ledger);
+        self.arrived.notify_one();
+        u64::from(gone.is_some())
+    }
+
+    /// A debt for a message that the session owes itself: a retained one for a new subscription. None where it is
+    /// owed the same already.
+    pub(crate) fn remember(
+        self: &Arc<Self>,
+        message: u64,
+        number: u32,
+        (topic, envelope): (&Bytes, &Envelope),
+        qos: Qos,
+        id: Option<u32>,
+    ) -> Option<Arc<Debt>> {
+        let row = Row::new(topic.clone(), envelope.encode(), qos, true, id, false);
+        self.indebt(DeliveryKey { message, number }, row)
+    }
+
+    /// A debt that has a row already.
+    pub(crate) fn recall(self: &Arc<Self>, key: DeliveryKey, qos: Qos) -> Option<Arc<Debt>> {
+        self.ledger().recall(key, qos).then(|| Arc::new(Debt { kept: Arc::clone(self), key }))
+    }
+
+    /// A QoS 2 row that is settled, but remembered.
+    pub(crate) fn recall_done(self: &Arc<Self>, key: DeliveryKey) {
+        self.ledger().recall_done(key);
+        self.keeper.soil(self);
+    }
+
+    /// A packet identifier of the client's that has a row already.
+    pub(crate) fn recall_inbound(self: &Arc<Self>, StoredInbound { pkid, message, released }: StoredInbound) {
+        let mut ledger = self.ledger();
+        if released {
+            ledger.released.insert(pkid, message);
+        } else {
+            ledger.inbound.insert(pkid, (message, true));
+        }
+        drop(ledger);
+        self.keeper.soil(self);
+    }
+
+    fn indebt(self: &Arc<Self>, key: DeliveryKey, row: Row) -> Option<Arc<Debt>> {
+        if !self.ledger().owe(key, row, self.keeper.generation()) {
+            return None;
+        }
+        self.keeper.soil(self);
+        Some(Arc::new(Debt { kept: Arc::clone(self), key }))
+    }
+
+    /// The next message that has arrived. May be dropped at any time without losing anything.
+    pub(crate) async fn next(&self) -> Owed {
+        loop {
+            if let Some(owed) = self.take() {
+                return owed;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Owed> {
+        self.ledger().inbox.pop_front()
+    }
+
+    /// A packet identifier was given to a message whose loss does no harm (QoS 1): written when there is time.
+    pub(crate) fn sent(self: &Arc<Self>, debt: &Debt, pkid: u16) {
+        self.ledger().sent(debt.key, pkid);
+        self.keeper.soil(self);
+    }
+
+    /// A message with QoS 2 has a packet identifier; it may be sent when that is stored.
+    pub(crate) async fn assign(&self, debt: &Debt, pkid: u16) -> Option<Ticket> {
+        let room = self.keeper.store.reserve().await?;
+        // Written under the lock: a flush that finds no debt without a row comes after the row.
+        let mut ledger = self.ledger();
+        let change = ledger.assign(self.session, debt.key, pkid);
+        let ticket = room.write(vec![change]);
+        drop(ledger);
+        Some(ticket)
+    }
+
+    /// The client has a message with QoS 2; its identifier may be released when that is stored.
+    pub(crate) async fn released(&self, debt: &Debt, pkid: u16) -> Option<Ticket> {
+        let room = self.keeper.store.reserve().await?;
+        let (session, key) = (self.session, debt.key);
+        Some(room.write(vec![Change::Moved { session, key, stage: Stage::Released, pkid }]))
+    }
+
+    /// The client has published with QoS 2, and the event has this offset. The publish must be under way.
+    pub(crate) fn received(self: &Arc<Self>, pkid: u16, message: u64) {
+        self.ledger().inbound.insert(pkid, (message, false));
+        self.keeper.soil(self);
+    }
+
+    /// The log did not take that publish.
+    pub(crate) fn not_received(&self, pkid: u16) {
+        self.ledger().inbound.remove(&pkid);
+    }
+
+    /// The client will not send that again: it may hear so when that is stored.
+    pub(crate) async fn release(self: &Arc<Self>, pkid: u16, message: u64) -> Option<Ticket> {
+        let room = self.keeper.store.reserve().await?;
+        let mut ledger = self.ledger();
+        ledger.inbound.remove(&pkid);
+        ledger.released.insert(pkid, message);
+        let inbound = StoredInbound { pkid, message, released: true };
+        let ticket = room.write(vec![Change::Inbound(self.session, inbound)]);
+        drop(ledger);
+        self.keeper.soil(self);
+        Some(ticket)
+    }
+
+    /// What is owed now stays owed: whoever lets go of a message does it because the server stops.
+    pub(crate) fn freeze(&self) {
+        self.is_frozen.store(true, Ordering::Release);
+    }
+
+    /// The session ends: nothing is owed any more.
+    pub(crate) async fn end(&self) -> Option<Ticket> {
+        let room = self.keeper.store.reserve().await?;
+        let mut ledger = self.ledger();
+        ledger.is_ended = true;
+        let inbox = std::mem::take(&mut ledger.inbox);
+        let ticket = room.write(vec![Change::Ended { session: self.session }]);
+        drop(ledger);
+        // Debts in it want the ledger.
+        drop(inbox);
+        Some(ticket)
+    }
+
+    fn settle(self: &Arc<Self>, key: DeliveryKey) {
+        if !self.is_frozen.load(Ordering::Acquire) && self.ledger().settle(key) {
+            self.keeper.soil(self);
+        }
+    }
+
+    pub(super) fn flush(&self, generation: Option<u64>, upper: u64, changes: &mut Vec<Change>) -> Left {
+        self.ledger().flush(self.session, generation, upper, changes)
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
