@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use muster_core::event::proto::event::Detail;
 use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::sessions::{DeliveryKey, Stored, StoredSession, StoredWill};
 use muster_core::topic;
@@ -230,23 +231,31 @@ fn read_again(
         }
     }
     let mut reader = hub.journal.reader(from.max(hub.journal.first_offset()));
-    reader.set_kinds(EventKinds::NONE.with(EventKind::MessagePublish));
+    reader.set_kinds(EventKinds::NONE.with(EventKind::MessagePublish).with(EventKind::ClientDisconnected));
     while let Some(batch) = reader.try_next_batch()? {
         for event in batch.events() {
-            published(hub, event, returning, known);
-            dealt(event, &shared, returning, known);
-            received(event, &numbers, returning, known);
-            let body = event.body.client.as_ref().zip(event.body.message.as_ref());
-            // It was published; that it is done with was not stored any more.
-            if let Some((client, message)) = body
-                && message.origin == "will"
-                && wills.get(&client.clientid).is_some_and(|will| will.session == client.session)
-            {
-                wills.remove(&client.clientid);
+            if event.kind == EventKind::MessagePublish {
+                published(hub, event, returning, known);
+                dealt(event, &shared, returning, known);
+                received(event, &numbers, returning, known);
+            }
+            if is_done_with(event, wills) {
+                wills.remove(event.clientid());
             }
         }
     }
     Ok(())
+}
+
+/// Whether the log says that a will was published, or that its client said goodbye, and the store did not know yet.
+fn is_done_with(event: &Event, wills: &BTreeMap<String, StoredWill>) -> bool {
+    let Some(client) = &event.body.client else { return false };
+    let is_last = match (&event.body.message, &event.body.detail) {
+        (Some(message), _) => message.origin == "will",
+        (_, Some(Detail::Disconnected(end))) => end.reason == "normal",
+        _ => false,
+    };
+    is_last && wills.get(&client.clientid).is_some_and(|will| will.session == client.session)
 }
 
 /// A message that sessions may be owed.

@@ -1,6 +1,7 @@
 //! The end of a connection, in this order: the event, the will, the session's fate, and only then the socket, so that
 //! a client that is slow to listen delays nobody.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -34,7 +35,15 @@ impl Connection {
         let props = Self::disconnect_props(&end);
         let Self { mut actor, reader, writer, out, will, .. } = *self;
         actor.hub.tasks.spawn(close(reader.into_source(), writer, out));
-        actor.record_end(reason, props).await;
+        let hub = Arc::clone(&actor.hub);
+        {
+            // While the log may have the goodbye and the store the will, a start looks for the goodbye in the log.
+            let _under_way = actor.left_will.then(|| hub.keeper.begin());
+            actor.record_end(reason, props).await;
+            if will.is_none() {
+                actor.forget_will().await;
+            }
+        }
         actor.settle(end, will).await;
     }
 

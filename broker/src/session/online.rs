@@ -281,6 +281,7 @@ impl Connection {
             }
             Packet::PubComp(ack) => {
                 self.actor.session.outbox.completed(ack.pkid);
+                self.count_window();
                 Ok(())
             }
             Packet::Subscribe(subscribe) => self.on_subscribe(subscribe).await,
@@ -406,6 +407,7 @@ impl Connection {
 
     async fn on_puback(&mut self, ack: Ack) {
         if let Some(delivery) = self.actor.session.outbox.acked(ack.pkid) {
+            self.count_window();
             self.actor.hub.counters.deliveries_acked.add(1);
             self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
         }
@@ -415,6 +417,7 @@ impl Connection {
         let pkid = ack.pkid;
         if ack.reason >= reason::UNSPECIFIED_ERROR {
             if let Some(delivery) = self.actor.session.outbox.refused(pkid) {
+                self.count_window();
                 self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
             }
             return;
@@ -534,8 +537,14 @@ impl Connection {
         if moved {
             let Actor { session, facts, .. } = &self.actor;
             facts.queued.store(session.outbox.queue_len(), Ordering::Relaxed);
-            facts.inflight.store(session.outbox.inflight_len(), Ordering::Relaxed);
+            self.count_window();
         }
+    }
+
+    /// Lets others see how much is unacknowledged.
+    fn count_window(&self) {
+        let Actor { session, facts, .. } = &self.actor;
+        facts.inflight.store(session.outbox.inflight_len(), Ordering::Relaxed);
     }
 
     /// Has the identifier of a message stored that the session is owed; where it must not be sent before, says when

@@ -88,15 +88,21 @@ async fn subscriptions_and_what_waits_for_a_client() {
             let client_id = format!("away-{version:?}");
             let listed = muster.json(&format!("/api/v5/clients/{client_id}")).await;
             assert_eq!((&listed["connected"], &listed["mqueue_len"]), (&false.into(), &4.into()), "{listed}");
+        }
+        for version in VERSIONS {
+            let client_id = format!("away-{version:?}");
             let (mut client, present) = connect(&muster, &kept(version, &client_id)).await;
             assert!(present, "{ends_by:?}");
             for expected in ["1", "2", "3", "4"] {
                 assert_eq!(take(&mut client, version).await, expected, "{ends_by:?} {version:?}");
             }
-            // Nothing comes twice, and what is new comes too.
-            publish(&muster, "jobs/a", &["5"], 1).await;
-            assert_eq!(take(&mut client, version).await, "5");
             client.disconnect().await;
+        }
+        // Nothing comes twice, and what is new comes too.
+        publish(&muster, "jobs/a", &["5"], 1).await;
+        for version in VERSIONS {
+            let (mut client, _) = connect(&muster, &kept(version, &format!("away-{version:?}"))).await;
+            assert_eq!(take(&mut client, version).await, "5");
         }
         muster.stop().await;
     }
@@ -182,8 +188,14 @@ async fn wills_of_those_whom_a_kill_cut_off() {
         // One that said goodbye leaves none.
         let polite = Connect { will, client_id: format!("polite-{version:?}"), ..connection };
         connect(&muster, &polite).await.0.disconnect().await;
+        until("the goodbye has arrived", PATIENCE, async || {
+            let (status, _) = muster.get(&format!("/api/v5/clients/{}", polite.client_id)).await;
+            (status == 404).then_some(())
+        })
+        .await;
     }
-    // One that says so itself is published at once, and only then.
+    // What is acknowledged after a goodbye is in the log behind it.
+    publish(&muster, "else", &["x"], 1).await;
     let muster = again(&home, muster, EndsBy::Kill).await;
     let (mut client, present) = connect(&muster, &watcher).await;
     assert!(present);
