@@ -5,7 +5,7 @@
 //! properties (4, Protocol Buffers), where the flags say so who republished it (4, Protocol Buffers), then the payload.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use muster_core::event::{EventId, proto};
+use muster_core::event::{Event, EventId, proto};
 use prost::Message as _;
 
 use crate::codec::Qos;
@@ -48,6 +48,23 @@ pub(crate) fn republished(message: &proto::Message) -> Option<Bytes> {
 }
 
 impl Envelope {
+    /// The message of a `message.publish` event, as it is in the log; none where it is none.
+    pub(crate) fn of(event: &Event) -> Option<Self> {
+        let message = event.body.message.as_ref()?;
+        let client = event.body.client.as_ref();
+        Some(Self {
+            id: event.id.to_bytes(),
+            qos: u8::try_from(message.qos).ok().and_then(Qos::from_u8)?,
+            retain: message.retain,
+            received_at_ms: message.publish_received_at_ms,
+            from_clientid: event.clientid().to_owned().into(),
+            from_username: client.and_then(|client| client.username.clone()).map(Bytes::from),
+            props: message.props.as_ref().map(|props| props.encode_to_vec().into()),
+            republished: republished(message),
+            payload: message.payload.clone(),
+        })
+    }
+
     /// In the place of a message that nobody needs any more.
     pub(crate) fn nothing(qos: Qos) -> Self {
         Self {

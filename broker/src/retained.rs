@@ -5,15 +5,12 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use bytes::Bytes;
-use muster_core::event::{Event, EventKind, EventKinds};
+use muster_core::event::{EventKind, EventKinds};
 use muster_core::journal::Journal;
 use muster_core::registry::{Mark, Registry, RetainedChange};
 use muster_core::topic;
-use prost::Message as _;
 
-use crate::codec::Qos;
-use crate::envelope::{Envelope, republished};
+use crate::envelope::Envelope;
 use crate::error::BrokerError;
 
 /// The last retained message of each topic.
@@ -119,7 +116,7 @@ impl Retained {
         reader.set_kinds(EventKinds::NONE.with(EventKind::MessagePublish));
         while let Some(batch) = reader.try_next_batch()? {
             for event in batch.events() {
-                if let Some(envelope) = retained_by(event) {
+                if let Some(envelope) = Envelope::of(event).filter(|it| it.retain) {
                     self.apply(self.begin(), &event.topic, &envelope).await;
                 }
             }
@@ -214,21 +211,4 @@ pub(crate) fn remaining_seconds(envelope: &Envelope, now_ms: i64) -> Option<u32>
     let interval = envelope.properties()?.message_expiry_interval?;
     let waited = now_ms.saturating_sub(envelope.received_at_ms).max(0) / 1_000;
     Some(interval.saturating_sub(u32::try_from(waited).unwrap_or(u32::MAX)))
-}
-
-/// The envelope of an event whose message is to be retained.
-fn retained_by(event: &Event) -> Option<Envelope> {
-    let message = event.body.message.as_ref().filter(|message| message.retain)?;
-    let client = event.body.client.as_ref();
-    Some(Envelope {
-        id: event.id.to_bytes(),
-        qos: u8::try_from(message.qos).ok().and_then(Qos::from_u8)?,
-        retain: true,
-        received_at_ms: message.publish_received_at_ms,
-        from_clientid: event.clientid().to_owned().into(),
-        from_username: client.and_then(|client| client.username.clone()).map(Bytes::from),
-        props: message.props.as_ref().map(|props| props.encode_to_vec().into()),
-        republished: republished(message),
-        payload: message.payload.clone(),
-    })
 }

@@ -204,3 +204,157 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SESSION: u64 = 1;
+
+    /// What happens to a session's debts. Messages are named by their offsets, which grow.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A message with this QoS, whose publish is done.
+        Owe(u8),
+        /// The oldest debt of these is settled.
+        Settle(usize),
+        /// It gets a packet identifier.
+        Assign(usize),
+        Flush,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => (1u8..3).prop_map(Step::Owe),
+            2 => (0usize..8).prop_map(Step::Settle),
+            2 => (0usize..8).prop_map(Step::Assign),
+            2 => Just(Step::Flush),
+        ];
+        prop::collection::vec(step, 0..120)
+    }
+
+    fn row(qos: u8) -> Row {
+        let qos = Qos::from_u8(qos).unwrap_or_default();
+        Row::new(Bytes::from_static(b"t"), Bytes::from_static(b"m"), qos, false, None, true)
+    }
+
+    /// The store as it is after the changes so far: rows, and from where on the log is read again.
+    #[derive(Default)]
+    struct Disk {
+        rows: BTreeMap<u64, Stage>,
+        seen_to: u64,
+    }
+
+    impl Disk {
+        fn apply(&mut self, change: &Change) {
+            match change {
+                Change::Owed(_, row) => drop(self.rows.insert(row.key.message, row.stage)),
+                Change::Moved { key, stage, .. } => {
+                    self.rows.entry(key.message).and_modify(|held| *held = *stage);
+                }
+                Change::Settled { key, .. } => drop(self.rows.remove(&key.message)),
+                Change::SeenTo { offset, .. } => self.seen_to = *offset,
+                _ => {}
+            }
+        }
+
+        /// What a start would bring back of `count` messages in the log.
+        fn owed(&self, count: u64) -> BTreeSet<u64> {
+            let of_rows = self.rows.iter().filter(|(_, stage)| **stage != Stage::Done).map(|(key, _)| *key);
+            let of_log = (self.seen_to..count).filter(|offset| !self.rows.contains_key(offset));
+            of_rows.chain(of_log).collect()
+        }
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: at each moment a start would find every debt that is not settled, and
+        /// none of QoS 2 that was settled before the last flush.
+        #[test]
+        fn no_debt_is_lost(steps in steps()) {
+            let mut ledger = Ledger::new(0);
+            let mut disk = Disk::default();
+            let (mut count, mut generation) = (0u64, 0u64);
+            let mut open: BTreeMap<u64, u8> = BTreeMap::new();
+            let mut assigned = BTreeSet::new();
+            let mut gone: BTreeSet<u64> = BTreeSet::new();
+            let mut gone_for_good: BTreeSet<u64> = BTreeSet::new();
+            for step in steps {
+                let key = |message| DeliveryKey { message, number: 1 };
+                match step {
+                    Step::Owe(qos) => {
+                        prop_assert!(ledger.owe(key(count), row(qos), generation));
+                        prop_assert!(!ledger.owe(key(count), row(qos), generation), "one debt a message");
+                        open.insert(count, qos);
+                        count += 1;
+                    }
+                    Step::Settle(at) => if let Some((message, qos)) = open.iter().nth(at).map(|(m, q)| (*m, *q)) {
+                        open.remove(&message);
+                        let _has_row = ledger.settle(key(message));
+                        // QoS 2 is settled only after it had an identifier, unless it is dropped.
+                        if qos == 2 && assigned.contains(&message) {
+                            gone.insert(message);
+                        }
+                    },
+                    Step::Assign(at) => if let Some((message, 2)) = open.iter().nth(at).map(|(m, q)| (*m, *q)) {
+                        disk.apply(&ledger.assign(SESSION, key(message), 7));
+                        assigned.insert(message);
+                    },
+                    Step::Flush => {
+                        let mut changes = Vec::new();
+                        let left = ledger.flush(SESSION, Some(generation), count, &mut changes);
+                        generation += 1;
+                        changes.iter().for_each(|change| disk.apply(change));
+                        prop_assert!(left.read_from <= count);
+                        gone_for_good.append(&mut gone);
+                    }
+                }
+                let owed = disk.owed(count);
+                prop_assert!(open.keys().all(|message| owed.contains(message)), "lost of {open:?}: {owed:?}");
+                prop_assert!(gone_for_good.is_disjoint(&owed), "{gone_for_good:?} came back: {owed:?}");
+            }
+            // When the server stops, all is stored and nothing else.
+            let mut changes = Vec::new();
+            let _left = ledger.flush(SESSION, None, count, &mut changes);
+            changes.iter().for_each(|change| disk.apply(change));
+            prop_assert_eq!(disk.seen_to, count);
+            prop_assert_eq!(disk.owed(count), open.keys().copied().collect::<BTreeSet<_>>());
+        }
+    }
+
+    #[test]
+    fn what_is_settled_soon_is_never_written() {
+        let mut ledger = Ledger::new(0);
+        let key = DeliveryKey { message: 0, number: 1 };
+        assert!(ledger.owe(key, row(1), 5));
+        let mut changes = Vec::new();
+        // The flush of the moment in which it came leaves it alone.
+        let left = ledger.flush(SESSION, Some(5), 1, &mut changes);
+        assert_eq!((left.read_from, left.is_dirty, changes.len()), (0, true, 0));
+        assert!(!ledger.settle(key), "no row has to go");
+        let left = ledger.flush(SESSION, Some(6), 1, &mut changes);
+        assert_eq!((left.read_from, left.is_dirty), (1, false));
+        assert_eq!(changes, [Change::SeenTo { session: SESSION, offset: 1 }]);
+    }
+
+    #[test]
+    fn an_identifier_that_is_free_is_remembered_as_long_as_the_log_could_bring_it_back() {
+        let mut ledger = Ledger::new(0);
+        assert!(ledger.owe(DeliveryKey { message: 0, number: 1 }, row(1), 9));
+        ledger.inbound.insert(3, (1, false));
+        let mut changes = Vec::new();
+        let left = ledger.flush(SESSION, Some(1), 2, &mut changes);
+        let inbound = StoredInbound { pkid: 3, message: 1, released: false };
+        assert_eq!((left.read_from, &changes[..]), (0, &[Change::Inbound(SESSION, inbound)][..]));
+        ledger.inbound.remove(&3);
+        ledger.released.insert(3, 1);
+        changes.clear();
+        assert!(ledger.flush(SESSION, Some(2), 2, &mut changes).is_dirty);
+        assert_eq!(changes, []);
+        ledger.settle(DeliveryKey { message: 0, number: 1 });
+        let _left = ledger.flush(SESSION, Some(3), 2, &mut changes);
+        let seen = Change::SeenTo { session: SESSION, offset: 2 };
+        assert_eq!(changes, [Change::InboundGone { session: SESSION, pkid: 3 }, seen]);
+    }
+}

@@ -11,13 +11,12 @@ use muster_core::event::proto::event::Detail;
 use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::sessions::{DeliveryKey, Stored, StoredSession, StoredWill};
 use muster_core::topic;
-use prost::Message as _;
 use tokio::time::Instant;
 
 use super::{Kept, Memory, Options, Target};
 use crate::clients::Facts;
 use crate::codec::{Qos, Will};
-use crate::envelope::{Envelope, republished};
+use crate::envelope::Envelope;
 use crate::error::BrokerError;
 use crate::groups::inner_filter;
 use crate::hub::Hub;
@@ -261,7 +260,7 @@ fn is_done_with(event: &Event, wills: &BTreeMap<String, StoredWill>) -> bool {
 /// A message that sessions may be owed.
 fn published(hub: &Hub, event: &Event, returning: &BTreeMap<u64, Returning>, known: &Known) {
     let Some(owed) = hub.keeper.owed(&event.topic) else { return };
-    let Some((envelope, message)) = envelope_of(event) else { return };
+    let Some((envelope, message)) = message_of(event) else { return };
     let topic = Bytes::copy_from_slice(event.topic.as_bytes());
     for target in owed.targets() {
         let Target::Session(kept, options) = target else { continue };
@@ -292,7 +291,7 @@ fn dealt(
         {
             continue;
         }
-        let Some((envelope, message)) = envelope_of(event) else { return };
+        let Some((envelope, message)) = message_of(event) else { return };
         let topic = Bytes::copy_from_slice(event.topic.as_bytes());
         let was_member = |it: &&(u64, Options)| {
             let since = returning.get(&it.0).and_then(|session| session.since.get(&it.1.number));
@@ -329,21 +328,9 @@ fn received(
     it.session.restore_unreleased(pkid, event.offset);
 }
 
-/// The message of an event as subscribers get it.
-fn envelope_of(event: &Event) -> Option<(Envelope, Bytes)> {
-    let message = event.body.message.as_ref()?;
-    let client = event.body.client.as_ref();
-    let envelope = Envelope {
-        id: event.id.to_bytes(),
-        qos: u8::try_from(message.qos).ok().and_then(Qos::from_u8)?,
-        retain: message.retain,
-        received_at_ms: message.publish_received_at_ms,
-        from_clientid: event.clientid().to_owned().into(),
-        from_username: client.and_then(|client| client.username.clone()).map(Bytes::from),
-        props: message.props.as_ref().map(|props| props.encode_to_vec().into()),
-        republished: republished(message),
-        payload: message.payload.clone(),
-    };
+/// The message of an event as subscribers get it, and as it is stored.
+fn message_of(event: &Event) -> Option<(Envelope, Bytes)> {
+    let envelope = Envelope::of(event)?;
     let encoded = envelope.encode();
     Some((envelope, encoded))
 }

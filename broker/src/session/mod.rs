@@ -29,6 +29,7 @@ mod outbox;
 mod proxy;
 mod publish;
 mod restore;
+mod send;
 mod subscribe;
 mod will;
 

@@ -14,26 +14,20 @@ use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::deliver::Drop;
-use super::outbox::{Delivery, Stage};
 use super::publish::{PendingAck, first_durable};
+use super::send::{Later, first_stored};
 use super::subscribe::PendingSubAck;
 use super::{Actor, Session};
 use crate::access::Action;
 use crate::authz::DenyAction;
 use crate::clients::{Control, KickReason};
-use crate::codec::encode::PublishOut;
-use crate::codec::{Ack, DecodeError, Disconnect, Frame, Packet, Qos, Version, Will, decode, encode, reason};
+use crate::codec::{DecodeError, Disconnect, Frame, Packet, Version, Will, decode, encode, reason};
 use crate::frame::{FrameReader, ReadError};
 use crate::groups::GroupMessage;
-use crate::hub::Hub;
 use crate::keeper::Owed;
 use crate::listener::Socket;
-use crate::retained::remaining_seconds;
 use crate::router::{Incoming, RouterStopped};
-use muster_core::event::EventKind;
 
-const PUBREL: u8 = 6;
 /// Longest wait in one piece for credentials to expire: the wall clock may be set meanwhile.
 const LIFETIME_MAX: Duration = Duration::from_secs(3_600);
 
@@ -63,26 +57,7 @@ pub(crate) struct Connection {
     pub(super) pending_acks: VecDeque<PendingAck>,
     pub(super) pending_subacks: Vec<PendingSubAck>,
     /// What waits for the store, in the order in which it will be stored.
-    pending_stored: VecDeque<(Ticket, Later)>,
-}
-
-/// What is sent when something is stored.
-pub(super) enum Later {
-    SubAck(PendingSubAck),
-    UnsubAck {
-        pkid: u16,
-        codes: Vec<u8>,
-    },
-    /// A message with QoS 2 that has its identifier.
-    Publish {
-        pkid: u16,
-    },
-    PubRel {
-        pkid: u16,
-    },
-    PubComp {
-        pkid: u16,
-    },
+    pub(super) pending_stored: VecDeque<(Ticket, Later)>,
 }
 
 /// What a connection is made of when it begins.
@@ -405,81 +380,6 @@ impl Connection {
         End::Client(Box::new(disconnect))
     }
 
-    async fn on_puback(&mut self, ack: Ack) {
-        if let Some(delivery) = self.actor.session.outbox.acked(ack.pkid) {
-            self.count_window();
-            self.actor.hub.counters.deliveries_acked.add(1);
-            self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
-        }
-    }
-
-    async fn on_pubrec(&mut self, ack: Ack) {
-        let pkid = ack.pkid;
-        if ack.reason >= reason::UNSPECIFIED_ERROR {
-            if let Some(delivery) = self.actor.session.outbox.refused(pkid) {
-                self.count_window();
-                self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
-            }
-            return;
-        }
-        let (known, first) = self.actor.session.outbox.received(pkid);
-        if let Some(delivery) = first {
-            self.actor.hub.counters.deliveries_acked.add(1);
-            self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
-        }
-        let code = if known { reason::SUCCESS } else { reason::PACKET_IDENTIFIER_NOT_FOUND };
-        // A client that was told to forget the identifier would take the message for a new one.
-        let kept = self.actor.session.kept.clone();
-        if let (Some(kept), Some(debt)) = (kept, self.actor.session.outbox.debt(pkid))
-            && let Some(ticket) = kept.released(&debt, pkid).await
-        {
-            return self.later(ticket, Later::PubRel { pkid });
-        }
-        self.send(|out, version| encode::ack(out, version, PUBREL, pkid, code));
-    }
-
-    /// Sends something when that is stored.
-    pub(super) fn later(&mut self, ticket: Ticket, what: Later) {
-        self.pending_stored.push_back((ticket, what));
-    }
-
-    /// Sends what waited for the store.
-    async fn on_stored(&mut self) {
-        while let Some((ticket, _)) = self.pending_stored.front()
-            && self.actor.hub.keeper.store().is_stored(*ticket)
-            && let Some((_, what)) = self.pending_stored.pop_front()
-        {
-            match what {
-                Later::SubAck(pending) => self.complete(pending),
-                Later::UnsubAck { pkid, codes } => {
-                    self.send(|out, version| encode::unsuback(out, version, pkid, &codes));
-                }
-                Later::Publish { pkid } => self.publish_stored(pkid).await,
-                Later::PubRel { pkid } => {
-                    self.send(|out, version| encode::ack(out, version, PUBREL, pkid, reason::SUCCESS));
-                }
-                Later::PubComp { pkid } => self.complete_publish(pkid, reason::SUCCESS),
-            }
-        }
-    }
-
-    /// Sends a message with QoS 2 whose identifier is stored.
-    async fn publish_stored(&mut self, pkid: u16) {
-        let Some(delivery) = self.actor.session.outbox.stored(pkid) else { return };
-        let expiry_seconds = remaining_seconds(&delivery.envelope, self.actor.recorder.wall_ms());
-        if self.write_publish(&delivery, pkid, false, expiry_seconds).is_err() {
-            self.actor.session.outbox.forget(pkid);
-            return self.actor.dropped(&delivery, Drop::TooLarge).await;
-        }
-        self.count_delivered(&delivery).await;
-    }
-
-    async fn count_delivered(&mut self, delivery: &Delivery) {
-        self.actor.hub.counters.message_delivered(delivery.qos);
-        self.actor.facts.messages_sent[usize::from(delivery.qos.as_u8())].add(1);
-        self.actor.delivery_event(EventKind::MessageDelivered, delivery, "", None).await;
-    }
-
     /// Appends a packet to what is to be written.
     pub(super) fn send(&mut self, write: impl FnOnce(&mut BytesMut, Version)) {
         let at = self.out.len();
@@ -496,119 +396,8 @@ impl Connection {
         Ok(allow)
     }
 
-    fn may_pump(&self) -> bool {
-        let Session { outbox, backlog, .. } = &*self.actor.session;
-        let has_some = outbox.queue_len() > 0 || !backlog.is_empty();
-        has_some && self.out.len() < self.actor.hub.config.limits.write_bytes_max
-    }
-
-    /// Moves queued messages towards the socket, as far as window and buffer allow.
-    async fn pump(&mut self) {
-        let write_bytes_max = self.actor.hub.config.limits.write_bytes_max;
-        let mut moved = false;
-        while self.out.len() < write_bytes_max {
-            if self.actor.session.outbox.queue_len() == 0 && !self.actor.session.backlog.is_empty() {
-                self.actor.enqueue_retained().await;
-                continue;
-            }
-            let Some(delivery) = self.actor.session.outbox.pop(self.inflight_max) else { break };
-            moved = true;
-            let expiry_seconds = remaining_seconds(&delivery.envelope, self.actor.recorder.wall_ms());
-            if expiry_seconds == Some(0) {
-                self.actor.dropped(&delivery, Drop::Expired).await;
-                continue;
-            }
-            let pkid =
-                if delivery.qos == Qos::AtMostOnce { 0 } else { self.actor.session.outbox.next_pkid() };
-            if let Some(ticket) = self.assign(&delivery, pkid).await {
-                self.actor.session.outbox.at_stage(pkid, Stage::Storing(ticket), delivery);
-                self.later(ticket, Later::Publish { pkid });
-                continue;
-            }
-            if self.write_publish(&delivery, pkid, false, expiry_seconds).is_err() {
-                self.actor.dropped(&delivery, Drop::TooLarge).await;
-                continue;
-            }
-            self.count_delivered(&delivery).await;
-            if delivery.qos > Qos::AtMostOnce {
-                self.actor.session.outbox.sent(pkid, delivery);
-            }
-        }
-        if moved {
-            let Actor { session, facts, .. } = &self.actor;
-            facts.queued.store(session.outbox.queue_len(), Ordering::Relaxed);
-            self.count_window();
-        }
-    }
-
-    /// Lets others see how much is unacknowledged.
-    fn count_window(&self) {
-        let Actor { session, facts, .. } = &self.actor;
-        facts.inflight.store(session.outbox.inflight_len(), Ordering::Relaxed);
-    }
-
-    /// Has the identifier of a message stored that the session is owed; where it must not be sent before, says when
-    /// that is done.
-    async fn assign(&mut self, delivery: &Delivery, pkid: u16) -> Option<Ticket> {
-        let (kept, debt) = (self.actor.session.kept.as_ref()?, delivery.debt.as_ref()?);
-        match delivery.qos {
-            Qos::ExactlyOnce => kept.assign(debt, pkid).await,
-            _ => {
-                kept.sent(debt, pkid);
-                None
-            }
-        }
-    }
-
-    /// Sends again what an earlier connection of the session left unacknowledged.
-    fn resend(&mut self) {
-        let waiting: Vec<_> = self.actor.session.outbox.inflight().cloned().collect();
-        for inflight in waiting {
-            let pkid = inflight.pkid;
-            match inflight.stage {
-                Stage::Storing(ticket) => self.later(ticket, Later::Publish { pkid }),
-                Stage::Released => {
-                    self.send(|out, version| encode::ack(out, version, PUBREL, pkid, reason::SUCCESS));
-                }
-                Stage::Sent => {
-                    let now_ms = self.actor.recorder.wall_ms();
-                    let expiry = remaining_seconds(&inflight.delivery.envelope, now_ms);
-                    if self.write_publish(&inflight.delivery, pkid, true, expiry).is_err() {
-                        // It takes smaller packets than before; nothing will ever acknowledge this one.
-                        self.actor.session.outbox.forget(pkid);
-                    }
-                }
-            }
-        }
-    }
-
-    fn write_publish(
-        &mut self,
-        delivery: &Delivery,
-        pkid: u16,
-        dup: bool,
-        expiry_seconds: Option<u32>,
-    ) -> Result<(), encode::TooLarge> {
-        let props = if self.version == Version::V5 { delivery.envelope.properties() } else { None };
-        let publish = PublishOut {
-            topic: delivery.topic(),
-            payload: &delivery.envelope.payload,
-            qos: delivery.qos,
-            retain: delivery.retain,
-            dup,
-            pkid,
-            props: props.as_ref(),
-            expiry_seconds,
-            subscription_ids: delivery.subscription_id.as_slice(),
-        };
-        let at = self.out.len();
-        encode::publish(&mut self.out, self.version, &publish, self.packet_bytes_max)?;
-        self.count_sent(at);
-        Ok(())
-    }
-
     /// Counts the packet that begins at `at`; what a version has no packet for writes nothing.
-    fn count_sent(&self, at: usize) {
+    pub(super) fn count_sent(&self, at: usize) {
         if let Some(first) = self.out.get(at) {
             self.actor.hub.counters.packet_sent(*first);
             self.actor.facts.packets_sent.add(1);
@@ -637,14 +426,6 @@ async fn write(writer: &mut WriteHalf<Socket>, out: &mut BytesMut) -> std::io::R
 async fn until(silence: Option<&mut Pin<Box<Sleep>>>) {
     match silence {
         Some(silence) => silence.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until the first thing that waits for the store is there.
-async fn first_stored(hub: &Hub, pending: &VecDeque<(Ticket, Later)>) {
-    match pending.front() {
-        Some((ticket, _)) => hub.keeper.stored(*ticket).await,
         None => std::future::pending().await,
     }
 }

@@ -9,7 +9,8 @@ use muster_core::journal::Journal;
 use muster_core::log::LogError;
 use muster_core::topic;
 
-use super::online::{Connection, End, Later};
+use super::online::{Connection, End};
+use super::send::Later;
 use crate::access::Action;
 use crate::codec::{Publish, Qos, Version, encode, reason};
 use crate::hub::{NewMessage, PublishError};

@@ -8,8 +8,9 @@ use muster_core::event::{EventId, EventKind};
 use muster_core::sessions::{Change, StoredSubscription};
 use muster_core::topic;
 
-use super::online::{Connection, End, Later};
+use super::online::{Connection, End};
 use super::outbox::Delivery;
+use super::send::Later;
 use super::{Actor, Subscription};
 use crate::access::Action;
 use crate::codec::{Filter, Qos, Subscribe, Unsubscribe, encode, reason};
