@@ -2,7 +2,8 @@
 //! written to the event log, and a publish is acknowledged only when its event is durable.
 //!
 //! The way of a packet: `listener` -> `connect` (CONNECT, takeover, CONNACK) -> `session` (one task a client)
-//! -> `hub` (log, retained messages, is anybody subscribed?) -> `router` -> sessions of subscribers.
+//! -> `hub` (log, retained messages, is anybody subscribed?) -> `keeper` (sessions that outlive connections, groups)
+//! and `router` (all others) -> sessions of subscribers.
 //!
 //! It must never know rules, sinks or HTTP.
 //!

@@ -75,7 +75,7 @@ pub(crate) struct Keeper {
     index: RwLock<FilterIndex<Target>>,
     /// How many there are in the index: asked for each publish.
     targets: AtomicUsize,
-    /// Offsets before which the events of publishes whose debts are not in a ledger yet cannot stand, and how many each.
+    /// Offsets before which the events of publishes whose debts are not in a ledger yet cannot stand; how many each.
     under_way: Mutex<BTreeMap<u64, usize>>,
     /// Sessions of which something is to be written.
     dirty: Mutex<HashMap<u64, Arc<Kept>>>,

@@ -299,6 +299,12 @@ impl Device {
     async fn race(&mut self) -> Result<(), Gone> {
         let (first, second) = (self.connect(), self.connect());
         let (first, second) = tokio::join!(self.greet(&first), self.greet(&second));
+        if first.is_err() || second.is_err() {
+            // The one without an answer may have taken the other's place before Muster went.
+            for open in [&first, &second].into_iter().filter_map(|it| it.as_ref().ok()?.as_ref()) {
+                self.world.note(open.index, |seen| seen.fate = Fate::Ending(OVERTAKEN));
+            }
+        }
         let (mut first, mut second) = match (first?, second?) {
             (Some(first), Some(second)) => (first, second),
             (Some(only), None) | (None, Some(only)) => {

@@ -9,6 +9,7 @@ use muster_tests::{Home, Muster, PATIENCE, until};
 
 mod faithful;
 mod kills;
+mod many;
 
 /// How the server ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
