@@ -530,6 +530,11 @@ impl Broker {
             tracing::warn!(left = self.hub.tasks.len(), "some connections did not end in time");
         }
         self.hub.retained.store_mark().await;
+        if let Some(last) = self.hub.journal.next_offset().checked_sub(1) {
+            // Only what is durable is stored as owed.
+            let durable = tokio::time::timeout(limit, self.hub.journal.durable(last)).await;
+            tracing::debug!(?durable, "the log is durable for sessions");
+        }
         if let Some(ticket) = self.hub.keeper.flush(Extent::All).await
             && tokio::time::timeout(limit, self.hub.keeper.stored(ticket)).await.is_err()
         {

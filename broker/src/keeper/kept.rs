@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use muster_core::sessions::{Change, DeliveryKey, Stage, StoredInbound, Ticket};
@@ -16,6 +17,9 @@ use crate::envelope::Envelope;
 
 /// Messages that have arrived and that the session's task has not taken in; beyond it the oldest is dropped.
 const INBOX_MESSAGES_MAX: usize = 16_384;
+
+/// How long a message waits before it is looked at again whether the log takes its event.
+const RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// What the session shares with publishers.
 pub(crate) struct Kept {
@@ -46,6 +50,14 @@ pub(crate) struct Owed {
     pub(crate) is_own: bool,
     /// None with QoS 0.
     pub(crate) debt: Option<Arc<Debt>>,
+}
+
+/// What is first in the inbox.
+enum Next {
+    Message(Box<Owed>),
+    /// A message whose event, at this offset, is not durable yet.
+    NotDurable(u64),
+    Nothing,
 }
 
 /// While it lives, the session is owed a message.
@@ -154,17 +166,38 @@ impl Kept {
     }
 
     /// The next message that has arrived. May be dropped at any time without losing anything.
+    ///
+    /// One that is owed comes when its event is durable: a message whose publisher has no acknowledgement may be
+    /// published again after a crash, and would be another then.
     pub(crate) async fn next(&self) -> Owed {
+        let journal = &self.keeper.journal;
         loop {
-            if let Some(owed) = self.take() {
-                return owed;
+            match self.take(journal.durable_offset()) {
+                Next::Message(owed) => return *owed,
+                Next::Nothing => self.arrived.notified().await,
+                Next::NotDurable(offset) => {
+                    if journal.durable(offset).await.is_err() {
+                        // The disk is full; what is queued for it stays queued.
+                        tokio::time::sleep(RETRY_WAIT).await;
+                    }
+                }
             }
-            self.arrived.notified().await;
         }
     }
 
-    fn take(&self) -> Option<Owed> {
-        self.ledger().inbox.pop_front()
+    fn take(&self, durable_offset: u64) -> Next {
+        let mut ledger = self.ledger();
+        let not_durable = |owed: &Owed| {
+            let offset = owed.debt.as_ref().map(|debt| debt.key.message);
+            offset.filter(|offset| *offset >= durable_offset)
+        };
+        match ledger.inbox.front().map(not_durable) {
+            Some(Some(offset)) => Next::NotDurable(offset),
+            Some(None) => {
+                ledger.inbox.pop_front().map_or(Next::Nothing, |owed| Next::Message(Box::new(owed)))
+            }
+            None => Next::Nothing,
+        }
     }
 
     /// A packet identifier was given to a message whose loss does no harm (QoS 1): written when there is time.
@@ -176,17 +209,15 @@ impl Kept {
     /// A message with QoS 2 has a packet identifier; it may be sent when that is stored.
     pub(crate) async fn assign(&self, debt: &Debt, pkid: u16) -> Option<Ticket> {
         let room = self.keeper.store.reserve().await?;
-        // Written under the lock: a flush that finds no debt without a row comes after the row.
-        let mut ledger = self.ledger();
-        let change = ledger.assign(self.session, debt.key, pkid);
-        let ticket = room.write(vec![change]);
-        drop(ledger);
-        Some(ticket)
+        let _order = self.keeper.order();
+        let change = self.ledger().assign(self.session, debt.key, pkid);
+        Some(room.write(vec![change]))
     }
 
     /// The client has a message with QoS 2; its identifier may be released when that is stored.
     pub(crate) async fn released(&self, debt: &Debt, pkid: u16) -> Option<Ticket> {
         let room = self.keeper.store.reserve().await?;
+        let _order = self.keeper.order();
         let (session, key) = (self.session, debt.key);
         Some(room.write(vec![Change::Moved { session, key, stage: Stage::Released, pkid }]))
     }
@@ -205,12 +236,14 @@ impl Kept {
     /// The client will not send that again: it may hear so when that is stored.
     pub(crate) async fn release(self: &Arc<Self>, pkid: u16, message: u64) -> Option<Ticket> {
         let room = self.keeper.store.reserve().await?;
+        let order = self.keeper.order();
         let mut ledger = self.ledger();
         ledger.inbound.remove(&pkid);
         ledger.released.insert(pkid, message);
+        drop(ledger);
         let inbound = StoredInbound { pkid, message, released: true };
         let ticket = room.write(vec![Change::Inbound(self.session, inbound)]);
-        drop(ledger);
+        drop(order);
         self.keeper.soil(self);
         Some(ticket)
     }
@@ -223,11 +256,13 @@ impl Kept {
     /// The session ends: nothing is owed any more.
     pub(crate) async fn end(&self) -> Option<Ticket> {
         let room = self.keeper.store.reserve().await?;
+        let order = self.keeper.order();
         let mut ledger = self.ledger();
         ledger.is_ended = true;
         let inbox = std::mem::take(&mut ledger.inbox);
-        let ticket = room.write(vec![Change::Ended { session: self.session }]);
         drop(ledger);
+        let ticket = room.write(vec![Change::Ended { session: self.session }]);
+        drop(order);
         // Debts in it want the ledger.
         drop(inbox);
         Some(ticket)

@@ -151,7 +151,8 @@ impl Ledger {
         }
     }
 
-    /// Adds what is to be written to `changes`. `upper`: debts of events before it are here, if they are not settled.
+    /// Adds what is to be written to `changes`. `upper`: events before it are durable, and their debts are here, if
+    /// they are not settled. Of later events nothing is written.
     pub(super) fn flush(
         &mut self,
         session: u64,
@@ -162,14 +163,18 @@ impl Ledger {
         if self.is_ended {
             return Left { read_from: upper, is_dirty: false };
         }
-        let is_due = |row: &Row| generation.is_none_or(|generation| row.generation < generation);
-        let due: Vec<_> = self.unstored.iter().filter(|(_, row)| is_due(row)).map(|(key, _)| *key).collect();
+        let is_due = |key: &DeliveryKey, row: &Row| {
+            let is_durable = !row.is_logged || key.message < upper;
+            is_durable && generation.is_none_or(|generation| row.generation < generation)
+        };
+        let due = self.unstored.iter().filter(|(key, row)| is_due(key, row)).map(|(key, _)| *key);
+        let due: Vec<_> = due.collect();
         for key in due {
             let Some(row) = self.unstored.remove(&key) else { continue };
             self.stored.insert(key, row.qos);
             changes.push(Change::Owed(session, row.stored(key, row.pkid)));
         }
-        self.flush_inbound(session, changes);
+        self.flush_inbound(session, upper, changes);
         let logged = self.unstored.iter().filter(|(_, row)| row.is_logged);
         let read_from = logged.map(|(key, _)| key.message).min().unwrap_or(upper).min(upper);
         for (key, (stage, pkid)) in std::mem::take(&mut self.moved) {
@@ -189,13 +194,17 @@ impl Ledger {
             self.seen_to = read_from;
             changes.push(Change::SeenTo { session, offset: read_from });
         }
-        let is_dirty = !self.unstored.is_empty() || !self.done.is_empty() || !self.released.is_empty();
+        let is_inbound_left = self.inbound.values().any(|(_, is_stored)| !is_stored);
+        let is_dirty = is_inbound_left
+            || !self.unstored.is_empty()
+            || !self.done.is_empty()
+            || !self.released.is_empty();
         Left { read_from, is_dirty }
     }
 
-    fn flush_inbound(&mut self, session: u64, changes: &mut Vec<Change>) {
+    fn flush_inbound(&mut self, session: u64, upper: u64, changes: &mut Vec<Change>) {
         for (pkid, (message, is_stored)) in &mut self.inbound {
-            if !std::mem::replace(is_stored, true) {
+            if *message < upper && !std::mem::replace(is_stored, true) {
                 let inbound = StoredInbound { pkid: *pkid, message: *message, released: false };
                 changes.push(Change::Inbound(session, inbound));
                 // The identifier is in use again: its row is this one.

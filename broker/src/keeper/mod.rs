@@ -81,6 +81,9 @@ pub(crate) struct Keeper {
     dirty: Mutex<HashMap<u64, Arc<Kept>>>,
     /// How many flushes there were.
     generation: AtomicU64,
+    /// Held by whoever changes a ledger and writes what that changes in the store, so that both happen in one order.
+    /// Taken before any ledger.
+    order: Mutex<()>,
 }
 
 /// A publish whose event may be anywhere from here on, and whose debts are not in any ledger yet.
@@ -138,6 +141,7 @@ impl Keeper {
             under_way: Mutex::default(),
             dirty: Mutex::default(),
             generation: AtomicU64::new(0),
+            order: Mutex::default(),
         })
     }
 
@@ -240,6 +244,7 @@ impl Keeper {
             Extent::Old => Some(self.generation.fetch_add(1, Ordering::Relaxed)),
             Extent::All => None,
         };
+        let _order = self.order();
         // In this order: what is not under way any more is in the ledgers that are looked at below.
         let upper = self.read_from();
         let dirty = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner));
@@ -256,9 +261,15 @@ impl Keeper {
         Some(room.write(changes))
     }
 
+    fn order(&self) -> MutexGuard<'_, ()> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn read_from(&self) -> u64 {
         let under_way = self.under_way();
-        under_way.keys().next().copied().unwrap_or_else(|| self.journal.next_offset())
+        let settled = under_way.keys().next().copied().unwrap_or_else(|| self.journal.next_offset());
+        // The store never knows of what the log may still lose: another event would have that offset then.
+        settled.min(self.journal.durable_offset())
     }
 
     fn under_way(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{Event, EventKind, EventKinds};
-use muster_core::sessions::{DeliveryKey, Stored, StoredSession, StoredWill};
+use muster_core::sessions::{Change, DeliveryKey, Stored, StoredSession, StoredSubscription, StoredWill};
 use muster_core::topic;
 use tokio::time::Instant;
 
@@ -63,6 +63,7 @@ pub(crate) async fn all(hub: &Arc<Hub>, stored: Stored) -> Result<(), BrokerErro
     for it in returning.values_mut() {
         it.subscribe(hub);
     }
+    forget_what_the_log_lost(hub, &mut returning).await;
     let is_same_log = mark.is_none_or(|mark| mark.log_id == hub.journal.log_id());
     if is_same_log && !(returning.is_empty() && wills.is_empty()) {
         let from = mark.map_or(0, |mark| mark.read_from);
@@ -80,6 +81,36 @@ pub(crate) async fn all(hub: &Arc<Hub>, stored: Stored) -> Result<(), BrokerErro
         tracing::info!(sessions, wills = left_wills, took = ?begun.elapsed(), "sessions of the last run are back");
     }
     Ok(())
+}
+
+/// A log that lost its end, which nobody was told of, gives those offsets to other events: what was stored about them is
+/// not about these.
+async fn forget_what_the_log_lost(hub: &Arc<Hub>, returning: &mut BTreeMap<u64, Returning>) {
+    let end = hub.journal.next_offset();
+    let mut changes = Vec::new();
+    for (session, it) in returning {
+        if it.seen_to > end {
+            it.seen_to = end;
+            changes.push(Change::SeenTo { session: *session, offset: end });
+        }
+        for (filter, options) in it.session.subscriptions_with_options() {
+            if let Some(since) = it.since.get_mut(&options.number).filter(|since| **since > end) {
+                *since = end;
+                let stored = StoredSubscription {
+                    filter,
+                    number: options.number,
+                    since: end,
+                    options: options.encode(),
+                };
+                changes.push(Change::Subscribed(*session, stored));
+            }
+        }
+    }
+    if !changes.is_empty()
+        && let Some(ticket) = hub.keeper.write(changes).await
+    {
+        hub.keeper.stored(ticket).await;
+    }
 }
 
 impl Returning {

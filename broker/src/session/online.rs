@@ -151,7 +151,7 @@ impl Connection {
     async fn serve(&mut self) -> End {
         let mut expiry = self.lifetime().map(|left| Box::pin(sleep_until(Instant::now() + left)));
         let mut silence = self.silence_max.map(|max| Box::pin(sleep_until(self.heard_at + max)));
-        self.resend();
+        Box::pin(self.resend()).await;
         loop {
             if self.is_deaf {
                 self.out.clear();

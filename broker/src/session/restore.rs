@@ -36,6 +36,11 @@ impl Session {
         self.some_subscriptions(true)
     }
 
+    /// All of them.
+    pub(crate) fn subscriptions_with_options(&self) -> Vec<(String, Options)> {
+        self.subscriptions.iter().map(|(filter, it)| (filter.clone(), it.options())).collect()
+    }
+
     fn some_subscriptions(&self, is_shared: bool) -> Vec<(String, Options)> {
         let some = self.subscriptions.iter().filter(|(_, it)| it.is_shared == is_shared);
         some.map(|(filter, it)| (filter.clone(), it.options())).collect()

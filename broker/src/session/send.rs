@@ -35,6 +35,7 @@ pub(super) enum Later {
     },
     PubComp {
         pkid: u16,
+        code: u8,
     },
 }
 
@@ -77,6 +78,12 @@ impl Connection {
         self.pending_stored.push_back((ticket, what));
     }
 
+    /// Says when all that was changed in a kept session before is stored.
+    pub(super) async fn barrier(&mut self) -> Option<Ticket> {
+        self.actor.session.kept.as_ref()?;
+        self.actor.hub.keeper.write(Vec::new()).await
+    }
+
     /// Sends what waited for the store.
     pub(super) async fn on_stored(&mut self) {
         while let Some((ticket, _)) = self.pending_stored.front()
@@ -92,7 +99,7 @@ impl Connection {
                 Later::PubRel { pkid } => {
                     self.send(|out, version| encode::ack(out, version, PUBREL, pkid, reason::SUCCESS));
                 }
-                Later::PubComp { pkid } => self.complete_publish(pkid, reason::SUCCESS),
+                Later::PubComp { pkid, code } => self.complete_publish(pkid, code),
             }
         }
     }
@@ -179,15 +186,21 @@ impl Connection {
     }
 
     /// Sends again what an earlier connection of the session left unacknowledged.
-    pub(super) fn resend(&mut self) {
+    pub(super) async fn resend(&mut self) {
         let waiting: Vec<_> = self.actor.session.outbox.inflight().cloned().collect();
+        let is_released = waiting.iter().any(|it| it.stage == Stage::Released);
+        // That they are released may not be stored yet.
+        let stored = if is_released { self.barrier().await } else { None };
         for inflight in waiting {
             let pkid = inflight.pkid;
             match inflight.stage {
                 Stage::Storing(ticket) => self.later(ticket, Later::Publish { pkid }),
-                Stage::Released => {
-                    self.send(|out, version| encode::ack(out, version, PUBREL, pkid, reason::SUCCESS));
-                }
+                Stage::Released => match stored {
+                    Some(ticket) => self.later(ticket, Later::PubRel { pkid }),
+                    None => {
+                        self.send(|out, version| encode::ack(out, version, PUBREL, pkid, reason::SUCCESS))
+                    }
+                },
                 Stage::Sent => {
                     let now_ms = self.actor.recorder.wall_ms();
                     let expiry = remaining_seconds(&inflight.delivery.envelope, now_ms);

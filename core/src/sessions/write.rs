@@ -70,7 +70,8 @@ fn one(to: &Transaction<'_>, change: &Change) -> Result<(), Error> {
         Change::Ended { session } => end(to, *session)?,
         Change::Subscribed(session, it) => {
             let sql = "INSERT INTO subscription (session, filter, number, since, options) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (session, filter) DO UPDATE SET options = excluded.options";
+                 ON CONFLICT (session, filter) DO UPDATE
+                 SET options = excluded.options, since = min(since, excluded.since)";
             let values = params![signed(*session), it.filter, it.number, signed(it.since), it.options];
             to.prepare_cached(sql)?.execute(values)?;
         }

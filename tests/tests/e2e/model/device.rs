@@ -308,6 +308,10 @@ impl Device {
         let (mut first, mut second) = match (first?, second?) {
             (Some(first), Some(second)) => (first, second),
             (Some(only), None) | (None, Some(only)) => {
+                if self.world.ending.load(Ordering::SeqCst) {
+                    // The other may have taken its place and been cut off before it heard so.
+                    self.world.note(only.index, |seen| seen.fate = Fate::Ending(OVERTAKEN));
+                }
                 self.open = Some(only);
                 return Ok(());
             }

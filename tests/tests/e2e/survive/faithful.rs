@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use muster_tests::mqtt::{self, Client, Connect, Packet, Version, kind, packet};
 use muster_tests::wait::soon;
@@ -31,12 +32,20 @@ pub(super) struct Faithful {
     unreleased: HashSet<u16>,
     /// How often we were given each number.
     pub(super) taken: HashMap<u64, usize>,
-    /// Grows with every number that somebody is given first.
-    progress: Arc<AtomicUsize>,
+    /// How many numbers we were given.
+    pub(super) progress: Arc<AtomicU64>,
+    /// The same of those who subscribe to what we publish: we are not far ahead of them, since no queue is endless.
+    followers: Vec<Arc<AtomicU64>>,
 }
 
+/// How often a publisher that is ahead looks whether the others follow.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How far a publisher may be ahead of a subscriber.
+const LEAD_MAX: u64 = 500;
+
 impl Faithful {
-    pub(super) fn new(client_id: &str, topic: &str, qos: u8, progress: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(client_id: &str, topic: &str, qos: u8, followers: Vec<Arc<AtomicU64>>) -> Self {
         Self {
             connect: Connect { clean: false, ..Connect::new(Version::V4, client_id) },
             topic: topic.to_owned(),
@@ -47,7 +56,8 @@ impl Faithful {
             done: 0,
             unreleased: HashSet::new(),
             taken: HashMap::new(),
-            progress: Arc::clone(progress),
+            progress: Arc::default(),
+            followers,
         }
     }
 
@@ -76,11 +86,19 @@ impl Faithful {
             client.send(&bytes).await.ok()?;
         }
         while self.done < count {
-            while self.outgoing.len() < window && self.next_number < count {
+            let slowest =
+                self.followers.iter().map(|it| it.load(Ordering::Relaxed)).min().unwrap_or_default();
+            let next_max = count.min(slowest + LEAD_MAX);
+            while self.outgoing.len() < window && self.next_number < next_max {
                 let (id, number) = (self.free_id(), self.next_number);
                 self.next_number += 1;
                 self.outgoing.insert(id, (number, Sent::Published));
                 client.send(&self.bytes(number, id, false)).await.ok()?;
+            }
+            if self.outgoing.is_empty() {
+                // A server that is gone is noticed by the next publish.
+                tokio::time::sleep(FOLLOW_INTERVAL).await;
+                continue;
             }
             let packet = soon("an acknowledgement", client.receive()).await.ok()??;
             self.acknowledged(client, &packet).await?;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use muster_tests::{Home, PATIENCE, long, seed, until};
 use rand::rngs::StdRng;
@@ -26,31 +26,31 @@ async fn at_random_moments() {
     let home = Home::new();
     let mut muster = home.start().await;
     let (server, place) = watch::channel(Some(muster.mqtt));
-    let progress = Arc::new(AtomicUsize::new(0));
-    let total = 4 * usize::try_from(messages).expect("a small number");
+    let mut progress: Vec<Arc<AtomicU64>> = Vec::new();
+    let total = 4 * messages;
     let mut tasks = Vec::new();
     for qos in [1, 2] {
         let topic = format!("numbers/{qos}");
+        let mut followers = Vec::new();
         // One subscriber stays as long as it can, the other comes and goes.
         for is_restless in [false, true] {
-            let mut subscriber = Faithful::new(&format!("sub-{qos}-{is_restless}"), &topic, qos, &progress);
+            let mut subscriber = Faithful::new(&format!("sub-{qos}-{is_restless}"), &topic, qos, Vec::new());
+            followers.push(Arc::clone(&subscriber.progress));
             let mut client = subscriber.connect(muster.mqtt, false).await.expect("a server");
             assert_eq!(client.subscribe(&topic, qos).await, qos);
             drop(client);
             let random = StdRng::seed_from_u64(random.random());
             tasks.push(tokio::spawn(subscribe(subscriber, place.clone(), messages, is_restless, random)));
         }
-        let mut publisher = Faithful::new(&format!("pub-{qos}"), &topic, qos, &progress);
+        let mut publisher = Faithful::new(&format!("pub-{qos}"), &topic, qos, followers.clone());
+        progress.append(&mut followers);
         drop(publisher.connect(muster.mqtt, false).await.expect("a server"));
         tasks.push(tokio::spawn(publish(publisher, place.clone(), messages)));
     }
     for _ in 0..kills {
-        let mark = progress.load(Ordering::Relaxed) + random.random_range(1..2 * total / kills);
-        until("more is taken", PATIENCE, async || {
-            let now = progress.load(Ordering::Relaxed);
-            (now >= mark.min(total)).then_some(())
-        })
-        .await;
+        let taken = || progress.iter().map(|it| it.load(Ordering::Relaxed)).sum::<u64>();
+        let mark = taken() + random.random_range(1..2 * total / kills);
+        until("more is taken", PATIENCE, async || (taken() >= mark.min(total)).then_some(())).await;
         server.send_replace(None);
         muster.kill().await;
         muster = home.start().await;
