@@ -198,7 +198,8 @@ async fn measure_window(shared: &Shared) -> (Option<f64>, f64, f64) {
         }
     };
     done().await;
-    let seconds = (now_us() - begun) as f64 / 1e6;
+    // Nothing counts as measured after the end, however late this task woke.
+    let seconds = now_us().min(shared.times.end).saturating_sub(begun).max(1) as f64 / 1e6;
     let server = shared.load.watched.cpu_s().zip(server).map(|(after, before)| after - before);
     (server, own_cpu_s() - own, seconds)
 }
