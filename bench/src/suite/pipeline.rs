@@ -40,7 +40,7 @@ impl Way {
         match self {
             Self::Muster => ("Muster", "fsynced before PUBACK, each row once"),
             Self::Bridge => (
-                "mosquitto and a script (paho, COPY)",
+                "mosquitto and a script (paho)",
                 "memory only: what the script had not committed is lost",
             ),
         }
