@@ -34,7 +34,7 @@ pub fn stepped() -> PathBuf {
 }
 
 fn built(name: &str) -> PathBuf {
-    // .../debug/deps/e2e-0123 and .../debug/bench-publish both stand beside or below .../debug/muster.
+    // .../debug/deps/e2e-0123 and .../debug/bench-rest both stand beside or below .../debug/muster.
     let test = std::env::current_exe().expect("this program has a path");
     let folders = test.ancestors().skip(1).take(2);
     let mut places = folders.map(|folder| folder.join(name));

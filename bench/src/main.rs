@@ -1,0 +1,5 @@
+//! The command `muster-bench`; everything is in the library, so that tests reach it.
+
+fn main() -> std::process::ExitCode {
+    muster_bench::main()
+}
