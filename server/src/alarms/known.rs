@@ -34,6 +34,12 @@ pub struct Active {
     pub since_ms: i64,
     /// When it fell due.
     pub activated_at_ms: i64,
+    /// When its event was written.
+    pub raised_at_ms: i64,
+    /// How it was raised; it ends as it began, whatever the definition says by then.
+    pub kind: String,
+    /// How bad it was said to be.
+    pub severity: String,
     /// What was said.
     pub message: String,
     /// When it came back; its end is on its way to the log.
@@ -49,9 +55,11 @@ pub struct Active {
 pub struct Summary {
     /// When it was raised.
     pub activated_at_ms: i64,
+    /// How bad it was said to be.
+    pub severity: String,
     /// What was said.
     pub message: String,
-    /// How many it stands for, and the first of them.
+    /// How many it stood for, those who have come back among them.
     pub count: u64,
     /// Whether its end was appended in this run.
     pub(super) ending: bool,

@@ -128,6 +128,62 @@ fn beyond_the_limits_one_stands_for_many() {
 }
 
 #[test]
+fn a_storm_ends_when_those_who_are_left_can_be_told_one_by_one() {
+    let mut bench = Bench::new(&offline("WITH (storm_per_minute = 3)"));
+    for n in 0..20 {
+        bench.see(EventKind::ClientDisconnected, &format!("d{n:02}"), 0);
+    }
+    assert_eq!(bench.at(60_000).len(), 3);
+    assert_eq!(bench.at(60_300), ["+ storm 60300"]);
+    assert!(bench.at(200_000).is_empty(), "17 are more than 3 a minute");
+    // Who was told and comes back has no part in it.
+    bench.see(EventKind::ClientConnected, "d00", 200_001);
+    assert_eq!(bench.at(200_001), ["-d00 absence 60000"]);
+    for n in 3..17 {
+        bench.see(EventKind::ClientConnected, &format!("d{n:02}"), 200_002);
+    }
+    let mut told = bench.at(200_002);
+    told.sort();
+    let expected = ["+d17 absence 60000", "+d18 absence 60000", "+d19 absence 60000", "- storm 60300"];
+    assert_eq!(told, expected, "each who is still missing has an alarm of its own");
+    let end =
+        &bench.told.iter().find(|(kind, _, it)| it.kind == "storm" && *kind == EventKind::AlarmDeactivated);
+    assert_eq!(end.expect("told").2.details, r#"{"count":17,"told":3}"#);
+    for n in 0..20 {
+        bench.see(EventKind::ClientConnected, &format!("d{n:02}"), 300_000);
+    }
+    assert_eq!(bench.at(300_000).len(), 5, "each is over once: two of the first three, and the last three");
+    assert_eq!(bench.state.next_due_ms(), None);
+}
+
+#[test]
+fn no_storm_outlives_its_definition_or_those_whom_nobody_sees_return() {
+    let mut bench = Bench::new(&offline("WITH (storm_per_minute = 1)"));
+    for n in 0..5 {
+        bench.see(EventKind::ClientDisconnected, &format!("d{n}"), 0);
+    }
+    bench.at(60_000);
+    assert_eq!(bench.at(60_300), ["+ storm 60300"]);
+    bench.state.redefine(None, None, 61_000);
+    assert_eq!(bench.at(61_000).len(), 2);
+    assert!(bench.state.is_empty(), "{:?}", bench.state);
+
+    let sql = "CREATE ALARM p WITH (storm_per_minute = 1, clear_after = '5s') AS \
+               PRESENCE OF \"$events/client/connected\";";
+    let mut bench = Bench::new(&program(sql));
+    for n in 0..5 {
+        bench.see(EventKind::ClientConnected, &format!("d{n}"), 1_000);
+    }
+    assert_eq!(bench.at(1_000), ["+d0 presence 1000"]);
+    assert_eq!(bench.at(1_300), ["+ storm 1300"]);
+    assert!(bench.at(5_999).is_empty());
+    let mut told = bench.at(6_000);
+    told.sort();
+    assert_eq!(told, ["- storm 1300", "-d0 presence 1000"]);
+    assert_eq!(bench.state.next_due_ms(), None);
+}
+
+#[test]
 fn flapping_is_over_after_a_window_without() {
     let sql = "CREATE ALARM f AS FLAPPING OF \"$events/client/disconnected\" 3 TIMES IN 10s;";
     let mut bench = Bench::new(&program(sql));
