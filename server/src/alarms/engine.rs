@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use muster_core::clock::SharedClock;
 use muster_core::event::proto::event::Detail;
-use muster_core::event::{Event, EventKind, EventKinds, NewEvent, proto};
+use muster_core::event::{Event, EventKind, EventKinds, NewEvent};
 use muster_core::journal::{EventReader, Journal};
 use muster_core::log::{Hold, LogError, LogErrorKind};
 use muster_rules::EvalContext;
@@ -332,18 +332,7 @@ impl Engine {
             details.insert("silenced".to_owned(), true.into());
             notice.body.details = serde_json::Value::Object(details).to_string();
         }
-        let client = notice.client.map(|(clientid, username)| proto::Client {
-            clientid: clientid.as_ref().to_owned(),
-            username: username.as_deref().map(str::to_owned),
-            ..proto::Client::default()
-        });
-        let body = proto::Event {
-            node: self.node.clone(),
-            client,
-            detail: Some(Detail::Alarm(notice.body)),
-            ..proto::Event::default()
-        };
-        NewEvent { timestamp_ms: self.clock.wall_ms(), kind: notice.kind, topic: String::new(), body }
+        notice.event(&self.node, self.clock.wall_ms())
     }
 
     /// Stores what has changed, once all that it rests on is durable.

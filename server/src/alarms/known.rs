@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use muster_core::event::{EventKind, proto};
+use muster_core::event::proto::event::Detail;
+use muster_core::event::{EventKind, NewEvent, proto};
 use muster_core::value::{Map, Value};
 use muster_rules::AlarmProgram;
 
@@ -74,6 +75,20 @@ pub struct Notice {
     pub client: Option<(ClientId, Option<Arc<str>>)>,
     /// What it says.
     pub body: proto::Alarm,
+}
+
+impl Notice {
+    /// The event that says it.
+    pub(super) fn event(self, node: &str, now_ms: i64) -> NewEvent {
+        let client = self.client.map(|(clientid, username)| proto::Client {
+            clientid: clientid.as_ref().to_owned(),
+            username: username.as_deref().map(str::to_owned),
+            ..proto::Client::default()
+        });
+        let detail = Some(Detail::Alarm(self.body));
+        let body = proto::Event { node: node.to_owned(), client, detail, ..proto::Event::default() };
+        NewEvent { timestamp_ms: now_ms, kind: self.kind, topic: String::new(), body }
+    }
 }
 
 /// What is said when it begins.

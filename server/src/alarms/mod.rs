@@ -11,6 +11,7 @@ use crate::presence::Silence;
 
 mod engine;
 mod known;
+mod play;
 mod scan;
 mod state;
 mod store;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use engine::{Engine, EngineError};
 pub use known::{Active, Notice, Summary};
+pub use play::play;
 pub use state::State;
 
 /// The alarms that rule files define.
