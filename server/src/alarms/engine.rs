@@ -117,6 +117,8 @@ impl Engine {
         while let Some(events) = scan::next(&mut engine.reader)? {
             engine.fold(&events);
         }
+        // What was raised lately, by what is defined no more.
+        engine.redefine(true);
         Ok(engine)
     }
 
@@ -144,8 +146,7 @@ impl Engine {
                 () = stop.cancelled() => break,
                 changed = definitions.changed(), if is_said && changed_is_open(&definitions) => {
                     if changed.is_ok() {
-                        let new = self.redefine(false);
-                        self.look_back(new);
+                        self.begin_definitions();
                     }
                     Ok(())
                 }
@@ -256,6 +257,13 @@ impl Engine {
         self.reader.set_kinds(kinds);
     }
 
+    /// Takes what is defined by now; says whether some of it has to look back first, which is under way then.
+    pub(super) fn begin_definitions(&mut self) -> bool {
+        let new = self.redefine(false);
+        self.look_back(new);
+        self.scan.is_some()
+    }
+
     /// Begins to fold the past for new definitions. Until that is done, those before them stay.
     fn look_back(&mut self, new: Programs) {
         if new.is_empty() {
@@ -280,6 +288,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Waits until nobody looks back any more.
+    #[cfg(test)]
+    pub(super) async fn end_definitions(&mut self) -> Result<(), EngineError> {
+        while self.scan.is_some() {
+            let done = scanned(&mut self.scan).await;
+            self.scanned(done)?;
+        }
+        Ok(())
+    }
+
     /// From the next event on, new definitions hold. They have seen all events before it.
     fn take_over(&mut self, scanned: Scanned) {
         let now_ms = self.clock.wall_ms();
@@ -297,21 +315,27 @@ impl Engine {
     }
 
     /// Says what is due. Who came back before that moment is heard first.
-    async fn speak(&mut self) -> Result<(), EngineError> {
+    pub(super) async fn speak(&mut self) -> Result<(), EngineError> {
         self.say().await?;
         let now_ms = self.clock.wall_ms();
         if self.board.lock().values().filter_map(State::next_due_ms).all(|due| due > now_ms) {
             return Ok(());
         }
+        self.read_to_end().await?;
+        let notices: Vec<Notice> =
+            self.board.lock().values_mut().flat_map(|state| state.due(now_ms)).collect();
+        self.unsaid.extend(notices);
+        self.say().await
+    }
+
+    /// Hears everything that was appended until now.
+    pub(super) async fn read_to_end(&mut self) -> Result<(), EngineError> {
         let end = self.journal.next_offset();
         while self.reader.position() < end {
             let batch = self.reader.next_batch().await?;
             self.fold(batch.events());
         }
-        let notices: Vec<Notice> =
-            self.board.lock().values_mut().flat_map(|state| state.due(now_ms)).collect();
-        self.unsaid.extend(notices);
-        self.say().await
+        Ok(())
     }
 
     /// Appends what is to be said, in order; what the log does not take now is said later.
@@ -336,7 +360,7 @@ impl Engine {
     }
 
     /// Stores what has changed, once all that it rests on is durable.
-    async fn checkpoint(&mut self, now: bool) -> Result<(), EngineError> {
+    pub(super) async fn checkpoint(&mut self, now: bool) -> Result<(), EngineError> {
         let at = self.clock.monotonic();
         let cursor = self.reader.position();
         if !self.unsaid.is_empty() {

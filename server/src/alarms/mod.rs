@@ -11,6 +11,8 @@ use crate::presence::Silence;
 
 mod engine;
 mod known;
+#[cfg(test)]
+mod model;
 mod play;
 mod scan;
 mod state;

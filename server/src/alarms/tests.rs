@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Board, Definitions, Engine, Notice, State};
 
-fn program(sql: &str) -> Arc<AlarmProgram> {
+pub(super) fn program(sql: &str) -> Arc<AlarmProgram> {
     let (statements, problems) = muster_rules::parse("a.sql", sql);
     assert!(problems.is_empty(), "{problems:?}");
     let [Statement::CreateAlarm(alarm)] = statements.as_slice() else { panic!("{statements:?}") };
@@ -31,7 +31,7 @@ fn offline(options: &str) -> Arc<AlarmProgram> {
     ))
 }
 
-fn lifecycle(kind: EventKind, client: &str, at_ms: i64) -> NewEvent {
+pub(super) fn lifecycle(kind: EventKind, client: &str, at_ms: i64) -> NewEvent {
     let client = proto::Client {
         clientid: client.to_owned(),
         username: Some("u".to_owned()),

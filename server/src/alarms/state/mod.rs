@@ -178,17 +178,17 @@ impl State {
             why: None,
             ending: false,
         };
-        match self.program.clone() {
-            Some(program) if is_wait(&program) => {
-                // Who came back before the event was in the log is not waited for any more: it is over at once. So is
-                // what another definition raised, and this one would not have.
-                active.until_ms = armed.is_none().then_some(event.timestamp_ms);
-                let is_other =
-                    !matches!(alarm.kind.as_str(), "absence" | "silence") || !program.is_about(event);
-                active.why = (armed.is_none() && is_other).then_some("definition_changed");
+        if let Some(program) = self.program.clone() {
+            // What another definition raised, and this one would not have, is over at once. So is the alarm of a
+            // client that came back before the event was in the log: it is not waited for any more.
+            let waited = matches!(alarm.kind.as_str(), "absence" | "silence");
+            let is_other = waited != is_wait(&program) || !program.is_about(event);
+            if is_other || is_wait(&program) {
+                active.until_ms = (is_other || armed.is_none()).then_some(event.timestamp_ms);
+                active.why = (is_other && armed.is_none()).then_some("definition_changed");
+            } else {
+                self.ends_by_time(&program, &client, &active);
             }
-            Some(program) => self.ends_by_time(&program, &client, &active),
-            None => {}
         }
         if active.until_ms.is_some() {
             self.over.insert(client.clone());
