@@ -324,6 +324,8 @@ impl World {
                 let now_ms = self.now_ms();
                 self.model.define(definition, now_ms);
                 self.speak().await;
+                // As the engine does at once: until then the definition is there from the last checkpoint on.
+                self.engine().checkpoint(false).await.expect("it is stored");
             }
             Step::Checkpoint => self.engine().checkpoint(true).await.expect("it is stored"),
             Step::Kill => {

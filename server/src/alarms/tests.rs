@@ -325,3 +325,31 @@ async fn deadlines_are_kept_with_100_000_timers() {
     assert!(errors[0] >= 0, "never early");
     assert!(p99 < 1_000, "far beyond what a busy machine excuses: {p99} ms");
 }
+
+/// What a timer weighs: a device that is waited for, with a name of sixteen bytes and a user name.
+/// `MUSTER_LONG=1` arms 1,000,000 of them.
+#[test]
+fn a_timer_weighs_little() {
+    let armed: usize = if std::env::var_os("MUSTER_LONG").is_some() { 1_000_000 } else { 100_000 };
+    let resident = || -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|it| it.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+        kib.unwrap_or_default() * 1024
+    };
+    let mut bench = Bench::new(&offline("WITH (max_active = 10)"));
+    let (before, began) = (resident(), tokio::time::Instant::now());
+    for n in 0..armed {
+        bench.see(EventKind::ClientDisconnected, &format!("device-{n:09}"), i64::try_from(n).expect("small"));
+        // What a checkpoint takes.
+        if n % 10_000 == 0 {
+            bench.state.take_dirty();
+        }
+    }
+    let took = began.elapsed();
+    let bytes = resident().saturating_sub(before) / armed;
+    println!("{armed} timers: {bytes} bytes each, armed in {} ms", took.as_millis());
+    assert_eq!(bench.state.armed().len(), armed);
+    // Other tests run beside this one, so that only a gross mistake is told.
+    assert!(bytes < 2_000, "{bytes} bytes a timer");
+}
