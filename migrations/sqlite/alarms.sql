@@ -16,13 +16,24 @@ CREATE TABLE IF NOT EXISTS active (
     username     TEXT,
     since        INTEGER NOT NULL,
     activated_at INTEGER NOT NULL,
+    raised_at    INTEGER NOT NULL,
+    kind         TEXT    NOT NULL,
+    severity     TEXT    NOT NULL,
     message      TEXT    NOT NULL,
     until        INTEGER,
+    PRIMARY KEY (name, clientid)
+) STRICT, WITHOUT ROWID;
+-- times: a JSON list of when the client did what FLAPPING counts, within the window of the last of them.
+CREATE TABLE IF NOT EXISTS flaps (
+    name     TEXT NOT NULL,
+    clientid TEXT NOT NULL,
+    times    TEXT NOT NULL,
     PRIMARY KEY (name, clientid)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS summaries (
     name         TEXT    NOT NULL PRIMARY KEY,
     activated_at INTEGER NOT NULL,
+    severity     TEXT    NOT NULL,
     message      TEXT    NOT NULL,
     count        INTEGER NOT NULL
 ) STRICT;

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use muster_core::event::proto::event::Detail;
 use muster_core::event::proto::{Properties, UserProperty};
 use muster_core::event::{Event, proto};
 use muster_core::topic;
@@ -104,7 +105,7 @@ impl Republish {
     /// # Errors
     /// The row gives no valid message, and never will.
     pub fn message(&self, row: &Map, event: &Event) -> Result<Outgoing, Unpublishable> {
-        let topic = self.topic.render(row, Context::Topic, Missing::Undefined);
+        let topic = self.topic.render(&about(row, event), Context::Topic, Missing::Undefined);
         let topic = String::from_utf8(topic.into())
             .map_err(|_| Unpublishable("the topic is not UTF-8".to_owned()))?;
         if let Err(why) = check_topic(&topic) {
@@ -151,6 +152,22 @@ impl Republish {
             }
         }
         Ok((props != Properties::default()).then_some(props))
+    }
+}
+
+/// The row, as topics see it. An alarm that is about no one client, as a storm of many is, has its own name where the
+/// client's would stand: `alarms/${clientid}` is `alarms/offline` then, not `alarms/undefined`.
+fn about<'a>(row: &'a Map, event: &Event) -> Cow<'a, Map> {
+    match &event.body.detail {
+        Some(Detail::Alarm(alarm))
+            if event.clientid().is_empty()
+                && matches!(row.get("clientid"), None | Some(Value::Undefined | Value::Null)) =>
+        {
+            let mut row = row.clone();
+            row.insert("clientid", alarm.name.as_str());
+            Cow::Owned(row)
+        }
+        _ => Cow::Borrowed(row),
     }
 }
 

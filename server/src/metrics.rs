@@ -81,6 +81,17 @@ pub const RULES: Family = gauge("muster_rules", "Rules that are loaded.");
 /// What is wrong with rules.
 pub const RULE_PROBLEMS: Family =
     gauge("muster_rule_problems", "Errors and warnings in the rule files, as of the last look.");
+/// Alarms that are on.
+pub const ALARMS_ACTIVE: Family = gauge(
+    "muster_alarms_active",
+    "Alarms about devices that are on, by name and severity; a storm's summary counts as one.",
+);
+/// Armed timers.
+pub const ALARMS_WAITING: Family =
+    gauge("muster_alarms_waiting_devices", "Devices whose grace time runs, by alarm.");
+/// Who is held back.
+pub const ALARMS_HELD: Family =
+    gauge("muster_alarms_held_devices", "Devices without an alarm of their own, for whom a storm's stands.");
 /// Rows matched.
 pub const PIPELINE_MATCHED: Family =
     counter("muster_pipeline_matched_rows_total", "Rows that the rule made, and events on which it failed.");

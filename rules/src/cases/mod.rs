@@ -1,4 +1,4 @@
-//! Cases for rules: an event, and what a rule must make of it, one JSON object a line beside the rule file. Reading and
+//! Cases for rules and alarms: what happens, and what must be made of it, one JSON object a line beside the rule file. Reading and
 //! judging is here; running is not: a case runs on the very code that pipelines run.
 
 use std::fmt;
@@ -28,14 +28,27 @@ pub struct Case {
     pub line: usize,
     /// The column of `rule`, or of the case, from 1.
     pub rule_column: usize,
-    /// What happens.
+    /// What happens; of a case for an alarm, what happens first.
     pub event: Arc<Event>,
+    /// What a case for an alarm has instead of one event.
+    pub course: Option<Course>,
     /// What time it is then, milliseconds since 1970.
     pub now_ms: i64,
     /// What must come of it.
     pub expected: Expected,
     /// Columns that are not looked at.
     pub ignore: Vec<String>,
+}
+
+/// What happens one after the other, for an alarm.
+#[derive(Debug, Clone)]
+pub struct Course {
+    /// The alarm; none where the file has but one.
+    pub alarm: Option<String>,
+    /// The events, in the order of their times.
+    pub events: Vec<Arc<Event>>,
+    /// Until when it is waited for what becomes of them, milliseconds since 1970.
+    pub until_ms: i64,
 }
 
 /// What must come of an event.

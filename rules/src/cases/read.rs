@@ -9,13 +9,20 @@ use muster_core::event::{Column, Event, EventKind, filled};
 use muster_core::topic;
 use muster_core::value::{Map, Row, Value};
 
-use super::{Case, CaseError, Expected, NOW_DEFAULT_MS, locate};
+use super::{Case, CaseError, Course, Expected, NOW_DEFAULT_MS, locate};
 use crate::diagnostic::nearest;
 use crate::program::json;
 
 /// What a case may say.
 const FIELDS: &[&str] =
     &["name", "rule", "event", "now", "rows", "rows_contain", "no_match", "error", "ignore"];
+/// What a case for an alarm may say.
+const COURSE_FIELDS: &[&str] =
+    &["name", "alarm", "events", "now", "until", "rows", "rows_contain", "no_match", "ignore"];
+/// When an event of a course happens, in place of its `timestamp`: so long after `now`.
+const AFTER: &str = "after";
+/// Events in a course, at most.
+const COURSE_EVENTS_MAX: usize = 1_000;
 const EXPECTATIONS: &[&str] = &["rows", "rows_contain", "no_match", "error"];
 const PAYLOAD_BASE64: &str = "payload_base64";
 
@@ -45,7 +52,8 @@ type Read<T> = Result<T, CaseError>;
 
 impl Line<'_> {
     fn error(&self, path: &[&str], message: impl Into<String>) -> CaseError {
-        let byte = locate::value_of(self.text, path).unwrap_or_else(|| self.begin());
+        let first = || locate::value_of(self.text, path.get(..1)?);
+        let byte = locate::value_of(self.text, path).or_else(first).unwrap_or_else(|| self.begin());
         self.error_at(byte, message)
     }
 
@@ -65,23 +73,32 @@ impl Line<'_> {
                 self.error_at(self.begin(), "a case is a JSON object: {\"event\":{...},\"rows\":[...]}")
             );
         };
+        let is_course = ["alarm", "events", "until"].iter().any(|name| fields.contains_key(name));
+        let known = if is_course { COURSE_FIELDS } else { FIELDS };
         for name in fields.keys() {
-            if !FIELDS.contains(&name) {
-                let help = nearest(name, FIELDS.iter().copied());
+            if !known.contains(&name) {
+                let help = nearest(name, known.iter().copied());
                 let help = help.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
                 return Err(self.error(&[name], format!("a case has no field `{name}`{help}")));
             }
         }
-        let now_ms = self.now(fields.get("now"))?;
+        let now_ms = self.time("now", fields.get("now"))?.unwrap_or(NOW_DEFAULT_MS);
         let rule = fields.get("rule").map(|value| self.text_of("rule", value)).transpose()?;
         let name = fields.get("name").map(|value| self.text_of("name", value)).transpose()?;
-        let rule_byte = locate::value_of(self.text, &["rule"]).unwrap_or_else(|| self.begin());
+        let chosen = if is_course { "alarm" } else { "rule" };
+        let rule_byte = locate::value_of(self.text, &[chosen]).unwrap_or_else(|| self.begin());
+        let course = is_course.then(|| self.course(&fields, now_ms)).transpose()?;
+        let event = match course.as_ref().and_then(|course| course.events.first()) {
+            Some(first) => first.clone(),
+            None => Arc::new(self.event("event", fields.get("event"), now_ms)?),
+        };
         Ok(Case {
             name: name.unwrap_or_else(|| format!("line {}", self.number)),
             rule,
             line: self.number,
             rule_column: locate::column(self.text, rule_byte),
-            event: Arc::new(self.event(fields.get("event"), now_ms)?),
+            event,
+            course,
             now_ms,
             expected: self.expected(&fields)?,
             ignore: self.ignore(&fields)?,
@@ -101,34 +118,82 @@ impl Line<'_> {
         value.as_str().map(str::to_owned).ok_or_else(wrong)
     }
 
-    fn now(&self, value: Option<&Value>) -> Read<i64> {
+    fn time(&self, field: &str, value: Option<&Value>) -> Read<Option<i64>> {
         match value {
-            None => Ok(NOW_DEFAULT_MS),
-            Some(Value::Int(ms)) => Ok(*ms),
+            None => Ok(None),
+            Some(Value::Int(ms)) => Ok(Some(*ms)),
             Some(other) => {
                 let time = other.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-                let help = "`now` is a time such as \"2026-01-02T03:04:05Z\", or milliseconds since 1970";
-                time.map(jiff::Timestamp::as_millisecond).ok_or_else(|| self.error(&["now"], help))
+                let help = format!(
+                    "`{field}` is a time such as \"2026-01-02T03:04:05Z\", or milliseconds since 1970"
+                );
+                time.map(|it| Some(it.as_millisecond())).ok_or_else(|| self.error(&[field], help))
             }
         }
     }
 
-    fn event(&self, value: Option<&Value>, now_ms: i64) -> Read<Event> {
+    fn course(&self, fields: &Map, now_ms: i64) -> Read<Course> {
+        let alarm = fields.get("alarm").map(|value| self.text_of("alarm", value)).transpose()?;
+        let given = match fields.get("events") {
+            Some(Value::Array(given)) if (1..=COURSE_EVENTS_MAX).contains(&given.len()) => given,
+            _ => {
+                let help =
+                    format!("`events` is a list of at least one event and at most {COURSE_EVENTS_MAX}");
+                return Err(self.error(&["events"], help));
+            }
+        };
+        let (mut events, mut last_ms) = (Vec::new(), i64::MIN);
+        for (number, value) in given.iter().enumerate() {
+            let which = format!("event {}", number + 1);
+            let mut value = value.clone();
+            let mut at_ms = now_ms;
+            if let Value::Map(columns) = &mut value
+                && let Some(after) = columns.remove(AFTER)
+            {
+                let after = self.duration(&which, &after)?;
+                at_ms = now_ms.saturating_add(after);
+            }
+            let event = self.event("events", Some(&value), at_ms)?;
+            if event.timestamp_ms < last_ms {
+                let message = format!("{which} is earlier than the one before it");
+                return Err(self.error(&["events"], message));
+            }
+            last_ms = event.timestamp_ms;
+            events.push(Arc::new(event));
+        }
+        let until_ms = match fields.get("until") {
+            Some(Value::Str(_)) if self.time("until", fields.get("until")).is_err() => {
+                now_ms.saturating_add(self.duration("until", fields.get("until").unwrap_or(&Value::Null))?)
+            }
+            other => self.time("until", other)?.unwrap_or(last_ms),
+        };
+        Ok(Course { alarm, events, until_ms })
+    }
+
+    /// How long after `now`, in milliseconds.
+    fn duration(&self, what: &str, value: &Value) -> Read<i64> {
+        let ms = value.as_str().and_then(crate::syntax::parse_duration).and_then(|ms| i64::try_from(ms).ok());
+        let field = if what == "until" { "until" } else { "events" };
+        ms.ok_or_else(|| self.error(&[field], format!("{what}: a duration after `now`, such as \"30s\"")))
+    }
+
+    /// An event; `field` is where it stands.
+    fn event(&self, field: &str, value: Option<&Value>, now_ms: i64) -> Read<Event> {
         let Some(Value::Map(given)) = value else {
-            let help = "`event` is an object of columns: {\"event\":\"message.publish\",\"topic\":\"a/b\"}";
-            return Err(self.error(&["event"], help));
+            let help = "an event is an object of columns: {\"event\":\"message.publish\",\"topic\":\"a/b\"}";
+            return Err(self.error(&[field], help));
         };
         let mut given = given.clone();
         let name = given.get("event").cloned();
         let name = name.as_ref().map_or(Some(EventKind::MessagePublish.name()), Value::as_str);
         let kind = name.and_then(EventKind::from_name).ok_or_else(|| {
             let kinds: Vec<_> = EventKind::all().map(EventKind::name).collect();
-            self.error(&["event", "event"], format!("no event has this name; there are {}", kinds.join(", ")))
+            self.error(&[field, "event"], format!("no event has this name; there are {}", kinds.join(", ")))
         })?;
-        self.payload(kind, &mut given)?;
+        self.payload(field, kind, &mut given)?;
         if let (EventKind::MessagePublish, Some(topic)) = (kind, given.get("topic").and_then(Value::as_str)) {
             topic::validate_name(topic).map_err(|error| {
-                self.error(&["event", "topic"], format!("nobody can publish to it: {error}"))
+                self.error(&[field, "topic"], format!("nobody can publish to it: {error}"))
             })?;
         }
         let columns = filled(kind, now_ms, &given);
@@ -136,14 +201,14 @@ impl Line<'_> {
             let known = Column::of(kind).into_iter().map(Column::name);
             let meant = nearest(&error.column, known).filter(|meant| *meant != error.column);
             let help = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
-            self.error(&["event", &error.column], format!("{error}{help}"))
+            self.error(&[field, &error.column], format!("{error}{help}"))
         })
     }
 
     /// A payload may be text, base64, or any other JSON, which is written as JSON text.
-    fn payload(&self, kind: EventKind, given: &mut Map) -> Read<()> {
+    fn payload(&self, field: &str, kind: EventKind, given: &mut Map) -> Read<()> {
         if let Some(encoded) = given.remove(PAYLOAD_BASE64) {
-            let place = ["event", PAYLOAD_BASE64];
+            let place = [field, PAYLOAD_BASE64];
             if given.contains_key("payload") {
                 return Err(self.error(&place, "an event has either `payload` or `payload_base64`"));
             }

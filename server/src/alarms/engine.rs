@@ -1,23 +1,27 @@
 //! The engine: reads the log, keeps the time, writes what alarms have to say. It must never know what is said.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_core::clock::SharedClock;
 use muster_core::event::proto::event::Detail;
-use muster_core::event::{Event, EventKind, EventKinds, NewEvent, proto};
+use muster_core::event::{Event, EventKind, EventKinds, NewEvent};
 use muster_core::journal::{EventReader, Journal};
 use muster_core::log::{Hold, LogError, LogErrorKind};
-use muster_rules::{AlarmProgram, EvalContext};
+use muster_rules::EvalContext;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::known::Notice;
+use super::scan::{self, CATCH_UP_EVENTS_MAX, Programs, Scan, Scanned};
 use super::state::State;
-use super::store::{Delta, Store};
+use super::store::{Delta, Row, Store};
 use super::{Board, Definitions};
 use crate::pipelines::eval_context;
 
@@ -40,6 +44,9 @@ pub enum EngineError {
     /// What is known cannot be stored.
     #[error("alarms.db cannot be used")]
     Store(#[from] rusqlite::Error),
+    /// Looking back for a new definition broke off.
+    #[error("what a new alarm knows of the past was not found")]
+    LookBack(#[from] JoinError),
 }
 
 /// Raises and clears alarms.
@@ -48,6 +55,8 @@ pub struct Engine {
     clock: SharedClock,
     node: String,
     definitions: watch::Receiver<Definitions>,
+    /// What new definitions know, as long as it is not known.
+    scan: Option<Scan>,
     board: Board,
     reader: EventReader,
     context: EvalContext,
@@ -64,7 +73,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Takes up what was stored, and folds the log to its end. Nothing is raised before [`Engine::run`].
+    /// Takes up what was stored, and folds the log to its end, on this thread. Nothing is raised before [`Engine::run`].
     ///
     /// # Errors
     /// The log or the database cannot be read.
@@ -84,6 +93,7 @@ impl Engine {
             clock: clock.clone(),
             node: node.to_owned(),
             definitions,
+            scan: None,
             board,
             reader: journal.reader(cursor),
             context: eval_context(clock.clone(), 0),
@@ -99,10 +109,16 @@ impl Engine {
         if stored.cursor.is_none() {
             engine.fold_own_past(cursor)?;
         }
-        engine.redefine()?;
-        while let Some(batch) = engine.reader.try_next_batch()? {
-            engine.fold(batch.events());
+        // New definitions first, so that what follows is heard as they hear it.
+        let new = engine.redefine(true);
+        let mut scanned = Scanned::new(journal, clock, new);
+        scanned.read_to(cursor, &AtomicBool::new(false))?;
+        engine.take_over(scanned);
+        while let Some(events) = scan::next(&mut engine.reader)? {
+            engine.fold(&events);
         }
+        // What was raised lately, by what is defined no more.
+        engine.redefine(true);
         Ok(engine)
     }
 
@@ -110,8 +126,8 @@ impl Engine {
     fn fold_own_past(&mut self, end: u64) -> Result<(), EngineError> {
         let mut reader = self.journal.reader(self.journal.first_offset()).with_kinds(OWN);
         while reader.position() < end {
-            let Some(batch) = reader.try_next_batch()? else { break };
-            self.fold(batch.events());
+            let Some(events) = scan::next(&mut reader)? else { break };
+            self.fold(&events);
         }
         Ok(())
     }
@@ -123,13 +139,24 @@ impl Engine {
         let asked = self.board.asked.clone();
         loop {
             let wait = self.wait();
+            // What was decided under one definition is said before there is another.
+            let is_said = self.unsaid.is_empty();
             let read = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                changed = definitions.changed(), if changed_is_open(&definitions) => match changed {
-                    Ok(()) => self.redefine(),
-                    Err(_) => Ok(()),
-                },
+                changed = definitions.changed(), if is_said && changed_is_open(&definitions) => {
+                    if changed.is_ok() {
+                        self.begin_definitions();
+                    }
+                    Ok(())
+                }
+                scanned = scanned(&mut self.scan), if is_said => {
+                    let taken = self.scanned(scanned);
+                    if taken.is_err() {
+                        definitions.mark_changed();
+                    }
+                    taken
+                }
                 () = tokio::time::sleep(wait) => Ok(()),
                 () = asked.notified() => Ok(()),
                 read = self.reader.next_batch() => match read {
@@ -151,9 +178,7 @@ impl Engine {
             match done {
                 Ok(()) => {}
                 Err(EngineError::Log(error)) if error.kind() == LogErrorKind::Event => {
-                    let offset = self.reader.position();
-                    warn!(%error, offset, "an event that cannot be read is passed over by the alarms");
-                    self.reader.seek(offset + 1);
+                    scan::pass_over(&mut self.reader, &error);
                 }
                 Err(EngineError::Log(error)) if error.kind() == LogErrorKind::Closed => break,
                 Err(error) => {
@@ -192,73 +217,125 @@ impl Engine {
         }
     }
 
-    /// Brings what is known in line with what is defined.
-    fn redefine(&mut self) -> Result<(), EngineError> {
+    /// Brings what is known in line with what is defined. The answer is those who have to look back first.
+    /// Who had no definition when this run began (its file could not be read) has not heard what happened since.
+    fn redefine(&mut self, is_start: bool) -> Programs {
         let Definitions { programs, is_partial } = self.definitions.borrow_and_update().clone();
         let now_ms = self.clock.wall_ms();
-        let mut kinds = OWN;
-        for program in programs.values() {
-            kinds = kinds.union(program.kinds());
-        }
-        self.reader.set_kinds(kinds);
+        let mut new = Programs::new();
+        let mut states = self.board.lock();
         for (name, program) in &programs {
-            let is_new = self.identities.get(name).is_none_or(|it| it != program.identity());
-            let anew = if is_new { Some(self.folded_anew(name, program)?) } else { None };
-            if is_new {
-                self.identities.insert(name.clone(), program.identity().to_owned());
-                self.identities_changed = true;
+            let is_deaf = !is_start && states.get(name).is_some_and(|it| it.program().is_none());
+            if is_deaf || self.identities.get(name).is_none_or(|it| it != program.identity()) {
+                new.insert(name.clone(), program.clone());
+                continue;
             }
-            let mut states = self.board.lock();
             let state = states.entry(name.clone()).or_insert_with(|| State::new(name, None));
-            let was_known = state.program().is_some();
-            state.redefine(Some(program.clone()), anew, now_ms);
-            if !was_known && !is_new {
-                state.resume(now_ms);
-            }
+            state.redefine(Some(program.clone()), None, now_ms);
         }
-        if is_partial {
+        if !is_partial {
+            for (name, state) in states.iter_mut().filter(|(name, _)| !programs.contains_key(*name)) {
+                let was_known = self.identities.remove(name).is_some();
+                self.identities_changed |= was_known;
+                if was_known || !state.is_empty() {
+                    state.redefine(None, None, now_ms);
+                }
+            }
+            states.retain(|name, state| programs.contains_key(name) || !state.is_empty());
+        }
+        drop(states);
+        self.hear(&new);
+        new
+    }
+
+    /// Reads from now on what those need who are heard, and those who will be.
+    fn hear(&mut self, new: &Programs) {
+        let states = self.board.lock();
+        let known = states.values().filter_map(State::program).map(|it| it.kinds());
+        let kinds = known.chain(new.values().map(|it| it.kinds())).fold(OWN, EventKinds::union);
+        drop(states);
+        self.reader.set_kinds(kinds);
+    }
+
+    /// Takes what is defined by now; says whether some of it has to look back first, which is under way then.
+    pub(super) fn begin_definitions(&mut self) -> bool {
+        let new = self.redefine(false);
+        self.look_back(new);
+        self.scan.is_some()
+    }
+
+    /// Begins to fold the past for new definitions. Until that is done, those before them stay.
+    fn look_back(&mut self, new: Programs) {
+        if new.is_empty() {
+            self.scan = None;
+        } else if self.scan.as_ref().is_none_or(|scan| *scan.programs() != new) {
+            let scanned = Scanned::new(&self.journal, &self.clock, new);
+            self.scan = Some(Scan::start(scanned, self.reader.position()));
+        }
+    }
+
+    /// A scan is done: it is taken over, or goes on where there is much that it has not seen.
+    fn scanned(&mut self, scanned: Result<Result<Scanned, LogError>, JoinError>) -> Result<(), EngineError> {
+        self.scan = None;
+        let mut scanned = scanned??;
+        let end = self.reader.position();
+        if end.saturating_sub(scanned.position()) > CATCH_UP_EVENTS_MAX {
+            self.scan = Some(Scan::start(scanned, end));
             return Ok(());
         }
-        for (name, state) in self.board.lock().iter_mut() {
-            if !programs.contains_key(name) && self.identities.remove(name).is_some() {
-                state.redefine(None, None, now_ms);
-                self.identities_changed = true;
-            }
+        scanned.read_to(end, &AtomicBool::new(false))?;
+        self.take_over(scanned);
+        Ok(())
+    }
+
+    /// Waits until nobody looks back any more.
+    #[cfg(test)]
+    pub(super) async fn end_definitions(&mut self) -> Result<(), EngineError> {
+        while self.scan.is_some() {
+            let done = scanned(&mut self.scan).await;
+            self.scanned(done)?;
         }
         Ok(())
     }
 
-    /// What an alarm would know, had it been there from the beginning of the log.
-    fn folded_anew(&self, name: &str, program: &Arc<AlarmProgram>) -> Result<State, EngineError> {
-        let mut state = State::new(name, Some(program.clone()));
-        let mut context = eval_context(self.clock.clone(), 0);
-        let mut reader = self.journal.reader(self.journal.first_offset()).with_kinds(program.kinds());
-        let end = self.reader.position();
-        while reader.position() < end {
-            let Some(batch) = reader.try_next_batch()? else { break };
-            for event in batch.events().iter().filter(|event| event.offset < end) {
-                state.fold(event, &mut context);
-            }
+    /// From the next event on, new definitions hold. They have seen all events before it.
+    fn take_over(&mut self, scanned: Scanned) {
+        let now_ms = self.clock.wall_ms();
+        let Scanned { programs, states: anew, .. } = scanned;
+        let mut states = self.board.lock();
+        for (name, anew) in anew {
+            let Some(program) = programs.get(&name) else { continue };
+            self.identities.insert(name.clone(), program.identity().to_owned());
+            self.identities_changed = true;
+            let state = states.entry(name.clone()).or_insert_with(|| State::new(&name, None));
+            state.redefine(Some(program.clone()), Some(anew), now_ms);
         }
-        Ok(state)
+        drop(states);
+        self.hear(&Programs::new());
     }
 
     /// Says what is due. Who came back before that moment is heard first.
-    async fn speak(&mut self) -> Result<(), EngineError> {
+    pub(super) async fn speak(&mut self) -> Result<(), EngineError> {
         self.say().await?;
         let now_ms = self.clock.wall_ms();
         if self.board.lock().values().filter_map(State::next_due_ms).all(|due| due > now_ms) {
             return Ok(());
         }
+        self.read_to_end().await?;
+        let notices: Vec<Notice> =
+            self.board.lock().values_mut().flat_map(|state| state.due(now_ms)).collect();
+        self.unsaid.extend(notices);
+        self.say().await
+    }
+
+    /// Hears everything that was appended until now.
+    pub(super) async fn read_to_end(&mut self) -> Result<(), EngineError> {
         let end = self.journal.next_offset();
         while self.reader.position() < end {
             let batch = self.reader.next_batch().await?;
             self.fold(batch.events());
         }
-        let notices: Vec<Notice> =
-            self.board.lock().values_mut().flat_map(|state| state.due(now_ms)).collect();
-        self.unsaid.extend(notices);
-        self.say().await
+        Ok(())
     }
 
     /// Appends what is to be said, in order; what the log does not take now is said later.
@@ -279,22 +356,11 @@ impl Engine {
             details.insert("silenced".to_owned(), true.into());
             notice.body.details = serde_json::Value::Object(details).to_string();
         }
-        let client = notice.client.map(|(clientid, username)| proto::Client {
-            clientid: clientid.as_ref().to_owned(),
-            username: username.as_deref().map(str::to_owned),
-            ..proto::Client::default()
-        });
-        let body = proto::Event {
-            node: self.node.clone(),
-            client,
-            detail: Some(Detail::Alarm(notice.body)),
-            ..proto::Event::default()
-        };
-        NewEvent { timestamp_ms: self.clock.wall_ms(), kind: notice.kind, topic: String::new(), body }
+        notice.event(&self.node, self.clock.wall_ms())
     }
 
     /// Stores what has changed, once all that it rests on is durable.
-    async fn checkpoint(&mut self, now: bool) -> Result<(), EngineError> {
+    pub(super) async fn checkpoint(&mut self, now: bool) -> Result<(), EngineError> {
         let at = self.clock.monotonic();
         let cursor = self.reader.position();
         if !self.unsaid.is_empty() {
@@ -309,8 +375,7 @@ impl Engine {
         }
         let delta = self.delta(cursor);
         let store = self.store.clone();
-        let rows: Vec<_> =
-            delta.rows.iter().map(|(name, client, ..)| (name.clone(), client.clone())).collect();
+        let rows: Vec<_> = delta.rows.iter().map(|it| (it.name.clone(), it.client.clone())).collect();
         let summaries: Vec<_> = delta.summaries.iter().map(|(name, _)| (name.clone(), "".into())).collect();
         let stored = move || store.lock().unwrap_or_else(PoisonError::into_inner).commit(&delta);
         let stored = tokio::task::spawn_blocking(stored).await.unwrap_or(Err(rusqlite::Error::InvalidQuery));
@@ -334,14 +399,13 @@ impl Engine {
         for (name, state) in self.board.lock().iter_mut() {
             for client in state.take_dirty() {
                 if client.is_empty() {
-                    let summary =
-                        state.summary().map(|it| (it.activated_at_ms, it.message.clone(), it.count));
-                    delta.summaries.push((name.clone(), summary));
-                } else {
-                    let (armed, active) =
-                        (state.armed().get(&client).cloned(), state.active().get(&client).cloned());
-                    delta.rows.push((name.clone(), client, armed, active));
+                    delta.summaries.push((name.clone(), state.summary().cloned()));
+                    continue;
                 }
+                let (armed, active) =
+                    (state.armed().get(&client).cloned(), state.active().get(&client).cloned());
+                let flaps = state.flaps(&client);
+                delta.rows.push(Row { name: name.clone(), client, armed, active, flaps });
             }
         }
         let all = || self.identities.iter().map(|(name, it)| (name.clone(), it.clone())).collect();
@@ -352,4 +416,12 @@ impl Engine {
 
 fn changed_is_open(definitions: &watch::Receiver<Definitions>) -> bool {
     definitions.has_changed().is_ok()
+}
+
+/// What a scan found, once there is one and it is done.
+async fn scanned(scan: &mut Option<Scan>) -> Result<Result<Scanned, LogError>, JoinError> {
+    match scan {
+        Some(scan) => scan.done().await,
+        None => future::pending().await,
+    }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use muster_core::event::{EventKind, proto};
+use muster_core::event::proto::event::Detail;
+use muster_core::event::{EventKind, NewEvent, proto};
 use muster_core::value::{Map, Value};
 use muster_rules::AlarmProgram;
 
@@ -34,6 +35,12 @@ pub struct Active {
     pub since_ms: i64,
     /// When it fell due.
     pub activated_at_ms: i64,
+    /// When its event was written.
+    pub raised_at_ms: i64,
+    /// How it was raised; it ends as it began, whatever the definition says by then.
+    pub kind: String,
+    /// How bad it was said to be.
+    pub severity: String,
     /// What was said.
     pub message: String,
     /// When it came back; its end is on its way to the log.
@@ -49,9 +56,11 @@ pub struct Active {
 pub struct Summary {
     /// When it was raised.
     pub activated_at_ms: i64,
+    /// How bad it was said to be.
+    pub severity: String,
     /// What was said.
     pub message: String,
-    /// How many it stands for, and the first of them.
+    /// How many it stood for, those who have come back among them.
     pub count: u64,
     /// Whether its end was appended in this run.
     pub(super) ending: bool,
@@ -66,6 +75,20 @@ pub struct Notice {
     pub client: Option<(ClientId, Option<Arc<str>>)>,
     /// What it says.
     pub body: proto::Alarm,
+}
+
+impl Notice {
+    /// The event that says it.
+    pub(super) fn event(self, node: &str, now_ms: i64) -> NewEvent {
+        let client = self.client.map(|(clientid, username)| proto::Client {
+            clientid: clientid.as_ref().to_owned(),
+            username: username.as_deref().map(str::to_owned),
+            ..proto::Client::default()
+        });
+        let detail = Some(Detail::Alarm(self.body));
+        let body = proto::Event { node: node.to_owned(), client, detail, ..proto::Event::default() };
+        NewEvent { timestamp_ms: now_ms, kind: self.kind, topic: String::new(), body }
+    }
 }
 
 /// What is said when it begins.

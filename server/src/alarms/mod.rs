@@ -11,6 +11,10 @@ use crate::presence::Silence;
 
 mod engine;
 mod known;
+#[cfg(test)]
+mod model;
+mod play;
+mod scan;
 mod state;
 mod store;
 #[cfg(test)]
@@ -18,6 +22,7 @@ mod tests;
 
 pub use engine::{Engine, EngineError};
 pub use known::{Active, Notice, Summary};
+pub use play::play;
 pub use state::State;
 
 /// The alarms that rule files define.
@@ -47,15 +52,28 @@ pub struct Raised {
     /// Its user name.
     pub username: Option<String>,
     /// `absence`, `silence`, `presence`, `flapping` or `storm`.
-    pub kind: &'static str,
+    pub kind: String,
     /// How bad it is.
-    pub severity: &'static str,
+    pub severity: String,
     /// What was said.
     pub message: String,
     /// When the absence began; 0 where there is none.
     pub since_ms: i64,
     /// When it fell due.
     pub activated_at_ms: i64,
+}
+
+/// How much there is of one alarm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// The alarm's name.
+    pub name: String,
+    /// How many are on, by severity, a storm's summary among them; 0 for the definition's own where none is.
+    pub active: BTreeMap<String, u64>,
+    /// Clients that are waited for: armed timers.
+    pub waiting: usize,
+    /// Clients whom a summary stands for.
+    pub held: usize,
 }
 
 impl Board {
@@ -67,32 +85,46 @@ impl Board {
     pub fn active(&self) -> Vec<Raised> {
         let mut all = Vec::new();
         for (name, state) in self.lock().iter() {
-            let (kind, severity) = state
-                .program()
-                .map_or(("absence", "major"), |program| (program.kind().name(), program.severity().name()));
             let raised =
-                |clientid: &str, username: Option<&str>, kind, message: &str, since_ms, activated_at_ms| {
-                    Raised {
-                        name: name.clone(),
-                        clientid: clientid.to_owned(),
-                        username: username.map(str::to_owned),
-                        kind,
-                        severity,
-                        message: message.to_owned(),
-                        since_ms,
-                        activated_at_ms,
-                    }
+                |clientid: &str, kind: &str, severity: &str, message: &str, activated_at_ms| Raised {
+                    name: name.clone(),
+                    clientid: clientid.to_owned(),
+                    username: None,
+                    kind: kind.to_owned(),
+                    severity: severity.to_owned(),
+                    message: message.to_owned(),
+                    since_ms: 0,
+                    activated_at_ms,
                 };
-            all.extend(
-                state.summary().map(|it| raised("", None, "storm", &it.message, 0, it.activated_at_ms)),
-            );
+            let storm =
+                state.summary().map(|it| raised("", "storm", &it.severity, &it.message, it.activated_at_ms));
             let on = state.active().iter().filter(|(_, it)| it.until_ms.is_none());
-            all.extend(on.map(|(client, it)| {
-                raised(client, it.username.as_deref(), kind, &it.message, it.since_ms, it.activated_at_ms)
-            }));
+            let on = on.map(|(client, it)| Raised {
+                username: it.username.as_deref().map(str::to_owned),
+                since_ms: it.since_ms,
+                ..raised(client, &it.kind, &it.severity, &it.message, it.activated_at_ms)
+            });
+            all.extend(storm.into_iter().chain(on));
         }
         all.sort_by(|a, b| (&a.name, &a.clientid).cmp(&(&b.name, &b.clientid)));
         all
+    }
+
+    /// How much there is of each alarm, by name.
+    pub fn counts(&self) -> Vec<Counts> {
+        let count = |(name, state): (&String, &State)| {
+            let mut active = BTreeMap::new();
+            if let Some(program) = state.program() {
+                active.insert(program.severity().name().to_owned(), 0);
+            }
+            let on = state.active().values().filter(|it| it.until_ms.is_none()).map(|it| &it.severity);
+            for severity in on.chain(state.summary().map(|it| &it.severity)) {
+                *active.entry(severity.clone()).or_default() += 1;
+            }
+            let waiting = state.armed().len() - state.held();
+            Counts { name: name.clone(), active, waiting, held: state.held() }
+        };
+        self.lock().iter().map(count).collect()
     }
 
     /// From now on these alarms are listed and not told.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _, Transaction};
 
-use super::known::{Active, Armed, ClientId};
+use super::known::{Active, Armed, ClientId, Summary};
 use super::state::State;
 
 const SHAPE: &str = include_str!("../../../migrations/sqlite/alarms.sql");
@@ -19,15 +19,27 @@ pub(super) struct Store {
     log_id: String,
 }
 
-/// A summary: when it was raised, what was said, and for how many it stands.
-pub(super) type StoredSummary = (i64, String, u64);
+const TABLES: [&str; 6] = ["place", "definitions", "armed", "active", "flaps", "summaries"];
+/// The shape of the database. One of another shape is made anew: all that is in it follows from the log.
+const VERSION: i64 = 2;
+
+/// All that is known of one client.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) client: ClientId,
+    pub(super) armed: Option<Armed>,
+    pub(super) active: Option<Active>,
+    /// When it did what FLAPPING counts.
+    pub(super) flaps: Option<Vec<i64>>,
+}
 
 /// What has changed since the last checkpoint.
 #[derive(Debug, Default)]
 pub(super) struct Delta {
     pub(super) cursor: u64,
-    pub(super) rows: Vec<(String, ClientId, Option<Armed>, Option<Active>)>,
-    pub(super) summaries: Vec<(String, Option<StoredSummary>)>,
+    pub(super) rows: Vec<Row>,
+    pub(super) summaries: Vec<(String, Option<Summary>)>,
     /// The definitions, where they have changed.
     pub(super) identities: Option<Vec<(String, String)>>,
 }
@@ -46,6 +58,10 @@ impl Store {
         db.pragma_update(None, "journal_mode", "WAL")?;
         // The log is let go of by what is committed here.
         db.pragma_update(None, "synchronous", "FULL")?;
+        let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if version != VERSION {
+            db.execute_batch(&format!("BEGIN; {} PRAGMA user_version = {VERSION}; COMMIT;", dropped()))?;
+        }
         db.execute_batch(SHAPE)?;
         Ok(Self { db, log_id: format!("{log_id:032X}") })
     }
@@ -55,9 +71,7 @@ impl Store {
         let sql = "SELECT cursor FROM place WHERE log_id = ?1";
         let cursor: Option<i64> = self.db.query_row(sql, [&self.log_id], |row| row.get(0)).optional()?;
         let Some(cursor) = cursor else {
-            self.db.execute_batch(
-                "DELETE FROM place; DELETE FROM armed; DELETE FROM active; DELETE FROM summaries; DELETE FROM definitions;",
-            )?;
+            self.db.execute_batch(&format!("{} {SHAPE}", dropped()))?;
             return Ok(Stored::default());
         };
         let mut stored = Stored { cursor: u64::try_from(cursor).ok(), ..Stored::default() };
@@ -74,27 +88,49 @@ impl Store {
             let armed = (row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?);
             of(states, name).restore_armed(client, armed);
         }
-        let mut all = self
-            .db
-            .prepare("SELECT name, clientid, username, since, activated_at, message, until FROM active")?;
+        let mut all = self.db.prepare(
+            "SELECT name, clientid, username, since, activated_at, raised_at, kind, severity, message, until FROM active",
+        )?;
         let mut rows = all.query([])?;
         while let Some(row) = rows.next()? {
             let active = Active {
                 username: row.get(2)?,
                 since_ms: row.get(3)?,
                 activated_at_ms: row.get(4)?,
-                message: row.get(5)?,
-                until_ms: row.get(6)?,
+                raised_at_ms: row.get(5)?,
+                kind: row.get(6)?,
+                severity: row.get(7)?,
+                message: row.get(8)?,
+                until_ms: row.get(9)?,
                 why: None,
                 ending: false,
             };
             of(states, row.get(0)?).restore_active(row.get(1)?, active);
         }
-        let mut all = self.db.prepare("SELECT name, activated_at, message, count FROM summaries")?;
+        let mut all = self.db.prepare("SELECT name, clientid, times FROM flaps")?;
         let mut rows = all.query([])?;
         while let Some(row) = rows.next()? {
-            let count: i64 = row.get(3)?;
-            of(states, row.get(0)?).restore_summary(row.get(1)?, row.get(2)?, count.unsigned_abs());
+            let times: String = row.get(2)?;
+            // What is no list of times counts as none.
+            of(states, row.get(0)?)
+                .restore_flaps(row.get(1)?, serde_json::from_str(&times).unwrap_or_default());
+        }
+        let mut all =
+            self.db.prepare("SELECT name, activated_at, severity, message, count FROM summaries")?;
+        let mut rows = all.query([])?;
+        while let Some(row) = rows.next()? {
+            let count: i64 = row.get(4)?;
+            let summary = Summary {
+                activated_at_ms: row.get(1)?,
+                severity: row.get(2)?,
+                message: row.get(3)?,
+                count: count.unsigned_abs(),
+                ending: false,
+            };
+            of(states, row.get(0)?).restore_summary(summary);
+        }
+        for state in states.values_mut() {
+            state.restored();
         }
         Ok(stored)
     }
@@ -102,39 +138,16 @@ impl Store {
     /// Stores what has changed, with the place in the log, all or nothing.
     pub(super) fn commit(&mut self, delta: &Delta) -> Result<(), rusqlite::Error> {
         let tx = self.db.transaction()?;
-        for (name, client, armed, active) in &delta.rows {
-            match armed {
-                None => tx
-                    .prepare_cached("DELETE FROM armed WHERE name = ?1 AND clientid = ?2")?
-                    .execute((name, client))?,
-                Some(it) => tx
-                    .prepare_cached("INSERT OR REPLACE INTO armed VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-                    .execute((name, client, &it.username, it.since_ms, it.due_ms, it.held))?,
-            };
-            match active {
-                None => tx
-                    .prepare_cached("DELETE FROM active WHERE name = ?1 AND clientid = ?2")?
-                    .execute((name, client))?,
-                Some(it) => tx
-                    .prepare_cached("INSERT OR REPLACE INTO active VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-                    .execute((
-                        name,
-                        client,
-                        &it.username,
-                        it.since_ms,
-                        it.activated_at_ms,
-                        &it.message,
-                        it.until_ms,
-                    ))?,
-            };
+        for row in &delta.rows {
+            store(&tx, row)?;
         }
         for (name, summary) in &delta.summaries {
             match summary {
                 None => tx.execute("DELETE FROM summaries WHERE name = ?1", [name])?,
-                Some((at_ms, message, count)) => {
-                    let count = i64::try_from(*count).unwrap_or(i64::MAX);
-                    let sql = "INSERT OR REPLACE INTO summaries VALUES (?1, ?2, ?3, ?4)";
-                    tx.execute(sql, (name, at_ms, message, count))?
+                Some(it) => {
+                    let count = i64::try_from(it.count).unwrap_or(i64::MAX);
+                    let sql = "INSERT OR REPLACE INTO summaries VALUES (?1, ?2, ?3, ?4, ?5)";
+                    tx.execute(sql, (name, it.activated_at_ms, &it.severity, &it.message, count))?
                 }
             };
         }
@@ -148,6 +161,52 @@ impl Store {
         tx.execute("INSERT OR REPLACE INTO place VALUES (?1, ?2)", (&self.log_id, cursor))?;
         tx.commit()
     }
+}
+
+fn store(tx: &Transaction<'_>, row: &Row) -> Result<(), rusqlite::Error> {
+    let Row { name, client, armed, active, flaps } = row;
+    match armed {
+        None => tx
+            .prepare_cached("DELETE FROM armed WHERE name = ?1 AND clientid = ?2")?
+            .execute((name, client))?,
+        Some(it) => tx
+            .prepare_cached("INSERT OR REPLACE INTO armed VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+            .execute((name, client, &it.username, it.since_ms, it.due_ms, it.held))?,
+    };
+    match active {
+        None => tx
+            .prepare_cached("DELETE FROM active WHERE name = ?1 AND clientid = ?2")?
+            .execute((name, client))?,
+        Some(it) => tx
+            .prepare_cached("INSERT OR REPLACE INTO active VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
+            .execute((
+                name,
+                client,
+                &it.username,
+                it.since_ms,
+                it.activated_at_ms,
+                it.raised_at_ms,
+                &it.kind,
+                &it.severity,
+                &it.message,
+                it.until_ms,
+            ))?,
+    };
+    match flaps {
+        None => tx
+            .prepare_cached("DELETE FROM flaps WHERE name = ?1 AND clientid = ?2")?
+            .execute((name, client))?,
+        Some(times) => tx.prepare_cached("INSERT OR REPLACE INTO flaps VALUES (?1, ?2, ?3)")?.execute((
+            name,
+            client,
+            serde_json::json!(times).to_string(),
+        ))?,
+    };
+    Ok(())
+}
+
+fn dropped() -> String {
+    TABLES.iter().map(|table| format!("DROP TABLE IF EXISTS {table};")).collect()
 }
 
 fn of(states: &mut BTreeMap<String, State>, name: String) -> &mut State {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Board, Definitions, Engine, Notice, State};
 
-fn program(sql: &str) -> Arc<AlarmProgram> {
+pub(super) fn program(sql: &str) -> Arc<AlarmProgram> {
     let (statements, problems) = muster_rules::parse("a.sql", sql);
     assert!(problems.is_empty(), "{problems:?}");
     let [Statement::CreateAlarm(alarm)] = statements.as_slice() else { panic!("{statements:?}") };
@@ -31,7 +31,7 @@ fn offline(options: &str) -> Arc<AlarmProgram> {
     ))
 }
 
-fn lifecycle(kind: EventKind, client: &str, at_ms: i64) -> NewEvent {
+pub(super) fn lifecycle(kind: EventKind, client: &str, at_ms: i64) -> NewEvent {
     let client = proto::Client {
         clientid: client.to_owned(),
         username: Some("u".to_owned()),
@@ -124,6 +124,62 @@ fn beyond_the_limits_one_stands_for_many() {
     let mut ends = bench.at(61_000);
     ends.sort();
     assert_eq!(ends, ["- storm 60400", "-d000 absence 60000", "-d001 absence 60000", "-d002 absence 60000"]);
+    assert_eq!(bench.state.next_due_ms(), None);
+}
+
+#[test]
+fn a_storm_ends_when_those_who_are_left_can_be_told_one_by_one() {
+    let mut bench = Bench::new(&offline("WITH (storm_per_minute = 3)"));
+    for n in 0..20 {
+        bench.see(EventKind::ClientDisconnected, &format!("d{n:02}"), 0);
+    }
+    assert_eq!(bench.at(60_000).len(), 3);
+    assert_eq!(bench.at(60_300), ["+ storm 60300"]);
+    assert!(bench.at(200_000).is_empty(), "17 are more than 3 a minute");
+    // Who was told and comes back has no part in it.
+    bench.see(EventKind::ClientConnected, "d00", 200_001);
+    assert_eq!(bench.at(200_001), ["-d00 absence 60000"]);
+    for n in 3..17 {
+        bench.see(EventKind::ClientConnected, &format!("d{n:02}"), 200_002);
+    }
+    let mut told = bench.at(200_002);
+    told.sort();
+    let expected = ["+d17 absence 60000", "+d18 absence 60000", "+d19 absence 60000", "- storm 60300"];
+    assert_eq!(told, expected, "each who is still missing has an alarm of its own");
+    let end =
+        &bench.told.iter().find(|(kind, _, it)| it.kind == "storm" && *kind == EventKind::AlarmDeactivated);
+    assert_eq!(end.expect("told").2.details, r#"{"count":17,"told":3}"#);
+    for n in 0..20 {
+        bench.see(EventKind::ClientConnected, &format!("d{n:02}"), 300_000);
+    }
+    assert_eq!(bench.at(300_000).len(), 5, "each is over once: two of the first three, and the last three");
+    assert_eq!(bench.state.next_due_ms(), None);
+}
+
+#[test]
+fn no_storm_outlives_its_definition_or_those_whom_nobody_sees_return() {
+    let mut bench = Bench::new(&offline("WITH (storm_per_minute = 1)"));
+    for n in 0..5 {
+        bench.see(EventKind::ClientDisconnected, &format!("d{n}"), 0);
+    }
+    bench.at(60_000);
+    assert_eq!(bench.at(60_300), ["+ storm 60300"]);
+    bench.state.redefine(None, None, 61_000);
+    assert_eq!(bench.at(61_000).len(), 2);
+    assert!(bench.state.is_empty(), "{:?}", bench.state);
+
+    let sql = "CREATE ALARM p WITH (storm_per_minute = 1, clear_after = '5s') AS \
+               PRESENCE OF \"$events/client/connected\";";
+    let mut bench = Bench::new(&program(sql));
+    for n in 0..5 {
+        bench.see(EventKind::ClientConnected, &format!("d{n}"), 1_000);
+    }
+    assert_eq!(bench.at(1_000), ["+d0 presence 1000"]);
+    assert_eq!(bench.at(1_300), ["+ storm 1300"]);
+    assert!(bench.at(5_999).is_empty());
+    let mut told = bench.at(6_000);
+    told.sort();
+    assert_eq!(told, ["- storm 1300", "-d0 presence 1000"]);
     assert_eq!(bench.state.next_due_ms(), None);
 }
 
@@ -268,4 +324,32 @@ async fn deadlines_are_kept_with_100_000_timers() {
     );
     assert!(errors[0] >= 0, "never early");
     assert!(p99 < 1_000, "far beyond what a busy machine excuses: {p99} ms");
+}
+
+/// What a timer weighs: a device that is waited for, with a name of sixteen bytes and a user name.
+/// `MUSTER_LONG=1` arms 1,000,000 of them.
+#[test]
+fn a_timer_weighs_little() {
+    let armed: usize = if std::env::var_os("MUSTER_LONG").is_some() { 1_000_000 } else { 100_000 };
+    let resident = || -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|it| it.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+        kib.unwrap_or_default() * 1024
+    };
+    let mut bench = Bench::new(&offline("WITH (max_active = 10)"));
+    let (before, began) = (resident(), tokio::time::Instant::now());
+    for n in 0..armed {
+        bench.see(EventKind::ClientDisconnected, &format!("device-{n:09}"), i64::try_from(n).expect("small"));
+        // What a checkpoint takes.
+        if n % 10_000 == 0 {
+            bench.state.take_dirty();
+        }
+    }
+    let took = began.elapsed();
+    let bytes = resident().saturating_sub(before) / armed;
+    println!("{armed} timers: {bytes} bytes each, armed in {} ms", took.as_millis());
+    assert_eq!(bench.state.armed().len(), armed);
+    // Other tests run beside this one, so that only a gross mistake is told.
+    assert!(bytes < 2_000, "{bytes} bytes a timer");
 }

@@ -24,6 +24,7 @@ use view::{Facts, View};
 const RULES: &[(&str, &str)] = &[
     ("alerts.sql", include_str!("../../../examples/rules/alerts.sql")),
     ("history.sql", include_str!("../../../examples/rules/history.sql")),
+    ("offline.sql", include_str!("../../../examples/rules/offline.sql")),
     ("telemetry.sql", include_str!("../../../examples/rules/telemetry.sql")),
 ];
 

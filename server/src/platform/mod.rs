@@ -121,7 +121,7 @@ impl Platform {
 
         let silences = follower.store().silences(clock.wall_ms());
         let silences = silences.map_err(start("cannot read which alarms are silent".to_owned()))?;
-        let engine = alarm_engine(&config, &journal, &pipelines, &clock, silences)?;
+        let engine = alarm_engine(&config, &journal, &pipelines, &clock, silences).await?;
         let doors =
             open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone(), &statistics);
         let (broker, rest, access) = match doors.await {
@@ -375,8 +375,8 @@ async fn settle_the_past(config: &Config, journal: &Journal, clock: &SharedClock
     Ok(follower)
 }
 
-/// Opens what raises alarms about devices.
-fn alarm_engine(
+/// Opens what raises alarms about devices, on a thread that may wait for the disk.
+async fn alarm_engine(
     config: &Config,
     journal: &Journal,
     pipelines: &Pipelines,
@@ -386,8 +386,12 @@ fn alarm_engine(
     for silence in silences {
         pipelines.board().silence(silence);
     }
-    Engine::open(journal, &config.data, clock, &config.node, (pipelines.alarms(), pipelines.board().clone()))
-        .map_err(start("cannot take up the alarms about devices".to_owned()))
+    let wired = (pipelines.alarms(), pipelines.board().clone());
+    let (journal, data, clock, node) =
+        (journal.clone(), config.data.clone(), clock.clone(), config.node.clone());
+    let failed = || "cannot take up the alarms about devices".to_owned();
+    let open = move || Engine::open(&journal, &data, &clock, &node, wired);
+    tokio::task::spawn_blocking(open).await.map_err(start(failed()))?.map_err(start(failed()))
 }
 
 /// Starts what listens: last, when everything behind it is ready.

@@ -17,6 +17,7 @@ use super::App;
 use super::pipelines::seconds;
 use super::reply::Refused;
 use super::stats;
+use crate::alarms::Counts;
 use crate::metrics::{self as m, Family, Labels, Number, Page};
 
 /// The text format that every scraper understands.
@@ -95,6 +96,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     broker(&app, &mut page);
     log(&app, &mut page);
     pipelines(&app.pipelines.status(), &mut page);
+    alarms(&app.pipelines.board().counts(), &mut page);
     page.one(m::RULES, app.pipelines.rules());
     page.one(m::RULE_PROBLEMS, app.pipelines.problems().len());
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], page.finish()).into_response()
@@ -162,6 +164,20 @@ fn pipelines(all: &[PipelineStatus], page: &mut Page) {
         let labels: Vec<_> = labels.collect();
         page.many(family, labels.iter().map(|labels| &labels[..]).zip(all.iter().map(value)));
     }
+}
+
+/// Names of alarms are as many as there are definitions; who they are about is in no label.
+fn alarms(all: &[Counts], page: &mut Page) {
+    let active =
+        all.iter().flat_map(|it| it.active.iter().map(move |(severity, on)| (&it.name, severity, *on)));
+    let labels: Vec<_> = active
+        .map(|(name, severity, on)| ([("name", name.as_str()), ("severity", severity.as_str())], on))
+        .collect();
+    page.many(m::ALARMS_ACTIVE, labels.iter().map(|(labels, on)| (&labels[..], (*on).into())));
+    let names: Vec<_> = all.iter().map(|it| [("name", it.name.as_str())]).collect();
+    let names = || names.iter().map(|labels| &labels[..]);
+    page.many(m::ALARMS_WAITING, names().zip(all.iter().map(|it| it.waiting.into())));
+    page.many(m::ALARMS_HELD, names().zip(all.iter().map(|it| it.held.into())));
 }
 
 fn is_up(state: PipelineState) -> bool {

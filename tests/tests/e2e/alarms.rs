@@ -117,7 +117,7 @@ async fn silence_flapping_and_storms() {
          AFTER \"sensors/+/up\";\n\
          CREATE ALARM flaps INTO sqlite.flaps WITH (clientid = 'door') AS \
          FLAPPING OF \"$events/client/disconnected\" 3 TIMES IN 30s;\n\
-         CREATE ALARM many INTO sqlite.many WITH (clientid = 'm-+', storm_per_minute = 5) AS \
+         CREATE ALARM many INTO sqlite.many REPUBLISH TO 'alarms/${clientid}' WITH (clientid = 'm-+', storm_per_minute = 5) AS \
          ABSENCE OF \"$events/client/connected\" FOR 100ms AFTER \"$events/client/disconnected\";\n",
     );
     let platform = home.start().await;
@@ -137,12 +137,22 @@ async fn silence_flapping_and_storms() {
     let flaps = "SELECT event, kind, clientid FROM flaps ORDER BY offset";
     assert_eq!(home.until_lines(flaps, 1).await, ["alarm.activated|flapping|door"]);
 
+    let mut listener = Client::connect(platform.mqtt, Version::V5, "listener").await;
+    listener.subscribe("alarms/#", 1).await;
     for n in 0..20 {
         Client::connect(platform.mqtt, Version::V5, &format!("m-{n}")).await.disconnect().await;
     }
     let storms = "SELECT event FROM many WHERE kind = 'storm' ORDER BY offset";
     assert_eq!(home.until_lines(storms, 1).await, ["alarm.activated"]);
     assert_eq!(home.lines("SELECT count(*) FROM many WHERE kind = 'absence'"), ["5"]);
+    // Its topic has the alarm's name where a client's would be.
+    let mut topics = Vec::new();
+    for _ in 0..6 {
+        topics.push(listener.expect(3).await.message(Version::V5).0);
+    }
+    assert_eq!(topics.iter().filter(|it| it.starts_with("alarms/m-")).count(), 5, "{topics:?}");
+    assert!(topics.contains(&"alarms/many".to_owned()), "{topics:?}");
+    listener.disconnect().await;
     let mut back = Vec::new();
     for n in 0..20 {
         back.push(Client::connect(platform.mqtt, Version::V5, &format!("m-{n}")).await);
@@ -150,6 +160,60 @@ async fn silence_flapping_and_storms() {
     assert_eq!(home.until_lines(storms, 2).await, ["alarm.activated", "alarm.deactivated"]);
     home.until_lines("SELECT clientid FROM many WHERE event = 'alarm.deactivated' AND kind = 'absence'", 5)
         .await;
+    platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flapping_is_counted_over_kills_and_stops() {
+    let home = Home::with_rules(
+        "CREATE ALARM flaps INTO sqlite.alarms AS FLAPPING OF \"$events/client/disconnected\" 6 TIMES IN 1h;",
+    );
+    // Five times, twice in a run, with either end of a run. The engine may have stored them, or not.
+    let mut flapped = 0;
+    for is_killed in [true, false, true] {
+        let platform = home.start().await;
+        for _ in 0..if flapped < 4 { 2 } else { 1 } {
+            Client::connect(platform.mqtt, Version::V5, "door").await.disconnect().await;
+            flapped += 1;
+            until("presence has counted", PATIENCE, async || {
+                let device = platform.json("/api/v1/devices/door").await;
+                (device["disconnects"] == flapped && device["online"] == false).then_some(())
+            })
+            .await;
+        }
+        if is_killed { platform.kill().await } else { platform.stop().await }
+    }
+    let platform = home.start().await;
+    until("there is an alarm", PATIENCE, async || {
+        // Five are not six.
+        assert_eq!(platform.json("/api/v1/alarms").await["data"], json!([]));
+        let metrics = platform.get("/metrics").await.1;
+        metrics.contains("muster_alarms_active{name=\"flaps\",severity=\"major\"} 0").then_some(())
+    })
+    .await;
+    Client::connect(platform.mqtt, Version::V5, "door").await.disconnect().await;
+    assert_eq!(home.until_lines(TOLD, 1).await, ["alarm.activated|flapping|major|door"]);
+    let listed = until_listed(&platform, "v1/alarms?active=true", 1).await;
+    let metrics = platform.get("/metrics").await.1;
+    assert!(metrics.contains("muster_alarms_active{name=\"flaps\",severity=\"major\"} 1"), "{metrics}");
+    platform.kill().await;
+
+    // It is the same alarm, and it stays.
+    let platform = home.start().await;
+    Client::connect(platform.mqtt, Version::V5, "door").await.disconnect().await;
+    Client::connect(platform.mqtt, Version::V5, "window").await.disconnect().await;
+    until("it was heard", PATIENCE, async || {
+        let pipelines = crate::common::pipelines(&platform).await;
+        (platform.json("/api/v1/devices/window").await["online"] == false
+            && pipelines.iter().all(|it| it["lag_events"] == 0))
+        .then_some(())
+    })
+    .await;
+    let again = until_listed(&platform, "v1/alarms", 1).await;
+    assert_eq!(
+        (&again["data"][0]["id"], &again["data"][0]["active"]),
+        (&listed["data"][0]["id"], &listed["data"][0]["active"])
+    );
     platform.stop().await;
 }
 

@@ -202,7 +202,7 @@ async fn ctrl_c_and_a_closed_pipe_end_it_in_order() {
 async fn the_examples_pass_their_cases() {
     let told = ask(&Home::new(), &["rules", "test", EXAMPLES]).await;
     assert_eq!(told.code, Some(0), "{}{}", told.out, told.err);
-    assert_eq!(told.out, "14 passed, 0 failed\n");
+    assert_eq!(told.out, "18 passed, 0 failed\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

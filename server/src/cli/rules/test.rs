@@ -9,16 +9,17 @@ use std::time::Duration;
 use clap::Args;
 use muster_core::clock::{Clock, SharedClock, SystemClock};
 use muster_core::value::Row;
-use muster_rules::RuleProgram;
 use muster_rules::ast::Statement;
-use muster_rules::cases::{self, Case, CaseError, Difference};
+use muster_rules::cases::{self, Case, CaseError, Course, Difference};
+use muster_rules::{AlarmProgram, RuleProgram};
 use muster_sinks::delivery::Transform as _;
 use serde_json::json;
 
 use super::tell_errors;
+use crate::alarms::play;
 use crate::cli::failed_output;
 use crate::error::{Error, ErrorKind};
-use crate::pipelines::{EXTENSION, RuleFile, RuleTransform};
+use crate::pipelines::{EXTENSION, RuleFile, RuleTransform, eval_context};
 
 /// What a file of cases is called, behind the name of its rule file.
 const CASES: &str = ".test.jsonl";
@@ -47,6 +48,7 @@ pub(super) fn test(args: &TestArgs) -> Result<(), Error> {
     let mut bench =
         Bench { out: Vec::new(), json: args.json, passed: 0, failed: 0, bad: tell_errors(&diagnostics) };
     let programs = programs(&statements);
+    let alarms = alarms(&statements);
     let broken = |file: &str| diagnostics.iter().any(|it| it.is_error() && it.file() == file);
     let mut tested = Vec::new();
     for file in &cases {
@@ -55,9 +57,16 @@ pub(super) fn test(args: &TestArgs) -> Result<(), Error> {
         for error in &errors {
             bench.bad_line(&file.name, error);
         }
+        let alarms = alarms.get(&file.rules).map(Vec::as_slice).unwrap_or_default();
         for case in &found {
-            let program = match choose(case, of_file) {
-                Ok(program) => program,
+            let tried = match &case.course {
+                None => choose(case, case.rule.as_ref(), "rule", of_file).map(|it| Tried::Rule(it)),
+                Some(course) => {
+                    choose(case, course.alarm.as_ref(), "alarm", alarms).map(|it| Tried::Alarm(it, course))
+                }
+            };
+            let tried = match tried {
+                Ok(tried) => tried,
                 // What is wrong with the rule itself was said.
                 Err(_) if broken(&file.rules) => continue,
                 Err(error) => {
@@ -65,21 +74,24 @@ pub(super) fn test(args: &TestArgs) -> Result<(), Error> {
                     continue;
                 }
             };
-            tested.push((file.rules.clone(), program.name().to_owned()));
-            let wanted = |part: &String| case.name.contains(part) || program.name().contains(part);
+            tested.push((file.rules.clone(), tried.name().to_owned()));
+            let wanted = |part: &String| case.name.contains(part) || tried.name().contains(part);
             if args.filter.as_ref().is_none_or(wanted) {
-                bench.case(&file.name, case, program);
+                bench.case(&file.name, case, &tried);
             }
         }
     }
+    let mut untested = |what: &str, file: &str, name: &str| {
+        if !tested.contains(&(file.to_owned(), name.to_owned())) {
+            bench.note(file, &format!("the {what} `{name}` has no cases"));
+        }
+    };
     for (file, programs) in &programs {
-        for program in programs {
-            if !tested.contains(&(file.clone(), program.name().to_owned())) {
-                bench.note(file, &format!("the rule `{}` has no cases", program.name()));
-            }
-        }
+        programs.iter().for_each(|it| untested("rule", file, it.name()));
     }
-    alarms(&statements, &mut bench);
+    for (file, alarms) in &alarms {
+        alarms.iter().for_each(|it| untested("alarm", file, it.named()));
+    }
     bench.finish(args.filter.as_deref())
 }
 
@@ -163,31 +175,77 @@ fn programs(statements: &[Statement]) -> BTreeMap<String, Vec<Arc<RuleProgram>>>
     found
 }
 
-fn choose<'a>(case: &Case, programs: &'a [Arc<RuleProgram>]) -> Result<&'a Arc<RuleProgram>, CaseError> {
-    let error = |message: String| CaseError { line: case.line, column: case.rule_column, message };
-    let names = || programs.iter().map(|it| format!("`{}`", it.name())).collect::<Vec<_>>().join(", ");
-    match (&case.rule, programs) {
-        (_, []) => Err(error("the rule file beside it has no rule".to_owned())),
-        (None, [only]) => Ok(only),
-        (None, _) => {
-            Err(error(format!("the rule file has several rules; write \"rule\": one of {}", names())))
+/// The alarms of each file.
+fn alarms(statements: &[Statement]) -> BTreeMap<String, Vec<Alarm>> {
+    let mut found: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    for statement in statements {
+        if let Statement::CreateAlarm(it) = statement
+            && let Ok(program) = AlarmProgram::compile(it)
+            && let Ok(notices) = AlarmProgram::notices(it)
+            && let Ok(notices) = RuleProgram::compile(&notices)
+        {
+            let alarm = Alarm { program: Arc::new(program), notices: Arc::new(notices) };
+            found.entry(it.source.name.clone()).or_default().push(alarm);
         }
-        (Some(name), _) => programs
-            .iter()
-            .find(|it| it.name() == name)
-            .ok_or_else(|| error(format!("the rule file has no rule `{name}`; it has {}", names()))),
+    }
+    found
+}
+
+/// An alarm, and the rule that tells of it.
+struct Alarm {
+    program: Arc<AlarmProgram>,
+    notices: Arc<RuleProgram>,
+}
+
+/// What a case is about.
+enum Tried<'a> {
+    Rule(&'a Arc<RuleProgram>),
+    Alarm(&'a Alarm, &'a Course),
+}
+
+impl Tried<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Rule(program) => program.name(),
+            Self::Alarm(alarm, _) => alarm.program.name(),
+        }
     }
 }
 
-fn alarms(statements: &[Statement], bench: &mut Bench) {
-    for statement in statements {
-        if let Statement::CreateAlarm(alarm) = statement {
-            let text = format!(
-                "the alarm `{}` cannot be tested here: it is about several events and the time between them",
-                alarm.name.text
-            );
-            bench.note(&alarm.source.name, &text);
+trait Named {
+    fn named(&self) -> &str;
+}
+
+impl Named for Arc<RuleProgram> {
+    fn named(&self) -> &str {
+        self.name()
+    }
+}
+
+impl Named for Alarm {
+    fn named(&self) -> &str {
+        self.program.name()
+    }
+}
+
+fn choose<'a, T: Named>(
+    case: &Case,
+    wanted: Option<&String>,
+    what: &str,
+    all: &'a [T],
+) -> Result<&'a T, CaseError> {
+    let error = |message: String| CaseError { line: case.line, column: case.rule_column, message };
+    let names = || all.iter().map(|it| format!("`{}`", it.named())).collect::<Vec<_>>().join(", ");
+    match (wanted, all) {
+        (_, []) => Err(error(format!("the rule file beside it has no {what}"))),
+        (None, [only]) => Ok(only),
+        (None, _) => {
+            Err(error(format!("the rule file has several {what}s; write \"{what}\": one of {}", names())))
         }
+        (Some(name), _) => all
+            .iter()
+            .find(|it| it.named() == name)
+            .ok_or_else(|| error(format!("the rule file has no {what} `{name}`; it has {}", names()))),
     }
 }
 
@@ -202,24 +260,28 @@ struct Bench {
 }
 
 impl Bench {
-    fn case(&mut self, file: &str, case: &Case, program: &Arc<RuleProgram>) {
-        let differences = run(case, program);
+    fn case(&mut self, file: &str, case: &Case, tried: &Tried<'_>) {
+        let differences = match tried {
+            Tried::Rule(program) => run(case, program),
+            Tried::Alarm(alarm, course) => run_course(case, alarm, course),
+        };
         let passed = differences.is_empty();
         if passed {
             self.passed += 1;
         } else {
             self.failed += 1;
         }
-        let (line, name, rule) = (case.line, case.name.as_str(), program.name());
+        let (line, name, rule) = (case.line, case.name.as_str(), tried.name());
+        let what = if case.course.is_some() { "alarm" } else { "rule" };
         if self.json {
             let differences: Vec<_> = differences
                 .iter()
                 .map(|it| json!({"at": it.at, "expected": it.expected, "got": it.got}))
                 .collect();
-            let told = json!({"file": file, "line": line, "case": name, "rule": rule, "passed": passed, "differences": differences});
+            let told = json!({"file": file, "line": line, "case": name, what: rule, "passed": passed, "differences": differences});
             self.out.push(told.to_string());
         } else if !passed {
-            self.out.push(format!("{file}:{line}: {name} (rule {rule}) failed"));
+            self.out.push(format!("{file}:{line}: {name} ({what} {rule}) failed"));
             self.out.extend(differences.iter().flat_map(in_words));
         }
     }
@@ -300,6 +362,23 @@ fn run(case: &Case, program: &Arc<RuleProgram>) -> Vec<Difference> {
     }
 }
 
+/// Runs the alarm over the course as its engine would, and its notices as the pipelines to its targets would.
+fn run_course(case: &Case, alarm: &Alarm, course: &Course) -> Vec<Difference> {
+    let clock: SharedClock =
+        Arc::new(StoppedClock { wall_ms: course.until_ms, machine: SystemClock::shared() });
+    let mut context = eval_context(clock.clone(), SEED);
+    let said = play(&alarm.program, &course.events, course.until_ms, &mut context);
+    let mut transform = RuleTransform::alone(alarm.notices.clone(), clock, SEED);
+    let mut rows = Vec::new();
+    for event in said {
+        if let Err(message) = transform.apply(&Arc::new(event), &mut rows) {
+            return cases::judge(case, Err(&message));
+        }
+    }
+    let rows: Vec<Row> = rows.iter().map(|row| Row::clone(row)).collect();
+    cases::judge(case, Ok(&rows))
+}
+
 /// A wall clock that stands still; time limits go on.
 struct StoppedClock {
     wall_ms: i64,
@@ -342,13 +421,16 @@ mod tests {
         let two = programs_of(
             "CREATE RULE a AS SELECT 1 AS x FROM \"t\"; CREATE RULE b AS SELECT 1 AS x FROM \"t\"",
         );
+        fn chosen<'a>(case: &Case, all: &'a [Arc<RuleProgram>]) -> Result<&'a Arc<RuleProgram>, CaseError> {
+            choose(case, case.rule.as_ref(), "rule", all)
+        }
         let case = |rule: &str| {
             let line = format!(r#"{{{rule}"event":{{}},"no_match":true}}"#);
             cases::read(&line).0.remove(0)
         };
-        assert_eq!(choose(&case(r#""rule":"b","#), &two).expect("b is there").name(), "b");
-        assert!(choose(&case(""), &two).expect_err("which?").message.contains("`a`, `b`"));
-        assert!(choose(&case(""), &two[..1]).is_ok());
-        assert!(choose(&case(r#""rule":"c","#), &two).expect_err("none").message.contains("no rule `c`"));
+        assert_eq!(chosen(&case(r#""rule":"b","#), &two).expect("b is there").name(), "b");
+        assert!(chosen(&case(""), &two).expect_err("which?").message.contains("`a`, `b`"));
+        assert!(chosen(&case(""), &two[..1]).is_ok());
+        assert!(chosen(&case(r#""rule":"c","#), &two).expect_err("none").message.contains("no rule `c`"));
     }
 }

@@ -1,12 +1,14 @@
 //! A rule of today over the events of the past: from the moment that it names, each event is in the tables once and
 //! none before is, although devices come, go and publish all the while and Muster is killed in the middle of it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use muster_core::clock::SystemClock;
 use muster_tests::mqtt::{Client, Connect, Version};
+use muster_tests::wait::soon;
 use muster_tests::{Home, Muster, PATIENCE, until};
 use tokio::task::JoinHandle;
 
@@ -35,17 +37,9 @@ impl Crowd {
             tokio::spawn(async move {
                 let (id, mut round) = (format!("device-{number}"), 0_usize);
                 while !stop.load(Ordering::Relaxed) {
-                    let connect = Connect::new(Version::V5, &id);
-                    let Ok((mut client, _, 0)) = Client::greet(broker, &connect).await else { return };
-                    let payloads = (0..5).map(|n| Bytes::from(format!("{{\"n\":{n}}}")));
-                    let done = client.publish_all(&format!("devices/{id}/up"), payloads, 5).await;
-                    if done.acked < 5 {
-                        return;
-                    }
                     round += 1;
-                    if round.is_multiple_of(2) {
-                        client.send(&[0xe0, 0]).await.ok();
-                        client.until_closed().await;
+                    if !come_and_go(broker, &id, round).await {
+                        return;
                     }
                 }
             })
@@ -64,9 +58,32 @@ impl Crowd {
     async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for device in self.devices {
-            device.await.expect("a device");
+            soon("a device of the crowd ends", device).await.expect("a device");
         }
     }
+}
+
+/// A device comes, publishes, and goes with a word every other time. False when the server is gone.
+///
+/// # Panics
+/// When a step takes too long; the message names the device and the step.
+async fn come_and_go(broker: SocketAddr, id: &str, round: usize) -> bool {
+    let step = |what: &str| format!("{id}, round {round}: {what}");
+    let connect = Connect::new(Version::V5, id);
+    let Ok((mut client, _, 0)) = soon(&step("CONNACK"), Client::greet(broker, &connect)).await else {
+        return false;
+    };
+    let payloads = (0..5).map(|n| Bytes::from(format!("{{\"n\":{n}}}")));
+    let topic = format!("devices/{id}/up");
+    let done = soon(&step("PUBACK"), client.publish_all(&topic, payloads, 5)).await;
+    if done.acked < 5 {
+        return false;
+    }
+    if round.is_multiple_of(2) {
+        soon(&step("DISCONNECT is sent"), client.send(&[0xe0, 0])).await.ok();
+        soon(&step("the close after DISCONNECT"), client.until_closed()).await;
+    }
+    true
 }
 
 /// Runs the backfill against a target and compares.

@@ -6,7 +6,7 @@ use muster_tests::muster::http_client;
 use muster_tests::wait::soon;
 
 use super::store::{Asked, Rows, Store, query};
-use super::{backfill, scene};
+use super::{alarms, backfill, scene};
 
 struct ClickHouse(Server);
 
@@ -73,5 +73,12 @@ async fn answers_as_the_log_does() {
 async fn is_filled_from_a_moment_of_the_past() {
     if let Some(store) = ClickHouse::start() {
         backfill::play(store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn has_one_row_an_alarm() {
+    if let Some(store) = ClickHouse::start() {
+        alarms::play(store).await;
     }
 }

@@ -119,8 +119,9 @@ pub(super) fn alarms(log: &LogContents) -> Rows {
             let over = event.kind == EventKind::AlarmDeactivated;
             let lasted =
                 if over { (it.deactivated_at_ms - it.activated_at_ms).to_string() } else { String::new() };
-            let row = vec![it.name.clone(), String::new(), event.offset.to_string(), lasted];
-            all.insert((it.name.clone(), it.activated_at_ms), row);
+            let about = client(event).to_owned();
+            let row = vec![it.name.clone(), about.clone(), event.offset.to_string(), lasted];
+            all.insert((it.name.clone(), about, it.activated_at_ms), row);
         }
     }
     sorted(all.into_values().collect())

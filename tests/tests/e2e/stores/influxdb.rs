@@ -9,7 +9,7 @@ use muster_tests::wait::soon;
 use serde_json::Value;
 
 use super::store::{Asked, Rows, Store, query, rfc3339};
-use super::{backfill, scene};
+use super::{alarms, backfill, scene};
 
 /// The administrator that `tests/servers/influxdb` makes.
 const USER: &str = "muster";
@@ -159,5 +159,12 @@ async fn answers_as_the_log_does() {
 async fn is_filled_from_a_moment_of_the_past() {
     if let Some(store) = started().await {
         backfill::play(store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn has_one_row_an_alarm() {
+    if let Some(store) = started().await {
+        alarms::play(store).await;
     }
 }

@@ -11,7 +11,7 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::store::{Asked, Rows, Store};
-use super::{backfill, scene, sqlite};
+use super::{alarms, backfill, scene, sqlite};
 
 /// How long the broker may take to say something.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -119,5 +119,12 @@ async fn answers_as_the_log_does() {
 async fn is_filled_from_a_moment_of_the_past() {
     if let Some(store) = Kafka::start() {
         backfill::play(store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn has_one_row_an_alarm() {
+    if let Some(store) = Kafka::start() {
+        alarms::play(store).await;
     }
 }

@@ -2,6 +2,7 @@
 //! hold and what the queries answer is what a plain model makes of the log. One file a target that says how it is
 //! reached and read.
 
+mod alarms;
 mod backfill;
 mod clickhouse;
 mod expected;

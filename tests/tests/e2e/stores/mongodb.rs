@@ -6,7 +6,7 @@ use muster_test_servers::Server;
 use muster_tests::Home;
 
 use super::store::{Asked, Rows, Store, query, rfc3339};
-use super::{backfill, scene};
+use super::{alarms, backfill, scene};
 
 struct MongoDb(Server);
 
@@ -89,5 +89,12 @@ async fn answers_as_the_log_does() {
 async fn is_filled_from_a_moment_of_the_past() {
     if let Some(store) = MongoDb::start() {
         backfill::play(store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn has_one_row_an_alarm() {
+    if let Some(store) = MongoDb::start() {
+        alarms::play(store).await;
     }
 }

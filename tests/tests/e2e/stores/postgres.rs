@@ -5,7 +5,7 @@ use muster_tests::Home;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use super::store::{Asked, Rows, Store, query};
-use super::{backfill, scene};
+use super::{alarms, backfill, scene};
 
 struct Postgres(Server);
 
@@ -69,5 +69,12 @@ async fn answers_as_the_log_does() {
 async fn is_filled_from_a_moment_of_the_past() {
     if let Some(store) = Postgres::start() {
         backfill::play(store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn has_one_row_an_alarm() {
+    if let Some(store) = Postgres::start() {
+        alarms::play(store).await;
     }
 }

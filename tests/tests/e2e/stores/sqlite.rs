@@ -5,7 +5,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 
 use super::store::{Asked, Rows, Store, query};
-use super::{backfill, scene};
+use super::{alarms, backfill, scene};
 
 struct Sqlite;
 
@@ -70,4 +70,9 @@ async fn answers_as_the_log_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn is_filled_from_a_moment_of_the_past() {
     backfill::play(Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn has_one_row_an_alarm() {
+    alarms::play(Sqlite).await;
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
 use super::store::{Asked, Rows, Store};
-use super::{backfill, scene, sqlite};
+use super::{alarms, backfill, scene, sqlite};
 
 struct Webhook {
     folder: TempDir,
@@ -61,4 +61,10 @@ async fn answers_as_the_log_does() {
 async fn is_filled_from_a_moment_of_the_past() {
     let python = need!("python3");
     backfill::play(Webhook::start(python).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn has_one_row_an_alarm() {
+    let python = need!("python3");
+    alarms::play(Webhook::start(python).await).await;
 }
