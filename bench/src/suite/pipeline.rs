@@ -39,10 +39,9 @@ impl Way {
     const fn row(self) -> (&'static str, &'static str) {
         match self {
             Self::Muster => ("Muster", "fsynced before PUBACK, each row once"),
-            Self::Bridge => (
-                "mosquitto and a script (paho)",
-                "memory only: what the script had not committed is lost",
-            ),
+            Self::Bridge => {
+                ("mosquitto and a script (paho)", "memory only: what the script had not committed is lost")
+            }
         }
     }
 }
