@@ -1,4 +1,5 @@
-//! Each load for a moment, against the broker that does nothing and against mosquitto where it is installed, so that the
+//! Each load for a moment, against the broker that does nothing and against mosquitto where it is installed, so that
+//! the
 //! generator goes on working; figures are not looked at.
 
 use std::net::SocketAddr;
@@ -44,8 +45,8 @@ async fn an_open_loop_sends_at_its_rate() {
     let slow = Load { rate: Some(1_000.0), ..load(broker) };
     let outcome = traffic("publish", slow, Shape::Publish).await.expect("a run");
     assert_none_lost(&outcome);
-    // 120 ms at a thousand a second, whatever else this machine does.
-    assert_eq!(outcome.sent, 120);
+    // 120 ms at a thousand a second, whatever else this machine does; the edges may count a message less or more.
+    assert!((118..=122).contains(&outcome.sent), "{}", outcome.sent);
 }
 
 #[tokio::test]

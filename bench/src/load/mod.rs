@@ -1,4 +1,5 @@
-//! Loads: what is done to a broker, and what is counted meanwhile. A load knows a broker by its address alone, and by its
+//! Loads: what is done to a broker, and what is counted meanwhile. A load knows a broker by its address alone, and by
+//! its
 //! process where that was said.
 
 pub(crate) mod connect;

@@ -61,7 +61,7 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
         let count = values.len();
-        let median = if count % 2 == 0 && count > 0 {
+        let median = if count.is_multiple_of(2) && count > 0 {
             f64::midpoint(at(count / 2 - 1), at(count / 2))
         } else {
             at(count / 2)

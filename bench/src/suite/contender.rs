@@ -1,4 +1,5 @@
-//! Who is measured: how each is started on a free port of the loopback interface, and what its acknowledgement promises.
+//! Who is measured: how each is started on a free port of the loopback interface, and what its acknowledgement
+//! promises.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -49,7 +49,7 @@ struct Known {
 /// Brings back all that is stored.
 pub(crate) async fn all(hub: &Arc<Hub>, stored: Stored) -> Result<(), BrokerError> {
     let Stored { sessions, wills, mark } = stored;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let first_new = sessions.iter().map(|it| it.session + 1).max().unwrap_or(1);
     hub.session_ids.fetch_max(first_new, Ordering::Relaxed);
     let mut known = Known::default();
@@ -83,7 +83,8 @@ pub(crate) async fn all(hub: &Arc<Hub>, stored: Stored) -> Result<(), BrokerErro
     Ok(())
 }
 
-/// A log that lost its end, which nobody was told of, gives those offsets to other events: what was stored about them is
+/// A log that lost its end, which nobody was told of, gives those offsets to other events: what was stored about them
+/// is
 /// not about these.
 async fn forget_what_the_log_lost(hub: &Arc<Hub>, returning: &mut BTreeMap<u64, Returning>) {
     let end = hub.journal.next_offset();

@@ -109,7 +109,8 @@ impl Connection {
         let known = self.actor.session.unreleased.remove(&pkid);
         self.count_unreleased();
         let code = if known.is_some() { reason::SUCCESS } else { reason::PACKET_IDENTIFIER_NOT_FOUND };
-        // Were it forgotten that the identifier is free, the client's next message under it would be taken for this. One
+        // Were it forgotten that the identifier is free, the client's next message under it would be taken for this.
+        // One
         // that is not known may have been released a moment ago, on an earlier connection.
         let ticket = match (self.actor.session.kept.clone(), known) {
             (Some(kept), Some(offset)) => kept.release(pkid, offset).await,

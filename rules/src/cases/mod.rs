@@ -1,4 +1,5 @@
-//! Cases for rules and alarms: what happens, and what must be made of it, one JSON object a line beside the rule file. Reading and
+//! Cases for rules and alarms: what happens, and what must be made of it, one JSON object a line beside the rule
+//! file. Reading and
 //! judging is here; running is not: a case runs on the very code that pipelines run.
 
 use std::fmt;

@@ -73,7 +73,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Takes up what was stored, and folds the log to its end, on this thread. Nothing is raised before [`Engine::run`].
+    /// Takes up what was stored, and folds the log to its end, on this thread. Nothing is raised before
+    /// [`Engine::run`].
     ///
     /// # Errors
     /// The log or the database cannot be read.

@@ -117,7 +117,8 @@ async fn silence_flapping_and_storms() {
          AFTER \"sensors/+/up\";\n\
          CREATE ALARM flaps INTO sqlite.flaps WITH (clientid = 'door') AS \
          FLAPPING OF \"$events/client/disconnected\" 3 TIMES IN 30s;\n\
-         CREATE ALARM many INTO sqlite.many REPUBLISH TO 'alarms/${clientid}' WITH (clientid = 'm-+', storm_per_minute = 5) AS \
+         CREATE ALARM many INTO sqlite.many REPUBLISH TO 'alarms/${clientid}' \
+         WITH (clientid = 'm-+', storm_per_minute = 5) AS \
          ABSENCE OF \"$events/client/connected\" FOR 100ms AFTER \"$events/client/disconnected\";\n",
     );
     let platform = home.start().await;

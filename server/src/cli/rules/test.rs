@@ -60,7 +60,7 @@ pub(super) fn test(args: &TestArgs) -> Result<(), Error> {
         let alarms = alarms.get(&file.rules).map(Vec::as_slice).unwrap_or_default();
         for case in &found {
             let tried = match &case.course {
-                None => choose(case, case.rule.as_ref(), "rule", of_file).map(|it| Tried::Rule(it)),
+                None => choose(case, case.rule.as_ref(), "rule", of_file).map(Tried::Rule),
                 Some(course) => {
                     choose(case, course.alarm.as_ref(), "alarm", alarms).map(|it| Tried::Alarm(it, course))
                 }

@@ -12,7 +12,12 @@ struct Sqlite;
 /// The rows of a question to a database file.
 pub(super) fn ask(file: &std::path::Path, sql: &str) -> Rows {
     let database = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the file");
-    let mut statement = database.prepare(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let mut statement = match database.prepare(sql) {
+        Ok(statement) => statement,
+        // A table is made with its first row.
+        Err(error) if error.to_string().contains("no such table") => return Rows::default(),
+        Err(error) => panic!("{sql}: {error}"),
+    };
     let columns = statement.column_count();
     let cell = |value| match value {
         Value::Null => String::new(),

@@ -1,12 +1,12 @@
 //! Many sessions at once: they are back before the server listens, with what waits for each.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use muster_tests::mqtt::{Client, Version};
 use muster_tests::{Home, PATIENCE, long, until};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::{connect, kept, publish, take};
 
