@@ -83,7 +83,7 @@ fn bad_lines_are_told_with_their_place() {
         14:51: node.started has no payload
         15:19: `now` is a time such as "2026-01-02T03:04:05Z", or milliseconds since 1970
         16:22: `ignore` is a list of column names
-        17:10: `event` is an object of columns: {"event":"message.publish","topic":"a/b"}
+        17:10: an event is an object of columns: {"event":"message.publish","topic":"a/b"}
     "#]].assert_eq(&told);
 }
 

@@ -1,5 +1,5 @@
-//! The engine against a plain model of what definitions mean, while it is stopped between any two steps, loses the end
-//! of the log with what it has said there, and gets other definitions, on a disk that forgets what was not synced.
+//! The engine against a plain model of what a definition means, while it is stopped between any two steps and loses the
+//! end of the log with what it has said there, on a disk that forgets what was not synced.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -206,12 +206,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (1..70_000_i64).prop_map(Step::Wait),
         3 => (0..DEVICES.len()).prop_map(Step::Comes),
         6 => (0..DEVICES.len()).prop_map(Step::Goes),
-        2 => (0..DEFINITIONS.len(), few()).prop_map(|(which, few)| Step::Define(which, few)),
         2 => Just(Step::Checkpoint),
         1 => Just(Step::Kill),
         2 => (0..70_000_i64, few()).prop_map(|(wait, few)| Step::Power(wait, few)),
     ];
-    prop::collection::vec(step, 1..60)
+    // One definition for a whole story: how one takes over from another is not described here yet.
+    let define = (1..DEFINITIONS.len(), few()).prop_map(|(which, few)| Step::Define(which, few));
+    (define, prop::collection::vec(step, 1..60)).prop_map(|(define, mut steps)| {
+        steps.insert(0, define);
+        steps
+    })
 }
 
 struct World {
@@ -393,7 +397,7 @@ proptest! {
     })]
 
     #[test]
-    fn whatever_stops_is_lost_or_changes_the_log_tells_what_definitions_mean(steps in steps()) {
+    fn whatever_stops_or_is_lost_the_log_tells_what_definitions_mean(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let (told, expected) = runtime.expect("a runtime").block_on(async {
             let mut world = World::new();
