@@ -11,7 +11,7 @@ mod support;
 
 use muster_broker::Limits;
 use muster_core::event::{Column, EventKind};
-use support::{Client, Connect, Harness, packet};
+use support::{Client, Connect, Harness, PATIENCE, packet};
 use tokio::io::AsyncWriteExt as _;
 
 /// A message still finds its way.
@@ -249,6 +249,25 @@ async fn one_client_too_many() {
     assert_eq!(harness.broker.stats().connections, 2);
     again.disconnect().await;
     harness.disconnected("b").await;
+}
+
+#[tokio::test]
+async fn a_session_without_its_client_takes_nobodys_place() {
+    let limits = Limits { connections_max: 2, handshakes_max: 1, ..Limits::default() };
+    let harness = Harness::with(limits).await;
+    for number in 0..20 {
+        let clientid = format!("kept-{number}");
+        let client = Client::connected(harness.addr(), Connect::v4(&clientid).resume()).await;
+        client.disconnect().await;
+        harness.disconnected(&clientid).await;
+    }
+    assert_eq!(harness.broker.stats().sessions, 20);
+    let given_back = async {
+        while harness.broker.listeners()[0].current_connections > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_back).await.expect("no connection counts any more");
 }
 
 #[tokio::test]

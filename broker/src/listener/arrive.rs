@@ -4,10 +4,10 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::place::Placed;
 use super::proxy::{self, Addresses, ProxyError};
 use super::websocket;
 use super::{Endpoints, Listener, Slot, Socket};
@@ -28,7 +28,7 @@ impl Listener {
     /// Does what comes before the first packet.
     pub(crate) async fn arrive(
         &self,
-        mut tcp: TcpStream,
+        mut tcp: Placed,
         peer: SocketAddr,
         slot: &mut Slot,
     ) -> Result<(Socket, Endpoints), ArriveError> {
@@ -36,7 +36,7 @@ impl Listener {
         if let Some(Addresses { client, .. }) = announced {
             slot.move_to(client.ip());
         }
-        let reached = announced.map(|it| it.reached).or_else(|| tcp.local_addr().ok());
+        let reached = announced.map(|it| it.reached).or_else(|| tcp.tcp.local_addr().ok());
         let mut endpoints = Endpoints {
             peername: announced.map_or(peer, |it| it.client).to_string(),
             sockname: reached.map(|it| it.to_string()).unwrap_or_default(),
@@ -62,9 +62,9 @@ impl Listener {
 
     async fn secure(
         &self,
-        tcp: TcpStream,
+        tcp: Placed,
         endpoints: &mut Endpoints,
-    ) -> Result<TlsStream<TcpStream>, ArriveError> {
+    ) -> Result<TlsStream<Placed>, ArriveError> {
         let tls = self.tls.as_ref().ok_or_else(|| ArriveError::Tls(io::ErrorKind::NotFound.into()))?;
         let stream = TlsAcceptor::from(tls.config()).accept(tcp).await.map_err(ArriveError::Tls)?;
         let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);

@@ -3,6 +3,7 @@
 
 mod arrive;
 mod certificate;
+mod place;
 mod proxy;
 mod room;
 mod websocket;
@@ -14,12 +15,13 @@ use std::time::Duration;
 
 use muster_core::tls::Tls;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use arrive::ArriveError;
+use place::{Place, Placed};
 pub(crate) use room::{Room, Slot};
 
 use crate::config::{ListenerConfig, ListenerKind};
@@ -60,7 +62,7 @@ pub(crate) struct Endpoints {
 /// A connection of which nothing was heard yet.
 pub(crate) struct Knock {
     pub(crate) listener: Arc<Listener>,
-    pub(crate) tcp: TcpStream,
+    pub(crate) tcp: Placed,
     pub(crate) peer: SocketAddr,
     /// Its place among those of which nothing was heard yet.
     pub(crate) slot: Slot,
@@ -170,22 +172,6 @@ fn listen(address: SocketAddr) -> Result<TcpListener, BrokerError> {
     listening.map_err(|source| BrokerError::Listen { address, source })
 }
 
-/// Counts a connection for as long as it is there.
-struct Counted(Arc<Listener>);
-
-impl Counted {
-    fn new(listener: &Arc<Listener>) -> Self {
-        listener.connections.fetch_add(1, Ordering::Relaxed);
-        Self(listener.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// How many sockets may be open on all listeners together: those who are connected, those of which nothing was heard
 /// yet, and as many again who are being looked at or told that they may not come in.
 pub(crate) fn sockets(connections_max: usize, handshakes_max: usize) -> Arc<Semaphore> {
@@ -211,18 +197,13 @@ async fn run(hub: Arc<Hub>, listener: Arc<Listener>, socket: TcpListener, stop: 
             }
         };
         let slot = Room::enter(&hub.room, peer.ip());
-        let Ok(permit) = Arc::clone(&hub.sockets).try_acquire_owned() else {
+        let Some(place) = Place::take(&hub.sockets, &listener) else {
             tracing::warn!(%peer, "no room for another connection");
             continue;
         };
         // Small packets are the rule here; a socket that cannot be told so works all the same.
         drop(tcp.set_nodelay(true));
-        let counted = Counted::new(&listener);
-        let knock = Knock { listener: Arc::clone(&listener), tcp, peer, slot };
-        let task = connect::serve(Arc::clone(&hub), knock);
-        hub.tasks.spawn(async move {
-            task.await;
-            drop((permit, counted));
-        });
+        let knock = Knock { listener: Arc::clone(&listener), tcp: Placed::new(tcp, place), peer, slot };
+        hub.tasks.spawn(connect::serve(Arc::clone(&hub), knock));
     }
 }

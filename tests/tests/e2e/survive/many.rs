@@ -15,7 +15,7 @@ const CONNECTS_MAX: usize = 200;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_are_back_after_a_kill() {
-    let sessions: usize = if long() { 10_000 } else { 2_000 };
+    let sessions: usize = if long() { 50_000 } else { 2_000 };
     let home = Home::new();
     let muster = home.start().await;
     let room = Arc::new(Semaphore::new(CONNECTS_MAX));
