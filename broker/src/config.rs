@@ -102,6 +102,8 @@ impl ListenerConfig {
 pub struct Limits {
     /// Clients that are connected at a time; a further CONNECT is answered with "quota exceeded".
     pub connections_max: usize,
+    /// Sessions, with or without a connection; who would begin a further one is answered with "quota exceeded".
+    pub sessions_max: usize,
     /// Connections whose CONNECT is not there yet; for a further one, the oldest is closed of the address that has the
     /// most.
     pub handshakes_max: usize,
@@ -143,6 +145,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 100_000,
+            sessions_max: 1_000_000,
             handshakes_max: 4_096,
             handshakes_per_address_max: 1_024,
             connect_timeout_ms: 10_000,

@@ -211,11 +211,13 @@ impl Handshake {
         if props.authentication_method.is_some() {
             return Err(reason::BAD_AUTHENTICATION_METHOD);
         }
-        // Who is connected already only takes its own place again.
+        // Who is connected already only takes its own place again, and so does who has a session.
         let clients = &self.hub.clients;
-        if clients.connected.load(Ordering::Relaxed) >= limits.connections_max
-            && !clients.is_connected(clientid)
-        {
+        let no_room = clients.connected.load(Ordering::Relaxed) >= limits.connections_max;
+        if no_room && !clients.is_connected(clientid) {
+            return Err(reason::QUOTA_EXCEEDED);
+        }
+        if clients.sessions() >= limits.sessions_max && clients.facts(clientid).is_none() {
             return Err(reason::QUOTA_EXCEEDED);
         }
         Ok(assigned)

@@ -271,6 +271,25 @@ async fn a_session_without_its_client_takes_nobodys_place() {
 }
 
 #[tokio::test]
+async fn one_session_too_many() {
+    let harness = Harness::with(Limits { sessions_max: 2, ..Limits::default() }).await;
+    let kept = |clientid: &str| Connect::v5(clientid).expiry(60);
+    Client::connected(harness.addr(), kept("a")).await.disconnect().await;
+    let _b = harness.v5("b").await;
+    assert_eq!(Client::open(harness.addr(), kept("c")).await.code(), 0x97);
+    // Who has one comes back to it, or to a new one in its place.
+    Client::connected(harness.addr(), kept("a").resume()).await.disconnect().await;
+    harness.v5("a").await.disconnect().await;
+    let ended = async {
+        while harness.broker.stats().sessions > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended).await.expect("a session without expiry ends with its connection");
+    Client::connected(harness.addr(), kept("c")).await.disconnect().await;
+}
+
+#[tokio::test]
 async fn versions_that_are_not_spoken() {
     let harness = Harness::start().await;
     let mut client = Client::socket(harness.addr(), 4).await;

@@ -60,11 +60,7 @@ impl Listener {
         Ok((socket, endpoints))
     }
 
-    async fn secure(
-        &self,
-        tcp: Placed,
-        endpoints: &mut Endpoints,
-    ) -> Result<TlsStream<Placed>, ArriveError> {
+    async fn secure(&self, tcp: Placed, endpoints: &mut Endpoints) -> Result<TlsStream<Placed>, ArriveError> {
         let tls = self.tls.as_ref().ok_or_else(|| ArriveError::Tls(io::ErrorKind::NotFound.into()))?;
         let stream = TlsAcceptor::from(tls.config()).accept(tcp).await.map_err(ArriveError::Tls)?;
         let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);

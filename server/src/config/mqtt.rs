@@ -36,6 +36,8 @@ pub struct Mqtt {
     pub handshakes_per_address_max: usize,
     /// Most connections at a time.
     pub connections_max: usize,
+    /// Most sessions, with or without a connection.
+    pub sessions_max: usize,
     /// Largest packet that is read.
     pub packet_bytes_max: usize,
     /// Whether clients that nobody knows are let in.
@@ -57,6 +59,7 @@ impl Mqtt {
             handshakes_max: layers.count("mqtt.handshakes_max")?,
             handshakes_per_address_max: layers.count("mqtt.handshakes_per_address_max")?,
             connections_max: layers.count("mqtt.connections_max")?,
+            sessions_max: layers.count("mqtt.sessions_max")?,
             packet_bytes_max: layers.bytes("mqtt.packet_bytes_max")?,
             allow_anonymous: AllowAnonymous::parse(layers.text("mqtt.allow_anonymous")?)
                 .map_err(|why| layers.wrong("mqtt.allow_anonymous", &why))?,

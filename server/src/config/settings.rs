@@ -188,6 +188,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "most of these from one address (of IPv6: from one /64); for a further one its oldest goes",
     ),
     setting("mqtt.connections_max", Kind::Count, "10000", "most connections at a time"),
+    setting("mqtt.sessions_max", Kind::Count, "100000", "most sessions, with or without a connection"),
     setting("mqtt.packet_bytes_max", Kind::Size, "1MiB", "largest MQTT packet that is read"),
     setting(
         "mqtt.allow_anonymous",

@@ -458,6 +458,7 @@ async fn start_broker(
     broker.limits.handshakes_max = config.mqtt.handshakes_max;
     broker.limits.handshakes_per_address_max = config.mqtt.handshakes_per_address_max;
     broker.limits.connections_max = config.mqtt.connections_max;
+    broker.limits.sessions_max = config.mqtt.sessions_max;
     broker.limits.packet_bytes_max = config.mqtt.packet_bytes_max;
     let path = config.data.join(SESSIONS);
     let sessions = SessionStore::open(&path)
