@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use muster_core::journal::Journal;
 use muster_core::registry::Registry;
 use muster_core::sessions::{SessionStore, Stored};
 use muster_core::tls::Tls;
-use muster_core::topic::{self, FilterIndex};
+use muster_core::topic;
 use rand::SeedableRng as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -27,14 +27,14 @@ use crate::config::{BrokerConfig, ListenerKind};
 use crate::connect;
 use crate::error::BrokerError;
 use crate::groups::Groups;
-use crate::hub::{Hub, NewMessage, PublishError};
+use crate::hub::{Hub, NewMessage};
 use crate::info::{ClientInfo, HeldPage, HeldQuery, ListenerInfo, RetainedInfo, SubscriptionInfo};
 use crate::keeper::{Extent, Keeper, restore};
 use crate::listener::{self, Endpoints, Listener, Room};
 use crate::record::Recorder;
 use crate::retained::Retained;
-use crate::router::Router;
 use crate::stats::{LiveCounters, Stats};
+use crate::subscribers::Subscribers;
 use crate::wanted::Wanted;
 
 /// How often it is written down up to where the log needs not be read again for retained messages.
@@ -42,9 +42,6 @@ const MARK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether the files of a certificate have changed.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Links to the router beyond one a client: shared groups and what is on its way out.
-const SPARE_LINKS: usize = 4_096;
 
 /// What the broker works with.
 pub struct Environment {
@@ -192,11 +189,11 @@ impl Broker {
         self.hub.tasks.spawn(connect::serve_stream(hub, Box::new(stream), endpoints, peer));
     }
 
-    /// Starts the router and the listeners.
+    /// Starts the listeners.
     ///
     /// # Errors
-    /// There is no listener, an address cannot be listened on, the registry cannot be read, or the router did not
-    /// start.
+    /// There is no listener, an address cannot be listened on, or what survived the last run cannot be
+    /// read.
     pub async fn start(config: BrokerConfig, environment: Environment) -> Result<Self, BrokerError> {
         let Environment { journal, registry, sessions, wanted, clock, .. } = environment;
         let (doorkeeper, authenticator, authorizer) =
@@ -213,8 +210,6 @@ impl Broker {
         }
         let all = |listener: &Arc<Listener>| listener.info(limits.connections_max);
         let local_addr = listeners.first().map(all).ok_or(BrokerError::NoListener)?.bind;
-        let links_max = limits.connections_max.saturating_add(SPARE_LINKS);
-        let router = Router::start(links_max, limits.router_filter_bytes_max).await?;
         let keeper = Keeper::new(store, journal.clone());
         let hub = Arc::new(Hub {
             journal,
@@ -223,13 +218,12 @@ impl Broker {
             doorkeeper,
             authenticator,
             authorizer,
-            router,
             clients: Clients::default(),
             groups: Groups::default(),
             retained,
             keeper,
             counters: LiveCounters::default(),
-            index: RwLock::new(FilterIndex::new()),
+            subscribers: Subscribers::default(),
             topics: std::sync::Mutex::default(),
             session_ids: AtomicU64::new(1),
             random: std::sync::Mutex::new(rand::rngs::StdRng::from_os_rng()),
@@ -329,7 +323,7 @@ impl Broker {
 
     /// Whether a message to this topic would have a subscriber now.
     pub fn has_subscribers(&self, topic: &str) -> bool {
-        self.hub.is_subscribed(topic)
+        self.hub.subscribers.any_match(topic)
     }
 
     /// How many different topic filters there are.
@@ -371,7 +365,7 @@ impl Broker {
             sessions: all.len(),
             subscriptions: all.iter().map(|facts| facts.subscriptions().len()).sum(),
             subscriptions_shared: hub.groups.subscriptions(),
-            topics: hub.index.read().unwrap_or_else(PoisonError::into_inner).len() + hub.keeper.len(),
+            topics: self.topics(),
             retained: hub.retained.len(),
             counters: hub.counters.read(),
         }
@@ -430,7 +424,7 @@ impl Broker {
     /// Publishes a message from inside and waits until its event is durable.
     ///
     /// # Errors
-    /// The topic is none, the message is too large, the log refused the event, or the router stopped.
+    /// The topic is none, the message is too large, or the log refused the event.
     pub async fn publish(&self, request: PublishRequest) -> Result<PublishOutcome, BrokerError> {
         let Accepted { offset, id, has_subscribers } = self.submit(request).await?;
         self.hub.journal.durable(offset).await?;
@@ -478,10 +472,7 @@ impl Broker {
             request,
             packet_id: 0,
         };
-        let published = self.hub.publish(&mut recorder, message).await.map_err(|error| match error {
-            PublishError::Log(error) => BrokerError::Log(error),
-            PublishError::Router(stopped) => stopped.into(),
-        })?;
+        let published = self.hub.publish(&mut recorder, message).await?;
         Ok(Accepted { offset: published.offset, id: published.id, has_subscribers: published.matched })
     }
 
@@ -549,12 +540,6 @@ impl Broker {
     pub fn sessions_read_from(&self) -> Option<u64> {
         let mark = self.hub.keeper.store().mark()?;
         (mark.log_id == self.hub.journal.log_id()).then_some(mark.read_from)
-    }
-
-    /// Resolves when the broker cannot go on; the process must stop then.
-    pub async fn fatal(&self) -> BrokerError {
-        self.hub.router.stopped().await;
-        BrokerError::RouterStopped
     }
 }
 

@@ -135,8 +135,6 @@ pub struct Limits {
     pub retained_messages_max: usize,
     /// Payload of a retained message.
     pub retained_bytes_max: usize,
-    /// What the router keeps per topic filter for readers that lag; beyond it they miss messages, which is counted.
-    pub router_filter_bytes_max: usize,
     /// How long a shutdown waits for clients to take their DISCONNECT.
     pub shutdown_timeout_ms: u64,
 }
@@ -161,7 +159,6 @@ impl Default for Limits {
             session_expiry_seconds_max: 7 * 24 * 3_600,
             retained_messages_max: 1_000_000,
             retained_bytes_max: 1 << 20,
-            router_filter_bytes_max: 4 << 20,
             shutdown_timeout_ms: 2_000,
         }
     }

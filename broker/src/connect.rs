@@ -18,11 +18,13 @@ use crate::codec::encode::{self, ConnAck};
 use crate::codec::{self, CONNECT, Connect, DecodeError, Packet, Version, reason};
 use crate::frame::{FrameReader, ReadError};
 use crate::hub::Hub;
+use crate::inbox::Inbox;
 use crate::info::ClientInfo;
 use crate::keeper::Kept;
 use crate::listener::{ArriveError, Endpoints, Knock, Socket};
 use crate::record::Recorder;
 use crate::session::{self, Actor, Parts, Session};
+use crate::subscribers::Mailbox;
 
 /// Packet type of CONNACK.
 const CONNACK: u8 = 2;
@@ -320,7 +322,7 @@ impl Handshake {
         let subject = Box::new(self.subject(identity));
         let answers = None;
         let left_will = self.connect.will.is_some();
-        let mut actor =
+        let actor =
             Actor { hub, recorder, facts, subject, answers, control, registration, session, left_will };
         actor.publish_subscriptions();
         actor.rejoin();
@@ -490,7 +492,7 @@ impl Handshake {
             ..ClientInfo::default()
         };
         let keepalive_seconds = AtomicU16::new(fixed.keepalive_seconds);
-        let (disconnected_at_ms, is_kept) = (AtomicI64::new(0), session.kept.is_some());
+        let (disconnected_at_ms, is_kept) = (AtomicI64::new(0), session.kept().is_some());
         Facts { fixed, is_kept, disconnected_at_ms, keepalive_seconds, ..Facts::default() }
     }
 }
@@ -505,8 +507,12 @@ impl Hub {
     fn new_session(&self, clientid: &str, created_at_ms: i64, outlives: bool) -> Session {
         let id = self.session_ids.fetch_add(1, Ordering::Relaxed);
         // What is owed to it from now on is in its ledger.
-        let kept = outlives.then(|| Kept::new(&self.keeper, id, clientid, self.journal.next_offset()));
-        Session::new(id, created_at_ms, self.config.limits.queue_messages_max, kept)
+        let mailbox = if outlives {
+            Mailbox::Kept(Kept::new(&self.keeper, id, clientid, self.journal.next_offset()))
+        } else {
+            Mailbox::Passing(Inbox::new(id, clientid))
+        };
+        Session::new(created_at_ms, self.config.limits.queue_messages_max, mailbox)
     }
 }
 

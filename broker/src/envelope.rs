@@ -1,5 +1,5 @@
-//! What a message carries through the router besides its payload: a binary header before it. Written once a publish,
-//! read once a delivery, without copying the payload.
+//! What a message carries on its way to subscribers besides topic and payload, and how it is stored: a binary header
+//! before the payload, which is not copied when it is read.
 //!
 //! Layout, big endian: flags (1), id (16), received at (8, ms), length and bytes of client id (2), user name (2),
 //! properties (4, Protocol Buffers), where the flags say so who republished it (4, Protocol Buffers), then the payload.

@@ -25,9 +25,6 @@ pub enum BrokerError {
     /// There is no listener.
     #[error("there is no address to listen on for MQTT")]
     NoListener,
-    /// The embedded router's thread ended. Without it no subscriber is served, so that the process must stop.
-    #[error("the message router stopped; restart muster (its last words are in the log above)")]
-    RouterStopped,
     /// What is to survive a restart cannot be read.
     #[error("the registry cannot be used")]
     Registry(#[from] muster_core::registry::RegistryError),

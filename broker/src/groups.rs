@@ -1,45 +1,23 @@
 //! Shared subscriptions: each `$share/GROUP/FILTER` is one subscriber, whose messages are dealt out to the members in
 //! turn, to who is connected first, in the moment in which they are published.
-//!
-//! The router's own groups are not used: it keys them by the group's name alone, so that two filters of one group
-//! share one position; any UNSUBSCRIBE of a member takes it out of all its groups; a member that does not read stops
-//! the group.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use muster_core::topic::Share;
-use tokio::sync::mpsc;
 
 use crate::clients::Facts;
-use crate::envelope::Envelope;
 use crate::hub::Hub;
-use crate::keeper::{Kept, Options};
-
-/// A message for one member of a group.
-#[derive(Debug)]
-pub(crate) struct GroupMessage {
-    /// The whole filter, `$share/GROUP/FILTER`.
-    pub(crate) filter: Arc<str>,
-    pub(crate) topic: Bytes,
-    pub(crate) message: Bytes,
-}
+use crate::inbox::Message;
+use crate::keeper::Options;
+use crate::subscribers::Mailbox;
 
 /// A session in a group.
 pub(crate) struct Member {
-    pub(crate) session: u64,
     pub(crate) facts: Arc<Facts>,
-    pub(crate) way: Way,
-}
-
-/// How a member gets its messages.
-pub(crate) enum Way {
-    /// As long as its task has room.
-    Task(mpsc::Sender<GroupMessage>),
-    /// It is owed them.
-    Kept(Arc<Kept>, Options),
+    pub(crate) mailbox: Mailbox,
+    pub(crate) options: Options,
 }
 
 /// All groups.
@@ -69,7 +47,8 @@ impl Groups {
         });
         let mut members = group.members.lock().unwrap_or_else(PoisonError::into_inner);
         let before = members.len();
-        members.retain(|it| it.session != member.session);
+        let session = member.mailbox.session();
+        members.retain(|it| it.mailbox.session() != session);
         members.push(member);
         self.subscriptions.fetch_add(members.len() - before, Ordering::Relaxed);
     }
@@ -81,7 +60,7 @@ impl Groups {
         let is_empty = {
             let mut members = group.members.lock().unwrap_or_else(PoisonError::into_inner);
             let before = members.len();
-            members.retain(|it| it.session != session);
+            members.retain(|it| it.mailbox.session() != session);
             self.subscriptions.fetch_sub(before - members.len(), Ordering::Relaxed);
             members.is_empty()
         };
@@ -98,28 +77,19 @@ impl Groups {
 }
 
 impl Group {
-    /// Gives the message to the next member that has room: who is connected first, then who is away. How many messages
-    /// had no room, this one or an older.
-    pub(crate) fn give(&self, offset: u64, topic: &Bytes, message: &Bytes, envelope: &Envelope) -> u64 {
+    /// Its whole filter, `$share/GROUP/FILTER`.
+    pub(crate) fn filter(&self) -> &str {
+        &self.filter
+    }
+
+    /// Gives the message to the next member, where there is one that is connected to one of these; how many older
+    /// messages had to make room.
+    pub(crate) fn give(&self, offset: u64, message: &Arc<Message>) -> u64 {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         let in_turn = || (0..members.len()).filter_map(|at| members.get((start + at) % members.len()));
-        let try_give = |member: &Member| match &member.way {
-            Way::Task(sender) => {
-                let filter = Arc::clone(&self.filter);
-                let message = GroupMessage { filter, topic: topic.clone(), message: message.clone() };
-                sender.try_send(message).is_ok().then_some(0)
-            }
-            Way::Kept(kept, options) => Some(kept.owe(offset, *options, topic, message, envelope)),
-        };
-        let given = in_turn()
-            .filter(|it| it.facts.is_connected())
-            .find_map(try_give)
-            .or_else(|| in_turn().filter(|it| !it.facts.is_connected()).find_map(try_give));
-        if given.is_none() {
-            tracing::warn!(filter = &*self.filter, "no member of the group had room");
-        }
-        given.unwrap_or(1)
+        let member = in_turn().find(|it| it.facts.is_connected()).or_else(|| in_turn().next());
+        member.map_or(0, |it| it.mailbox.put(offset, it.options, message))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use muster_core::clock::SharedClock;
@@ -10,7 +10,6 @@ use muster_core::event::proto::event::Detail;
 use muster_core::event::{EventId, EventKind, proto};
 use muster_core::journal::Journal;
 use muster_core::log::LogError;
-use muster_core::topic::FilterIndex;
 use prost::Message as _;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -22,12 +21,13 @@ use crate::codec::Qos;
 use crate::config::BrokerConfig;
 use crate::envelope::{self, Envelope};
 use crate::groups::{Group, Groups};
-use crate::keeper::{Keeper, Kept, Options, Target};
+use crate::inbox::Message;
+use crate::keeper::{Keeper, Options};
 use crate::listener::Room;
 use crate::record::Recorder;
 use crate::retained::Retained;
-use crate::router::{Router, RouterStopped};
 use crate::stats::LiveCounters;
+use crate::subscribers::{Mailbox, Recipients, Subscribers, Target};
 use crate::wanted::Wanted;
 
 /// What all sessions share.
@@ -39,16 +39,13 @@ pub(crate) struct Hub {
     pub(crate) doorkeeper: Arc<dyn Doorkeeper>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
-    pub(crate) router: Router,
     pub(crate) clients: Clients,
     pub(crate) groups: Groups,
     pub(crate) retained: Retained,
     /// What sessions are owed that outlive their connections.
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) counters: LiveCounters,
-    /// Who of those whom the router serves subscribes to what: asked before a message goes there, because the router's
-    /// own search is slow when it finds nothing.
-    pub(crate) index: RwLock<FilterIndex<u64>>,
+    pub(crate) subscribers: Subscribers,
     /// All filters in their order, each with how many sessions and groups have it: for those who ask for a list.
     pub(crate) topics: Mutex<BTreeMap<String, usize>>,
     pub(crate) session_ids: AtomicU64,
@@ -88,23 +85,14 @@ pub(crate) struct Published {
     pub(crate) matched: bool,
 }
 
-/// Why a message was not published.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PublishError {
-    #[error("the event log refused the message")]
-    Log(#[from] LogError),
-    #[error(transparent)]
-    Router(#[from] RouterStopped),
-}
-
 impl Hub {
-    /// Writes the event, retains the message, and hands it to the router if somebody subscribes. Waits for neither
-    /// the disk nor any subscriber.
+    /// Writes the event, retains the message, and gives it to all who subscribe. Waits for neither the disk nor any
+    /// subscriber.
     pub(crate) async fn publish(
         &self,
         recorder: &mut Recorder,
         message: NewMessage,
-    ) -> Result<Published, PublishError> {
+    ) -> Result<Published, LogError> {
         let NewMessage { topic, payload, qos, retain, dup, props, .. } = message;
         let NewMessage { origin, republished_by, republication, request, packet_id, .. } = message;
         let received_at_ms = recorder.wall_ms();
@@ -124,7 +112,7 @@ impl Hub {
         };
         let republished = envelope::republished(&shown);
         let under_way = retain.then(|| self.retained.begin());
-        let owed = self.keeper.owed(&topic);
+        let recipients = self.recipients(&topic);
         let unwanted = self.wanted.contains(EventKind::MessageDropped).then(|| shown.clone());
         shown.request = request;
         let written =
@@ -146,18 +134,11 @@ impl Hub {
         if let Some(under_way) = under_way {
             self.retained.apply(under_way, &topic, &envelope).await;
         }
-        let is_routed = self.is_routed(&topic);
-        let matched = is_routed || owed.is_some();
+        let matched = !recipients.targets.is_empty();
         if matched {
-            let encoded = envelope.encode();
-            if let Some(owed) = owed {
-                let dropped = owed.give(appended.offset, &topic, &envelope, &encoded);
-                self.counters.deliveries_dropped.add(dropped);
-                self.counters.deliveries_dropped_queue_full.add(dropped);
-            }
-            if is_routed {
-                self.router.publish(&topic, encoded).await?;
-            }
+            let dropped = recipients.give(appended.offset, &Message::new(&topic, envelope));
+            self.counters.deliveries_dropped.add(dropped);
+            self.counters.deliveries_dropped_queue_full.add(dropped);
         } else {
             self.counters.messages_dropped_no_subscribers.add(1);
             if let Some(message) = unwanted {
@@ -195,46 +176,38 @@ impl Hub {
         Ok(appended.offset)
     }
 
-    /// Whether some session subscribes to the topic.
-    pub(crate) fn is_subscribed(&self, topic: &str) -> bool {
-        self.keeper.any_match(topic) || self.is_routed(topic)
+    /// Who gets a message to this topic. Asked before its event is written: whoever has to remember it finds the event
+    /// again after a crash.
+    fn recipients(&self, topic: &str) -> Recipients<'_> {
+        let targets = self.subscribers.matching(topic);
+        let under_way = Recipients::outlive(&targets).then(|| self.keeper.begin());
+        Recipients { targets, under_way }
     }
 
-    fn is_routed(&self, topic: &str) -> bool {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).any_match(topic)
-    }
-
-    pub(crate) fn index_insert(&self, filter: &str, session: u64) {
-        let is_new = self.index.write().unwrap_or_else(PoisonError::into_inner).insert(filter, session);
-        if is_new {
-            self.list(filter);
-        }
-    }
-
-    /// Has a session that outlives its connections owed the messages of a filter.
-    pub(crate) fn owe(&self, filter: &str, kept: &Arc<Kept>, options: Options) {
-        if self.keeper.insert(filter, Target::Session(Arc::clone(kept), options)) {
+    /// Gives a session the messages of a filter.
+    pub(crate) fn subscribe(&self, filter: &str, mailbox: Mailbox, options: Options) {
+        if self.subscribers.insert(filter, Target::Session(mailbox, options)) {
             self.list(filter);
         }
     }
 
     /// The end of that.
-    pub(crate) fn owe_no_more(&self, filter: &str, kept: &Arc<Kept>, options: Options) {
-        if self.keeper.remove(filter, &Target::Session(Arc::clone(kept), options)) {
+    pub(crate) fn unsubscribe(&self, filter: &str, mailbox: Mailbox, options: Options) {
+        if self.subscribers.remove(filter, &Target::Session(mailbox, options)) {
             self.unlist(filter);
         }
     }
 
     /// Has a group dealt the messages of a filter.
     pub(crate) fn open_group(&self, filter: &str, group: &Arc<Group>) {
-        if self.keeper.insert(filter, Target::Group(Arc::clone(group))) {
+        if self.subscribers.insert(filter, Target::Group(Arc::clone(group))) {
             self.list(filter);
         }
     }
 
     /// The end of that.
     pub(crate) fn close_group(&self, filter: &str, group: &Arc<Group>) {
-        if self.keeper.remove(filter, &Target::Group(Arc::clone(group))) {
+        if self.subscribers.remove(filter, &Target::Group(Arc::clone(group))) {
             self.unlist(filter);
         }
     }
@@ -251,15 +224,6 @@ impl Hub {
             if *count == 0 {
                 topics.remove(filter);
             }
-        }
-    }
-
-    pub(crate) fn index_remove(&self, filter: &str, session: u64) {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let was_there = index.remove(filter, &session);
-        drop(index);
-        if was_there {
-            self.unlist(filter);
         }
     }
 }

@@ -1,16 +1,11 @@
-//! MQTT for Muster: listeners, sessions, and the embedded router behind them. Everything that happens to a client is
+//! MQTT for Muster: listeners, sessions, and the way of messages between them. Everything that happens to a client is
 //! written to the event log, and a publish is acknowledged only when its event is durable.
 //!
 //! The way of a packet: `listener` -> `connect` (CONNECT, takeover, CONNACK) -> `session` (one task a client)
-//! -> `hub` (log, retained messages, is anybody subscribed?) -> `keeper` (sessions that outlive connections, groups)
-//! and `router` (all others) -> sessions of subscribers.
+//! -> `hub` (log, retained messages) -> `subscribers` (who gets it) -> inboxes -> sessions of subscribers. What must outlive
+//! connections and the process goes by `keeper`.
 //!
 //! It must never know rules, sinks or HTTP.
-//!
-//! Known limits, all of the embedded router: it keeps about 300 bytes for each topic that was ever delivered and 6 KiB
-//! for each filter that was ever subscribed, until the process ends, besides the last messages of each filter
-//! (`Limits::router_filter_bytes_max`). Sessions that outlive their connections, and shared groups, do without it: see
-//! `keeper`.
 
 mod access;
 pub mod authn;
@@ -27,14 +22,15 @@ mod error;
 mod frame;
 mod groups;
 mod hub;
+mod inbox;
 mod info;
 mod keeper;
 mod listener;
 mod record;
 mod retained;
-mod router;
 mod session;
 mod stats;
+mod subscribers;
 mod wanted;
 
 pub use access::{

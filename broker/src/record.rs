@@ -31,12 +31,8 @@ impl Recorder {
         Self { journal: journal.clone(), clock: clock.clone(), node: node.to_owned(), client }
     }
 
-    /// A recorder for what follows a connection that an earlier process had.
-    pub(crate) fn resume(journal: &Journal, clock: &SharedClock, node: &str, client: proto::Client) -> Self {
-        Self::outside(journal, clock, node, client)
-    }
-
-    /// A recorder for what no connection does: session and sequence number are 0.
+    /// A recorder for what no connection of this process does; session and sequence number are as `client` says, 0 where
+    /// there never was a connection.
     pub(crate) fn outside(journal: &Journal, clock: &SharedClock, node: &str, client: proto::Client) -> Self {
         Self { journal: journal.clone(), clock: clock.clone(), node: node.to_owned(), client }
     }

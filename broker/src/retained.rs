@@ -1,4 +1,4 @@
-//! Retained messages: kept here, not in the router, so that they survive a restart and obey retain handling and expiry.
+//! Retained messages: they survive a restart, and obey retain handling and expiry.
 //! Memory answers; the registry remembers, a moment later; what a crash took from it is read again out of the log.
 
 use std::collections::BTreeMap;

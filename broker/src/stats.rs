@@ -89,8 +89,6 @@ counters! {
     deliveries_dropped_qos0,
     /// Of these: larger than the subscriber takes.
     deliveries_dropped_too_large,
-    /// Messages that lagging readers of the router missed.
-    deliveries_missed,
     /// Things refused by the authorizer.
     authorizations_denied,
     /// Will messages published.

@@ -144,7 +144,7 @@ pub struct FilterIndex<T> {
 struct Node<T> {
     children: HashMap<Box<str>, Node<T>>,
     plus: Option<Box<Node<T>>>,
-    /// Values of the filter that ends here.
+    /// Values of the filter that ends here, in their order.
     here: Vec<T>,
     /// Values of the filter that ends here with `#`.
     rest: Vec<T>,
@@ -162,7 +162,7 @@ impl<T> Default for Node<T> {
     }
 }
 
-impl<T: PartialEq> FilterIndex<T> {
+impl<T: Ord> FilterIndex<T> {
     /// An empty index.
     pub fn new() -> Self {
         Self::default()
@@ -172,13 +172,19 @@ impl<T: PartialEq> FilterIndex<T> {
     /// false is returned.
     pub fn insert(&mut self, filter: &str, value: T) -> bool {
         let values = self.root.values_mut(filter);
-        if let Some(old) = values.iter_mut().find(|old| **old == value) {
-            *old = value;
-            return false;
+        match values.binary_search(&value) {
+            Ok(at) => {
+                if let Some(old) = values.get_mut(at) {
+                    *old = value;
+                }
+                false
+            }
+            Err(at) => {
+                values.insert(at, value);
+                self.len += 1;
+                true
+            }
         }
-        values.push(value);
-        self.len += 1;
-        true
     }
 
     /// Takes the value that equals `value` from under `filter`; false where there was none.
@@ -217,7 +223,7 @@ impl<T: PartialEq> FilterIndex<T> {
     }
 }
 
-impl<T: PartialEq> Node<T> {
+impl<T: Ord> Node<T> {
     fn values_mut(&mut self, filter: &str) -> &mut Vec<T> {
         let mut node = self;
         for level in filter.split('/') {
@@ -277,12 +283,12 @@ impl<T: PartialEq> Node<T> {
     }
 }
 
-fn take<T: PartialEq>(values: &mut Vec<T>, value: &T) -> bool {
-    let found = values.iter().position(|held| held == value);
-    if let Some(at) = found {
-        values.swap_remove(at);
+fn take<T: Ord>(values: &mut Vec<T>, value: &T) -> bool {
+    let found = values.binary_search(value);
+    if let Ok(at) = found {
+        values.remove(at);
     }
-    found.is_some()
+    found.is_ok()
 }
 
 #[cfg(test)]

@@ -6,17 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use muster_core::sessions::{Change, DeliveryKey, Stage, StoredInbound, Ticket};
 use tokio::sync::Notify;
 
 use super::ledger::{Ledger, Left, Row};
-use super::{Keeper, Options, effective};
+use super::{Keeper, Options};
 use crate::codec::Qos;
-use crate::envelope::Envelope;
-
-/// Messages that have arrived and that the session's task has not taken in; beyond it the oldest is dropped.
-const INBOX_MESSAGES_MAX: usize = 16_384;
+use crate::inbox::{Arrived, INBOX_MESSAGES_MAX, Message};
 
 /// How long a message waits before it is looked at again whether the log takes its event.
 const RETRY_WAIT: Duration = Duration::from_millis(50);
@@ -38,23 +34,9 @@ impl std::fmt::Debug for Kept {
     }
 }
 
-/// A message that has arrived for the session.
-#[derive(Debug)]
-pub(crate) struct Owed {
-    pub(crate) topic: Bytes,
-    pub(crate) envelope: Envelope,
-    pub(crate) qos: Qos,
-    pub(crate) retain: bool,
-    pub(crate) subscription_id: Option<u32>,
-    /// From the client itself, where the subscription does not want that.
-    pub(crate) is_own: bool,
-    /// None with QoS 0.
-    pub(crate) debt: Option<Arc<Debt>>,
-}
-
 /// What is first in the inbox.
 enum Next {
-    Message(Box<Owed>),
+    Message(Box<Arrived>),
     /// A message whose event, at this offset, is not durable yet.
     NotDurable(u64),
     Nothing,
@@ -91,28 +73,19 @@ impl Kept {
     }
 
     /// Gives it a message for one of its subscriptions; how many older ones had to make room.
-    pub(crate) fn owe(
-        self: &Arc<Self>,
-        offset: u64,
-        options: Options,
-        topic: &Bytes,
-        message: &Bytes,
-        envelope: &Envelope,
-    ) -> u64 {
-        let qos = effective(envelope, &options);
-        let is_own = options.no_local && *envelope.from_clientid == *self.clientid.as_bytes();
-        let retain = envelope.retain && options.retain_as_published;
-        let key = DeliveryKey { message: offset, number: options.number };
-        let row = Row::new(topic.clone(), message.clone(), qos, retain, options.id, true);
-        let debt = if qos > Qos::AtMostOnce && !is_own { self.indebt(key, row) } else { None };
-        let (topic, envelope) = (topic.clone(), envelope.clone());
-        let owed = Owed { topic, envelope, qos, retain, subscription_id: options.id, is_own, debt };
+    pub(crate) fn owe(self: &Arc<Self>, offset: u64, options: Options, message: &Arc<Message>) -> u64 {
+        let mut arrived = Arrived::new(message, &options, &self.clientid);
+        if arrived.qos > Qos::AtMostOnce && !arrived.is_own {
+            let key = DeliveryKey { message: offset, number: options.number };
+            let (qos, retain) = (arrived.qos, arrived.retain);
+            arrived.debt = self.indebt(key, Row::new(Arc::clone(message), qos, retain, options.id, true));
+        }
         let mut ledger = self.ledger();
         if ledger.is_ended {
             drop(ledger);
             return 0;
         }
-        ledger.inbox.push_back(owed);
+        ledger.inbox.push_back(arrived);
         let gone = if ledger.inbox.len() > INBOX_MESSAGES_MAX { ledger.inbox.pop_front() } else { None };
         // A debt that is dropped wants the ledger itself.
         drop(ledger);
@@ -126,11 +99,11 @@ impl Kept {
         self: &Arc<Self>,
         message: u64,
         number: u32,
-        (topic, envelope): (&Bytes, &Envelope),
+        of: &Arc<Message>,
         qos: Qos,
         id: Option<u32>,
     ) -> Option<Arc<Debt>> {
-        let row = Row::new(topic.clone(), envelope.encode(), qos, true, id, false);
+        let row = Row::new(Arc::clone(of), qos, true, id, false);
         self.indebt(DeliveryKey { message, number }, row)
     }
 
@@ -169,7 +142,7 @@ impl Kept {
     ///
     /// One that is owed comes when its event is durable: a message whose publisher has no acknowledgement may be
     /// published again after a crash, and would be another then.
-    pub(crate) async fn next(&self) -> Owed {
+    pub(crate) async fn next(&self) -> Arrived {
         let journal = &self.keeper.journal;
         loop {
             match self.take(journal.durable_offset()) {
@@ -187,8 +160,8 @@ impl Kept {
 
     fn take(&self, durable_offset: u64) -> Next {
         let mut ledger = self.ledger();
-        let not_durable = |owed: &Owed| {
-            let offset = owed.debt.as_ref().map(|debt| debt.key.message);
+        let not_durable = |arrived: &Arrived| {
+            let offset = arrived.debt.as_ref().map(|debt| debt.key.message);
             offset.filter(|offset| *offset >= durable_offset)
         };
         match ledger.inbox.front().map(not_durable) {

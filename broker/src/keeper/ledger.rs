@@ -2,16 +2,16 @@
 //! session's lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use muster_core::sessions::{Change, DeliveryKey, Stage, StoredDelivery, StoredInbound};
 
-use super::kept::Owed;
 use crate::codec::Qos;
+use crate::inbox::{Arrived, Message};
 
 pub(super) struct Ledger {
     /// What has arrived and was not taken in.
-    pub(super) inbox: VecDeque<Owed>,
+    pub(super) inbox: VecDeque<Arrived>,
     /// Debts without a row.
     unstored: BTreeMap<DeliveryKey, Row>,
     /// Debts with one, and their QoS.
@@ -32,8 +32,7 @@ pub(super) struct Ledger {
 
 /// What the row of a debt will hold.
 pub(super) struct Row {
-    topic: Bytes,
-    message: Bytes,
+    message: Arc<Message>,
     qos: Qos,
     retain: bool,
     subscription_id: Option<u32>,
@@ -47,14 +46,13 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn new(
-        topic: Bytes,
-        message: Bytes,
+        message: Arc<Message>,
         qos: Qos,
         retain: bool,
         subscription_id: Option<u32>,
         is_logged: bool,
     ) -> Self {
-        Self { topic, message, qos, retain, subscription_id, pkid: 0, is_logged, generation: 0 }
+        Self { message, qos, retain, subscription_id, pkid: 0, is_logged, generation: 0 }
     }
 
     fn stored(&self, key: DeliveryKey, pkid: u16) -> StoredDelivery {
@@ -62,8 +60,8 @@ impl Row {
             key,
             stage: if pkid == 0 { Stage::Waits } else { Stage::Sent },
             pkid,
-            topic: String::from_utf8_lossy(&self.topic).into_owned(),
-            body: self.message.clone(),
+            topic: String::from_utf8_lossy(&self.message.topic).into_owned(),
+            body: self.message.encoded(),
             qos: self.qos.as_u8(),
             retain: self.retain,
             subscription_id: self.subscription_id,
@@ -219,6 +217,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::envelope::Envelope;
 
     const SESSION: u64 = 1;
 
@@ -246,7 +245,7 @@ mod tests {
 
     fn row(qos: u8) -> Row {
         let qos = Qos::from_u8(qos).unwrap_or_default();
-        Row::new(Bytes::from_static(b"t"), Bytes::from_static(b"m"), qos, false, None, true)
+        Row::new(Message::new("t", Envelope::nothing(qos)), qos, false, None, true)
     }
 
     /// The store as it is after the changes so far: rows, and from where on the log is read again.

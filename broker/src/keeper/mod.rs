@@ -1,5 +1,5 @@
-//! What sessions that outlive their connections are owed, and how it survives the process. A message goes to them
-//! without the router, in the moment in which it is published, so that it is known of each event who is owed it:
+//! What sessions that outlive their connections are owed, and how it survives the process. Of each event it is known
+//! who is owed it:
 //! - A debt lives in the session's ledger ([`Kept`]) until it is settled. One that lives for longer than a moment gets
 //!   a row in the store; most never do.
 //! - The store knows from where on the log has to be read again ([`Keeper::flush`]): before that place every debt has
@@ -8,20 +8,14 @@
 //! Shared groups go the same way. It must never know sockets or packets.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use muster_core::journal::Journal;
 use muster_core::registry::Mark;
 use muster_core::sessions::{Change, SessionStore, Ticket};
-use muster_core::topic::FilterIndex;
 use tokio_util::sync::CancellationToken;
-
-use crate::codec::Qos;
-use crate::envelope::Envelope;
-use crate::groups::Group;
 
 mod facts;
 mod kept;
@@ -29,7 +23,7 @@ mod ledger;
 pub(crate) mod restore;
 
 pub(crate) use facts::{Memory, Options};
-pub(crate) use kept::{Debt, Kept, Owed};
+pub(crate) use kept::{Debt, Kept};
 
 /// How long a debt may live without a row. A subscriber's acknowledgement usually comes sooner.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
@@ -46,35 +40,10 @@ pub(crate) enum Extent {
     All,
 }
 
-/// Who gets the messages of a filter.
-#[derive(Clone)]
-pub(crate) enum Target {
-    /// A session, for one of its subscriptions.
-    Session(Arc<Kept>, Options),
-    /// A member of a shared group.
-    Group(Arc<Group>),
-}
-
-/// Equal are those that replace each other.
-impl PartialEq for Target {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Session(one, of), Self::Session(other, as_well)) => {
-                one.session() == other.session() && of.number == as_well.number
-            }
-            (Self::Group(one), Self::Group(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        }
-    }
-}
-
 /// All of it.
 pub(crate) struct Keeper {
     store: SessionStore,
     journal: Journal,
-    index: RwLock<FilterIndex<Target>>,
-    /// How many there are in the index: asked for each publish.
-    targets: AtomicUsize,
     /// Offsets before which the events of publishes whose debts are not in a ledger yet cannot stand; how many each.
     under_way: Mutex<BTreeMap<u64, usize>>,
     /// Sessions of which something is to be written.
@@ -104,63 +73,16 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// Whom a message will be owed to.
-pub(crate) struct OwedTo<'a> {
-    targets: Vec<Target>,
-    _under_way: UnderWay<'a>,
-}
-
-impl OwedTo<'_> {
-    pub(super) fn targets(&self) -> &[Target] {
-        &self.targets
-    }
-
-    /// Gives the message, whose event has this offset, to all of them; how many found no room.
-    pub(crate) fn give(self, offset: u64, topic: &str, envelope: &Envelope, message: &Bytes) -> u64 {
-        let topic = Bytes::copy_from_slice(topic.as_bytes());
-        let mut dropped = 0;
-        for target in &self.targets {
-            match target {
-                Target::Session(kept, options) => {
-                    dropped += kept.owe(offset, *options, &topic, message, envelope);
-                }
-                Target::Group(group) => dropped += group.give(offset, &topic, message, envelope),
-            }
-        }
-        dropped
-    }
-}
-
 impl Keeper {
     pub(crate) fn new(store: SessionStore, journal: Journal) -> Arc<Self> {
         Arc::new(Self {
             store,
             journal,
-            index: RwLock::default(),
-            targets: AtomicUsize::new(0),
             under_way: Mutex::default(),
             dirty: Mutex::default(),
             generation: AtomicU64::new(0),
             order: Mutex::default(),
         })
-    }
-
-    /// Who is owed a message to this topic; none where nobody is. Asked before the event is written.
-    pub(crate) fn owed(&self, topic: &str) -> Option<OwedTo<'_>> {
-        if self.targets.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        let mut targets = Vec::new();
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.for_each_match(topic, |target| targets.push(target.clone()));
-        drop(index);
-        (!targets.is_empty()).then(|| OwedTo { targets, _under_way: self.begin() })
-    }
-
-    /// Whether somebody is.
-    pub(crate) fn any_match(&self, topic: &str) -> bool {
-        self.targets.load(Ordering::Acquire) > 0
-            && self.index.read().unwrap_or_else(PoisonError::into_inner).any_match(topic)
     }
 
     /// Says that an event is about to be written that somebody will have to remember.
@@ -169,27 +91,6 @@ impl Keeper {
         let offset = self.journal.next_offset();
         *under_way.entry(offset).or_default() += 1;
         UnderWay { keeper: self, offset }
-    }
-
-    /// Has the messages of a filter (not `$share/`) owed to somebody; whether it is new. An equal target is replaced.
-    pub(crate) fn insert(&self, filter: &str, target: Target) -> bool {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let is_new = index.insert(filter, target);
-        self.targets.store(index.len(), Ordering::Release);
-        is_new
-    }
-
-    /// The end of that; whether it was so.
-    pub(crate) fn remove(&self, filter: &str, target: &Target) -> bool {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let was_there = index.remove(filter, target);
-        self.targets.store(index.len(), Ordering::Release);
-        was_there
-    }
-
-    /// How many filters with how many targets each there are, all together.
-    pub(crate) fn len(&self) -> usize {
-        self.targets.load(Ordering::Acquire)
     }
 
     /// Queues changes to be stored together; none where nothing can be stored any more.
@@ -275,9 +176,4 @@ impl Keeper {
     fn under_way(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The QoS with which a subscription gets a message.
-fn effective(envelope: &Envelope, options: &Options) -> Qos {
-    envelope.qos.min(options.qos)
 }

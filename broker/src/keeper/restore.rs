@@ -6,22 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::sessions::{Change, DeliveryKey, Stored, StoredSession, StoredSubscription, StoredWill};
 use muster_core::topic;
 use tokio::time::Instant;
 
-use super::{Kept, Memory, Options, Target};
+use super::{Kept, Memory, Options};
 use crate::clients::Facts;
 use crate::codec::{Qos, Will};
 use crate::envelope::Envelope;
 use crate::error::BrokerError;
 use crate::groups::inner_filter;
 use crate::hub::Hub;
+use crate::inbox::{Inbox, Message};
 use crate::record::Recorder;
 use crate::session::{Actor, Session, wait_offline};
+use crate::subscribers::{Mailbox, Target};
 
 /// A session on its way back.
 struct Returning {
@@ -83,9 +84,8 @@ pub(crate) async fn all(hub: &Arc<Hub>, stored: Stored) -> Result<(), BrokerErro
     Ok(())
 }
 
-/// A log that lost its end, which nobody was told of, gives those offsets to other events: what was stored about them
-/// is
-/// not about these.
+/// A log that lost its end, which nobody was told of, gives those offsets to other events: what was stored about the
+/// lost ones is not about these.
 async fn forget_what_the_log_lost(hub: &Arc<Hub>, returning: &mut BTreeMap<u64, Returning>) {
     let end = hub.journal.next_offset();
     let mut changes = Vec::new();
@@ -120,8 +120,11 @@ impl Returning {
         let memory = Memory::decode(&clientid, &stored.facts);
         let kept = Kept::new(&hub.keeper, session, &clientid, seen_to);
         let queue_messages_max = hub.config.limits.queue_messages_max;
-        let mut it =
-            Box::new(Session::new(session, memory.created_at_ms, queue_messages_max, Some(kept.clone())));
+        let mut it = Box::new(Session::new(
+            memory.created_at_ms,
+            queue_messages_max,
+            Mailbox::Kept(Arc::clone(&kept)),
+        ));
         it.expiry_seconds = memory.expiry_seconds;
         let mut since = HashMap::new();
         for subscription in stored.subscriptions {
@@ -153,7 +156,7 @@ impl Returning {
     /// Makes its subscriptions known, so that the log can be read as if it happened now.
     fn subscribe(&mut self, hub: &Arc<Hub>) {
         for (filter, options) in self.session.plain_subscriptions() {
-            hub.owe(&filter, &self.kept, options);
+            hub.subscribe(&filter, self.session.mailbox.clone(), options);
         }
     }
 
@@ -167,7 +170,6 @@ impl Returning {
         let left_will = will.is_some();
         self.session.restored();
         let actor = actor(hub, &self.clientid, &self.memory, self.session, gone_at_ms, left_will).await;
-        let Some(mut actor) = actor else { return };
         actor.publish_subscriptions();
         actor.rejoin();
         if self.gone_at_ms.is_none() {
@@ -185,13 +187,12 @@ async fn publish_alone(hub: &Arc<Hub>, will: StoredWill) {
     let (clientid, memory) = (will.clientid.clone(), Memory::decode(&will.clientid, &will.facts));
     let Some((will, _)) = due(will, hub.clock.wall_ms()) else { return };
     let id = hub.session_ids.fetch_add(1, Ordering::Relaxed);
-    let session =
-        Box::new(Session::new(id, memory.created_at_ms, hub.config.limits.queue_messages_max, None));
+    let mailbox = Mailbox::Passing(Inbox::new(id, &clientid));
+    let session = Box::new(Session::new(memory.created_at_ms, hub.config.limits.queue_messages_max, mailbox));
     let now_ms = hub.clock.wall_ms();
-    if let Some(actor) = actor(hub, &clientid, &memory, session, now_ms, true).await {
-        let now = Instant::now();
-        hub.tasks.spawn(wait_offline(actor, Some((will, now)), now));
-    }
+    let actor = actor(hub, &clientid, &memory, session, now_ms, true).await;
+    let now = Instant::now();
+    hub.tasks.spawn(wait_offline(actor, Some((will, now)), now));
 }
 
 /// What is left of a life that began when the client went.
@@ -224,13 +225,13 @@ async fn actor(
     session: Box<Session>,
     gone_at_ms: i64,
     left_will: bool,
-) -> Option<Actor> {
+) -> Actor {
     let limits = &hub.config.limits;
     let mut fixed = memory.info(clientid, &hub.config.node);
     fixed.subscriptions_max = limits.subscriptions_max;
     fixed.queue_max = limits.queue_messages_max;
     fixed.awaiting_release_max = usize::from(limits.receive_maximum);
-    let is_kept = session.kept.is_some();
+    let is_kept = session.kept().is_some();
     // 0 would say that it is connected.
     let disconnected_at_ms = AtomicI64::new(gone_at_ms.max(1));
     let facts = Arc::new(Facts { fixed, is_kept, disconnected_at_ms, ..Facts::default() });
@@ -239,10 +240,10 @@ async fn actor(
     let (registration, control) = hub.clients.register(&turn, Arc::clone(&facts));
     // Everything that was written of the client before has a lower number.
     let client = memory.client(clientid, hub.journal.next_offset());
-    let recorder = Recorder::resume(&hub.journal, &hub.clock, &hub.config.node, client);
+    let recorder = Recorder::outside(&hub.journal, &hub.clock, &hub.config.node, client);
     let subject = Box::new(memory.subject(clientid));
     let hub = Arc::clone(hub);
-    Some(Actor { hub, recorder, facts, subject, answers: None, control, registration, session, left_will })
+    Actor { hub, recorder, facts, subject, answers: None, control, registration, session, left_will }
 }
 
 /// Finds in the log what the store did not know yet.
@@ -291,21 +292,23 @@ fn is_done_with(event: &Event, wills: &BTreeMap<String, StoredWill>) -> bool {
 
 /// A message that sessions may be owed.
 fn published(hub: &Hub, event: &Event, returning: &BTreeMap<u64, Returning>, known: &Known) {
-    let Some(owed) = hub.keeper.owed(&event.topic) else { return };
-    let Some((envelope, message)) = message_of(event) else { return };
-    let topic = Bytes::copy_from_slice(event.topic.as_bytes());
-    for target in owed.targets() {
-        let Target::Session(kept, options) = target else { continue };
+    let targets = hub.subscribers.matching(&event.topic);
+    if targets.is_empty() {
+        return;
+    }
+    let Some(message) = message_of(event) else { return };
+    for target in targets {
+        let Target::Session(Mailbox::Kept(kept), options) = target else { continue };
         let Some(it) = returning.get(&kept.session()) else { continue };
         let key = DeliveryKey { message: event.offset, number: options.number };
         let since = it.since.get(&options.number).copied().unwrap_or(0);
         let is_known = known.deliveries.contains(&(kept.session(), key));
         if event.offset >= it.seen_to.max(since)
             && !is_known
-            && envelope.qos.min(options.qos) > Qos::AtMostOnce
+            && message.envelope.qos.min(options.qos) > Qos::AtMostOnce
         {
             // Who finds no room has lost the oldest, as when it happened.
-            let _dropped = kept.owe(event.offset, *options, &topic, &message, &envelope);
+            let _dropped = kept.owe(event.offset, options, &message);
         }
     }
 }
@@ -323,8 +326,7 @@ fn dealt(
         {
             continue;
         }
-        let Some((envelope, message)) = message_of(event) else { return };
-        let topic = Bytes::copy_from_slice(event.topic.as_bytes());
+        let Some(message) = message_of(event) else { return };
         let was_member = |it: &&(u64, Options)| {
             let since = returning.get(&it.0).and_then(|session| session.since.get(&it.1.number));
             since.is_some_and(|since| *since <= event.offset)
@@ -333,9 +335,9 @@ fn dealt(
         let turn = usize::try_from(event.offset).unwrap_or_default() % members.len().max(1);
         if let Some((session, options)) = members.get(turn)
             && let Some(it) = returning.get(session)
-            && envelope.qos.min(options.qos) > Qos::AtMostOnce
+            && message.envelope.qos.min(options.qos) > Qos::AtMostOnce
         {
-            let _dropped = it.kept.owe(event.offset, *options, &topic, &message, &envelope);
+            let _dropped = it.kept.owe(event.offset, *options, &message);
         }
     }
 }
@@ -360,9 +362,7 @@ fn received(
     it.session.restore_unreleased(pkid, event.offset);
 }
 
-/// The message of an event as subscribers get it, and as it is stored.
-fn message_of(event: &Event) -> Option<(Envelope, Bytes)> {
-    let envelope = Envelope::of(event)?;
-    let encoded = envelope.encode();
-    Some((envelope, encoded))
+/// The message of an event as subscribers get it.
+fn message_of(event: &Event) -> Option<Arc<Message>> {
+    Envelope::of(event).map(|envelope| Message::new(&event.topic, envelope))
 }

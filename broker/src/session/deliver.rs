@@ -1,18 +1,16 @@
-//! The subscriber's side as far as no socket is needed: what comes from the router or a group becomes a queued
-//! delivery, or is dropped with a reason.
+//! The subscriber's side as far as no socket is needed: what has arrived becomes a queued delivery, or is dropped with a
+//! reason.
 
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use muster_core::event::{EventKind, proto};
 
+use super::Actor;
 use super::outbox::Delivery;
-use super::{Actor, Subscription};
 use crate::codec::Qos;
-use crate::envelope::Envelope;
-use crate::groups::GroupMessage;
 use crate::hub;
-use crate::keeper::Owed;
+use crate::inbox::Arrived;
 
 /// Why a message for one subscriber was dropped; the names in events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,61 +36,12 @@ impl Drop {
 }
 
 impl Actor {
-    /// A message from the router for one of the session's subscriptions.
-    pub(super) async fn routed(&mut self, number: u32, topic: Bytes, message: Bytes, missed: u64) {
-        if missed > 0 {
-            self.hub.counters.deliveries_missed.add(missed);
-            self.hub.counters.deliveries_dropped.add(missed);
-            self.facts.dropped.add(missed);
-            tracing::warn!(
-                clientid = self.clientid(),
-                missed,
-                "lagged behind the router and missed messages"
-            );
-        }
-        // Unsubscribed meanwhile: nothing more is owed.
-        let Some(filter) = self.session.filters.get(&number) else { return };
-        let Some(subscription) = self.session.subscriptions.get(filter).cloned() else { return };
-        // Inside the router every topic stands under a mount, so that a leading wildcard matches `$` topics there.
-        if topic.first() == Some(&b'$') && filter.starts_with(['+', '#']) {
-            return;
-        }
-        self.offer(&subscription, topic, message).await;
-    }
-
-    /// A message from a shared group.
-    pub(super) async fn shared(&mut self, message: GroupMessage) {
-        let Some(subscription) = self.session.subscriptions.get(&*message.filter).cloned() else { return };
-        self.offer(&subscription, message.topic, message.message).await;
-    }
-
-    /// A message that the session is owed.
-    pub(super) async fn owed(&mut self, owed: Owed) {
-        let Owed { topic, envelope, qos, retain, subscription_id, is_own, debt } = owed;
+    /// A message for one of the session's subscriptions.
+    pub(super) async fn arrived(&mut self, arrived: Arrived) {
+        let Arrived { message, qos, retain, subscription_id, is_own, debt } = arrived;
+        let (topic, envelope) = (message.topic.clone(), message.envelope.clone());
         let delivery = Delivery { topic, envelope, qos, retain, subscription_id, debt };
         if is_own {
-            self.dropped(&delivery, Drop::NoLocal).await;
-        } else if !self.facts.is_connected() && delivery.qos == Qos::AtMostOnce {
-            self.dropped(&delivery, Drop::Qos0).await;
-        } else {
-            self.enqueue(delivery).await;
-        }
-    }
-
-    async fn offer(&mut self, subscription: &Subscription, topic: Bytes, message: Bytes) {
-        let Some(envelope) = Envelope::decode(message) else {
-            tracing::error!("a message came back from the router damaged");
-            return;
-        };
-        let delivery = Delivery {
-            topic,
-            qos: envelope.qos.min(subscription.qos),
-            retain: envelope.retain && subscription.retain_as_published,
-            subscription_id: subscription.id,
-            envelope,
-            debt: None,
-        };
-        if subscription.no_local && delivery.envelope.from_clientid == self.clientid().as_bytes() {
             self.dropped(&delivery, Drop::NoLocal).await;
         } else if !self.facts.is_connected() && delivery.qos == Qos::AtMostOnce {
             self.dropped(&delivery, Drop::Qos0).await;

@@ -111,7 +111,7 @@ impl Actor {
                 let _ = reply.send(());
             }
             // A server that stops says nothing about its devices: their wills are not published.
-            End::Shutdown | End::RouterStopped => {
+            End::Shutdown => {
                 self.forget_will().await;
                 self.suspend().await;
             }
@@ -175,7 +175,6 @@ fn words(end: &End) -> (&'static str, Option<u8>) {
         End::Kicked { why: KickReason::Banned, .. } => ("banned", Some(reason::ADMINISTRATIVE_ACTION)),
         End::Expired => ("expired", Some(reason::MAXIMUM_CONNECT_TIME)),
         End::Shutdown => ("server_shutting_down", Some(reason::SERVER_SHUTTING_DOWN)),
-        End::RouterStopped => ("internal_error", Some(reason::UNSPECIFIED_ERROR)),
     }
 }
 

@@ -13,12 +13,11 @@ use crate::access::Subject;
 use crate::authz::Cache;
 use crate::clients::{Control, Facts, Registration};
 use crate::codec::Qos;
-use crate::groups::GroupMessage;
 use crate::hub::Hub;
 use crate::info::SubscriptionInfo;
-use crate::keeper::{Kept, Memory, Options, Owed};
+use crate::keeper::{Kept, Memory, Options};
 use crate::record::Recorder;
-use crate::router::Link;
+use crate::subscribers::Mailbox;
 
 mod authorize;
 mod deliver;
@@ -40,29 +39,17 @@ pub(crate) use online::{Parts, run};
 use outbox::Outbox;
 use subscribe::RetainedBacklog;
 
-/// Messages from shared groups that wait for the session's task.
-const GROUP_MESSAGES_MAX: usize = 256;
-
 /// What outlives a connection.
 pub(crate) struct Session {
-    /// Its number in the subscription index.
-    pub(crate) id: u64,
     pub(crate) created_at_ms: i64,
     /// How long it lives without a connection.
     pub(crate) expiry_seconds: u32,
     subscriptions: HashMap<String, Subscription>,
-    /// The filter of each subscription number.
-    filters: HashMap<u32, String>,
     next_subscription: u32,
-    /// Names what the router has to confirm next.
-    next_token: u16,
-    /// Made with the first subscription: most devices only publish. Never there with `kept`.
-    link: Option<Link>,
-    /// Where it outlives its connections: how messages reach it, and what it is owed.
-    pub(crate) kept: Option<Arc<Kept>>,
+    /// How messages reach it.
+    pub(crate) mailbox: Mailbox,
     /// The last thing that the client must not be told before it is stored.
     ticket: Option<Ticket>,
-    group_messages: Option<(mpsc::Sender<GroupMessage>, mpsc::Receiver<GroupMessage>)>,
     /// QoS 2 publishes from the client that it has not released: packet identifier and the event's offset.
     unreleased: HashMap<u16, u64>,
     outbox: Outbox,
@@ -118,24 +105,14 @@ impl Subscription {
 }
 
 impl Session {
-    pub(crate) fn new(
-        id: u64,
-        created_at_ms: i64,
-        queue_messages_max: usize,
-        kept: Option<Arc<Kept>>,
-    ) -> Self {
+    pub(crate) fn new(created_at_ms: i64, queue_messages_max: usize, mailbox: Mailbox) -> Self {
         Self {
-            id,
             created_at_ms,
             expiry_seconds: 0,
             subscriptions: HashMap::new(),
-            filters: HashMap::new(),
             next_subscription: 1,
-            next_token: 0,
-            link: None,
-            kept,
+            mailbox,
             ticket: None,
-            group_messages: None,
             unreleased: HashMap::new(),
             outbox: Outbox::new(queue_messages_max),
             backlog: VecDeque::new(),
@@ -146,17 +123,16 @@ impl Session {
     pub(crate) async fn end(mut self: Box<Self>, hub: &Hub) {
         hub.counters.sessions_terminated.add(1);
         for (filter, subscription) in std::mem::take(&mut self.subscriptions) {
-            match &self.kept {
-                _ if subscription.is_shared => hub.groups.leave(hub, &filter, self.id),
-                Some(kept) => hub.owe_no_more(&filter, kept, subscription.options()),
-                None => hub.index_remove(&filter, self.id),
+            if subscription.is_shared {
+                hub.groups.leave(hub, &filter, self.mailbox.session());
+            } else {
+                hub.unsubscribe(&filter, self.mailbox.clone(), subscription.options());
             }
         }
-        if let Some(kept) = &self.kept {
+        if let Some(kept) = self.kept() {
             // Who has to wait for it waits for all that was written before.
             let _ticket = kept.end().await;
         }
-        // Dropping the link leaves the router.
     }
 
     /// What the subscriptions look like from outside, in the order of filters.
@@ -167,38 +143,12 @@ impl Session {
         infos
     }
 
-    /// The next message from a shared group; none comes where there is no shared subscription.
-    async fn next_group_message(
-        messages: &mut Option<(mpsc::Sender<GroupMessage>, mpsc::Receiver<GroupMessage>)>,
-    ) -> Option<GroupMessage> {
-        match messages {
-            Some((_, receiver)) => receiver.recv().await,
-            None => std::future::pending().await,
+    /// What it is owed is stored, where it outlives its connections.
+    pub(crate) fn kept(&self) -> Option<&Arc<Kept>> {
+        match &self.mailbox {
+            Mailbox::Kept(kept) => Some(kept),
+            Mailbox::Passing(_) => None,
         }
-    }
-
-    /// The next thing from the router; none comes where there is no link.
-    async fn next_incoming(
-        link: &mut Option<Link>,
-    ) -> Result<crate::router::Incoming, crate::router::RouterStopped> {
-        match link {
-            Some(link) => link.next().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// The next message that the session is owed; none comes where it does not outlive its connection.
-    async fn next_owed(kept: &Option<Arc<Kept>>) -> Owed {
-        match kept {
-            Some(kept) => kept.next().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// The way for groups to reach this session's task.
-    fn group_sender(&mut self) -> mpsc::Sender<GroupMessage> {
-        let (sender, _) = self.group_messages.get_or_insert_with(|| mpsc::channel(GROUP_MESSAGES_MAX));
-        sender.clone()
     }
 }
 
@@ -230,7 +180,7 @@ impl Actor {
 
     /// The change that stores the session as it is now; none where it does not outlive its connection.
     pub(crate) fn memory(&self) -> Option<Change> {
-        let kept = self.session.kept.as_ref()?;
+        let kept = self.session.kept()?;
         let memory = Memory::new(&self.facts.fixed, &self.subject, self.session.expiry_seconds);
         let gone_at_ms = self.facts.disconnected_at_ms.load(Ordering::Relaxed);
         Some(Change::Session {
@@ -250,7 +200,7 @@ impl Actor {
 
     /// The server stops: the session goes on at its next start, if it outlives its connection.
     async fn suspend(self) {
-        match self.session.kept.clone().filter(|_| self.session.expiry_seconds > 0) {
+        match self.session.kept().cloned().filter(|_| self.session.expiry_seconds > 0) {
             Some(kept) => {
                 kept.freeze();
                 let memory = self.memory();

@@ -5,16 +5,14 @@ use std::future::pending;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Actor, Session};
+use super::Actor;
 use crate::clients::Control;
 use crate::codec::Will;
-use crate::router::{Incoming, RouterStopped};
 
 /// Runs until the session is handed on or has ended. `will` is published at its time, or when the session ends.
 pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at: Instant) {
     let (mut will, will_at) = will.map_or((None, None), |(will, at)| (Some(will), Some(at)));
     loop {
-        let Session { link, group_messages, kept, .. } = &mut *actor.session;
         tokio::select! {
             control = actor.control.recv() => match control {
                 Some(Control::TakeOver { clean, reply }) => {
@@ -37,12 +35,10 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                 }
                 // Who asked may have gone, here and below.
                 Some(Control::Subscribe { subscriptions, done }) => {
-                    let Ok(room) = actor.proxy_subscribe(subscriptions).await else { return actor.suspend().await };
-                    let _ = done.send(room);
+                    let _ = done.send(actor.proxy_subscribe(subscriptions).await);
                 }
                 Some(Control::Unsubscribe { filters, done }) => {
-                    let Ok(held) = actor.proxy_unsubscribe(filters).await else { return actor.suspend().await };
-                    let _ = done.send(held);
+                    let _ = done.send(actor.proxy_unsubscribe(filters).await);
                 }
                 Some(Control::KeepAlive { done, .. }) => {
                     let _ = done.send(false);
@@ -56,15 +52,7 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                 // A will that waits goes on waiting after the next start.
                 Some(Control::Shutdown) | None => return actor.suspend().await,
             },
-            incoming = Session::next_incoming(link) => match incoming {
-                Ok(Incoming::Message { subscription, topic, message, missed }) => {
-                    actor.routed(subscription, topic, message, missed).await;
-                }
-                Ok(_) => {}
-                Err(RouterStopped) => return actor.suspend().await,
-            },
-            Some(message) = Session::next_group_message(group_messages) => actor.shared(message).await,
-            owed = Session::next_owed(kept) => actor.owed(owed).await,
+            arrived = actor.session.mailbox.next() => actor.arrived(arrived).await,
             () = at(will_at), if will.is_some() => {
                 if let Some(will) = will.take() {
                     actor.publish_will(will).await;

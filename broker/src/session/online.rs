@@ -16,17 +16,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::publish::{PendingAck, first_durable};
 use super::send::{Later, first_stored};
-use super::subscribe::PendingSubAck;
 use super::{Actor, Session};
 use crate::access::Action;
 use crate::authz::DenyAction;
 use crate::clients::{Control, KickReason};
 use crate::codec::{DecodeError, Disconnect, Frame, Packet, Version, Will, decode, encode, reason};
 use crate::frame::{FrameReader, ReadError};
-use crate::groups::GroupMessage;
-use crate::keeper::Owed;
+use crate::inbox::Arrived;
 use crate::listener::Socket;
-use crate::router::{Incoming, RouterStopped};
 
 /// Longest wait in one piece for credentials to expire: the wall clock may be set meanwhile.
 const LIFETIME_MAX: Duration = Duration::from_secs(3_600);
@@ -55,7 +52,6 @@ pub(crate) struct Connection {
     pub(crate) packet_bytes_max: usize,
     pub(super) aliases: HashMap<u16, String>,
     pub(super) pending_acks: VecDeque<PendingAck>,
-    pub(super) pending_subacks: Vec<PendingSubAck>,
     /// What waits for the store, in the order in which it will be stored.
     pub(super) pending_stored: VecDeque<(Ticket, Later)>,
 }
@@ -94,21 +90,11 @@ pub(crate) enum End {
     Expired,
     /// The server stops.
     Shutdown,
-    /// The router is gone; the server will stop.
-    RouterStopped,
-}
-
-impl From<RouterStopped> for End {
-    fn from(_: RouterStopped) -> Self {
-        Self::RouterStopped
-    }
 }
 
 enum Step {
     Frame(Result<Frame, ReadError>),
-    Incoming(Result<Incoming, RouterStopped>),
-    Group(GroupMessage),
-    Owed(Owed),
+    Arrived(Arrived),
     Stored,
     Durable(Result<(), LogError>),
     Written(std::io::Result<usize>),
@@ -143,7 +129,6 @@ impl Connection {
             packet_bytes_max: parts.packet_bytes_max,
             aliases: HashMap::new(),
             pending_acks: VecDeque::new(),
-            pending_subacks: Vec::new(),
             pending_stored: VecDeque::new(),
         }
     }
@@ -162,13 +147,8 @@ impl Connection {
             // Whatever is large lives only while it happens, so that a quiet client costs little.
             let done = match step {
                 Step::Frame(frame) => Box::pin(self.on_frame(frame)).await,
-                Step::Incoming(incoming) => Box::pin(self.on_incoming(incoming)).await,
-                Step::Group(message) => {
-                    Box::pin(self.actor.shared(message)).await;
-                    Ok(())
-                }
-                Step::Owed(owed) => {
-                    Box::pin(self.actor.owed(owed)).await;
+                Step::Arrived(arrived) => {
+                    Box::pin(self.actor.arrived(arrived)).await;
                     Ok(())
                 }
                 Step::Stored => {
@@ -212,12 +192,9 @@ impl Connection {
         let must_write = self.is_unflushed || !self.out.is_empty();
         let Self { actor, reader, writer, out, pending_acks, pending_stored, .. } = self;
         let Actor { control, session, hub, .. } = actor;
-        let Session { link, group_messages, kept, .. } = &mut **session;
         tokio::select! {
             frame = reader.next(), if may_read => Step::Frame(frame),
-            incoming = Session::next_incoming(link) => Step::Incoming(incoming),
-            Some(message) = Session::next_group_message(group_messages) => Step::Group(message),
-            owed = Session::next_owed(kept) => Step::Owed(owed),
+            arrived = session.mailbox.next() => Step::Arrived(arrived),
             () = first_stored(hub, pending_stored) => Step::Stored,
             durable = first_durable(&hub.journal, pending_acks) => Step::Durable(durable),
             written = write(writer, out), if must_write => Step::Written(written),
@@ -271,17 +248,6 @@ impl Connection {
         }
     }
 
-    async fn on_incoming(&mut self, incoming: Result<Incoming, RouterStopped>) -> Result<(), End> {
-        match incoming? {
-            Incoming::Message { subscription, topic, message, missed } => {
-                self.actor.routed(subscription, topic, message, missed).await;
-            }
-            Incoming::Subscribed { token } => self.on_subscribed(token),
-            Incoming::Nothing => {}
-        }
-        Ok(())
-    }
-
     fn on_written(&mut self, written: std::io::Result<usize>) {
         if self.out.is_empty() && matches!(written, Ok(0)) {
             self.is_unflushed = false;
@@ -308,7 +274,7 @@ impl Connection {
             Some(Control::Kick { why, reply }) => Err(End::Kicked { why, reply }),
             // Who asked may have gone, here and below.
             Some(Control::Subscribe { subscriptions, done }) => {
-                let _ = done.send(self.actor.proxy_subscribe(subscriptions).await?);
+                let _ = done.send(self.actor.proxy_subscribe(subscriptions).await);
                 Ok(())
             }
             Some(Control::KeepAlive { seconds, done }) => {
@@ -320,9 +286,7 @@ impl Connection {
                 Ok(())
             }
             Some(Control::Unsubscribe { filters, done }) => {
-                let held = self.actor.proxy_unsubscribe(filters).await?;
-                self.complete_without_link();
-                let _ = done.send(held);
+                let _ = done.send(self.actor.proxy_unsubscribe(filters).await);
                 Ok(())
             }
             Some(Control::Answers { forget, reply }) => {

@@ -10,30 +10,26 @@ use super::subscribe::RetainedBacklog;
 use super::{Actor, Subscription};
 use crate::codec::Qos;
 use crate::info::SubscriptionInfo;
-use crate::router::RouterStopped;
 
 impl Actor {
     /// Subscribes for the client, to all of it or, where it would have too many then, to nothing; whether it did. The
     /// caller has checked the filters.
-    pub(super) async fn proxy_subscribe(
-        &mut self,
-        asked: Vec<SubscriptionInfo>,
-    ) -> Result<bool, RouterStopped> {
+    pub(super) async fn proxy_subscribe(&mut self, asked: Vec<SubscriptionInfo>) -> bool {
         let held = &self.session.subscriptions;
         let new: HashSet<_> =
             asked.iter().map(|it| it.topic.as_str()).filter(|filter| !held.contains_key(*filter)).collect();
         if held.len() + new.len() > self.hub.config.limits.subscriptions_max {
-            return Ok(false);
+            return false;
         }
         for subscription in asked {
-            self.proxy_subscribe_one(subscription).await?;
+            self.proxy_subscribe_one(subscription).await;
         }
         self.publish_subscriptions();
         self.wait_until_stored().await;
-        Ok(true)
+        true
     }
 
-    async fn proxy_subscribe_one(&mut self, asked: SubscriptionInfo) -> Result<(), RouterStopped> {
+    async fn proxy_subscribe_one(&mut self, asked: SubscriptionInfo) {
         let SubscriptionInfo { topic: filter, no_local, retain_as_published, retain_handling, .. } = asked;
         let is_shared = filter.starts_with("$share/");
         let subscription = Subscription {
@@ -46,25 +42,20 @@ impl Actor {
             is_shared,
         };
         let event = subscription.event(None, true);
-        // Nobody waits for the router's word: the operator is answered when it was asked.
-        let is_new = self.subscribe(&filter, subscription, &mut Vec::new()).await?;
+        let is_new = self.subscribe(&filter, subscription).await;
         if !is_shared && (retain_handling == 0 || retain_handling == 1 && is_new) {
             let backlog = RetainedBacklog { filter: filter.clone(), after: None };
             self.session.backlog.push_back(backlog);
         }
         let detail = Some(Detail::Subscribed(event));
         self.recorder.note(EventKind::SessionSubscribed, &filter, None, detail).await;
-        Ok(())
     }
 
     /// Unsubscribes for the client; which of them it was subscribed to.
-    pub(super) async fn proxy_unsubscribe(
-        &mut self,
-        filters: Vec<String>,
-    ) -> Result<Vec<bool>, RouterStopped> {
+    pub(super) async fn proxy_unsubscribe(&mut self, filters: Vec<String>) -> Vec<bool> {
         let mut found = Vec::with_capacity(filters.len());
         for filter in filters {
-            let held = self.unsubscribe(&filter).await?;
+            let held = self.unsubscribe(&filter).await;
             found.push(held.is_some());
             if let Some(held) = held {
                 let detail = Some(Detail::Unsubscribed(held.event(None, true)));
@@ -73,7 +64,7 @@ impl Actor {
         }
         self.publish_subscriptions();
         self.wait_until_stored().await;
-        Ok(found)
+        found
     }
 
     /// The operator hears of it when it is stored.

@@ -13,7 +13,7 @@ use super::online::{Connection, End};
 use super::send::Later;
 use crate::access::Action;
 use crate::codec::{Publish, Qos, Version, encode, reason};
-use crate::hub::{NewMessage, PublishError};
+use crate::hub::NewMessage;
 
 const PUBACK: u8 = 4;
 const PUBREC: u8 = 5;
@@ -76,15 +76,14 @@ impl Connection {
             packet_id: if qos == Qos::ExactlyOnce { pkid } else { 0 },
         };
         let hub = Arc::clone(&self.actor.hub);
-        let kept = self.actor.session.kept.clone().filter(|_| qos == Qos::ExactlyOnce);
+        let kept = self.actor.session.kept().cloned().filter(|_| qos == Qos::ExactlyOnce);
         // Until the ledger knows of the identifier, a start looks for it in the log.
         let _under_way = kept.as_ref().map(|_| hub.keeper.begin());
         let published = hub.publish(&mut self.actor.recorder, message).await;
         let (offset, code) = match published {
             Ok(done) if done.matched || self.version < Version::V5 => (done.offset, reason::SUCCESS),
             Ok(done) => (done.offset, reason::NO_MATCHING_SUBSCRIBERS),
-            Err(PublishError::Router(stopped)) => return Err(stopped.into()),
-            Err(PublishError::Log(error)) => {
+            Err(error) => {
                 self.refuse(qos, pkid, &error);
                 return Ok(());
             }
@@ -112,7 +111,7 @@ impl Connection {
         // Were it forgotten that the identifier is free, the client's next message under it would be taken for this.
         // One
         // that is not known may have been released a moment ago, on an earlier connection.
-        let ticket = match (self.actor.session.kept.clone(), known) {
+        let ticket = match (self.actor.session.kept().cloned(), known) {
             (Some(kept), Some(offset)) => kept.release(pkid, offset).await,
             _ => self.barrier().await,
         };
@@ -133,7 +132,7 @@ impl Connection {
             let Some(refused) = self.pending_acks.pop_front() else { return };
             tracing::warn!(clientid = self.actor.clientid(), %error, "a publish is not acknowledged");
             self.actor.session.unreleased.remove(&refused.pkid);
-            if let Some(kept) = &self.actor.session.kept {
+            if let Some(kept) = self.actor.session.kept() {
                 kept.not_received(refused.pkid);
             }
             if self.version == Version::V5 && matches!(error, LogError::DiskFull { .. }) {

@@ -64,7 +64,7 @@ impl Connection {
         }
         let code = if known { reason::SUCCESS } else { reason::PACKET_IDENTIFIER_NOT_FOUND };
         // A client that was told to forget the identifier would take the message for a new one.
-        let kept = self.actor.session.kept.clone();
+        let kept = self.actor.session.kept().cloned();
         if let (Some(kept), Some(debt)) = (kept, self.actor.session.outbox.debt(pkid))
             && let Some(ticket) = kept.released(&debt, pkid).await
         {
@@ -80,7 +80,7 @@ impl Connection {
 
     /// Says when all that was changed in a kept session before is stored.
     pub(super) async fn barrier(&mut self) -> Option<Ticket> {
-        self.actor.session.kept.as_ref()?;
+        self.actor.session.kept()?;
         self.actor.hub.keeper.write(Vec::new()).await
     }
 
@@ -175,7 +175,7 @@ impl Connection {
     /// Has the identifier of a message stored that the session is owed; where it must not be sent before, says when
     /// that is done.
     async fn assign(&mut self, delivery: &Delivery, pkid: u16) -> Option<Ticket> {
-        let (kept, debt) = (self.actor.session.kept.as_ref()?, delivery.debt.as_ref()?);
+        let (kept, debt) = (self.actor.session.kept()?, delivery.debt.as_ref()?);
         match delivery.qos {
             Qos::ExactlyOnce => kept.assign(debt, pkid).await,
             _ => {

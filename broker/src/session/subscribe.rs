@@ -1,8 +1,8 @@
-//! SUBSCRIBE and UNSUBSCRIBE: one answer a packet, when the router has taken every filter of it.
+//! SUBSCRIBE and UNSUBSCRIBE: one answer a packet, when every filter of it is in force, and stored where the session is
+//! kept.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{EventId, EventKind};
 use muster_core::sessions::{Change, StoredSubscription};
@@ -14,9 +14,9 @@ use super::send::Later;
 use super::{Actor, Subscription};
 use crate::access::Action;
 use crate::codec::{Filter, Qos, Subscribe, Unsubscribe, encode, reason};
-use crate::groups::{Member, Way};
-use crate::keeper::Kept;
-use crate::router::RouterStopped;
+use crate::groups::Member;
+use crate::inbox::Message;
+use crate::keeper::Options;
 
 /// Largest offset that the store can hold.
 const OFFSET_MAX: u64 = u64::MAX >> 1;
@@ -31,13 +31,11 @@ pub(super) struct RetainedBacklog {
     pub(super) after: Option<String>,
 }
 
-/// A SUBACK that waits for the router.
+/// A SUBACK that may wait for the store.
 #[derive(Debug)]
 pub(super) struct PendingSubAck {
     pkid: u16,
     codes: Vec<u8>,
-    /// What the router still has to confirm.
-    tokens: Vec<u16>,
     /// Filters whose retained messages follow the SUBACK.
     retained: Vec<String>,
 }
@@ -46,7 +44,7 @@ impl Connection {
     pub(super) async fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), End> {
         let Subscribe { pkid, filters, props } = subscribe;
         let id = props.as_ref().and_then(|props| props.subscription_identifier.first().copied());
-        let mut pending = PendingSubAck { pkid, codes: Vec::new(), tokens: Vec::new(), retained: Vec::new() };
+        let mut pending = PendingSubAck { pkid, codes: Vec::new(), retained: Vec::new() };
         for filter in filters {
             let code = match self.check(&filter).await? {
                 Some(refused) => refused,
@@ -61,8 +59,7 @@ impl Connection {
                         is_shared: filter.path.starts_with("$share/"),
                     };
                     let event = subscription.event(props.clone(), false);
-                    let is_new =
-                        self.actor.subscribe(&filter.path, subscription, &mut pending.tokens).await?;
+                    let is_new = self.actor.subscribe(&filter.path, subscription).await;
                     let wants_retained = match filter.retain_handling {
                         0 => true,
                         1 => is_new,
@@ -79,32 +76,18 @@ impl Connection {
             pending.codes.push(code);
         }
         self.actor.publish_subscriptions();
-        if let Some(ticket) = self.actor.session.ticket.take() {
-            self.later(ticket, Later::SubAck(pending));
-        } else if pending.tokens.is_empty() {
-            self.complete(pending);
-        } else {
-            self.pending_subacks.push(pending);
+        match self.actor.session.ticket.take() {
+            Some(ticket) => self.later(ticket, Later::SubAck(pending)),
+            None => self.complete(pending),
         }
         Ok(())
-    }
-
-    /// The router has taken a filter.
-    pub(super) fn on_subscribed(&mut self, token: u16) {
-        for pending in &mut self.pending_subacks {
-            pending.tokens.retain(|it| *it != token);
-        }
-        while let Some(at) = self.pending_subacks.iter().position(|it| it.tokens.is_empty()) {
-            let done = self.pending_subacks.remove(at);
-            self.complete(done);
-        }
     }
 
     pub(super) async fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) -> Result<(), End> {
         let Unsubscribe { pkid, filters, props } = unsubscribe;
         let mut codes = Vec::with_capacity(filters.len());
         for filter in filters {
-            let code = match self.actor.unsubscribe(&filter).await? {
+            let code = match self.actor.unsubscribe(&filter).await {
                 Some(subscription) => {
                     let detail = Some(Detail::Unsubscribed(subscription.event(props.clone(), false)));
                     self.actor.recorder.note(EventKind::SessionUnsubscribed, &filter, None, detail).await;
@@ -116,21 +99,11 @@ impl Connection {
             codes.push(code);
         }
         self.actor.publish_subscriptions();
-        self.complete_without_link();
         match self.actor.session.ticket.take() {
             Some(ticket) => self.later(ticket, Later::UnsubAck { pkid, codes }),
             None => self.send(|out, version| encode::unsuback(out, version, pkid, &codes)),
         }
         Ok(())
-    }
-
-    /// With the last subscription the link has gone, and with it what it had still to confirm.
-    pub(super) fn complete_without_link(&mut self) {
-        if self.actor.session.link.is_none() {
-            for pending in std::mem::take(&mut self.pending_subacks) {
-                self.complete(pending);
-            }
-        }
     }
 
     /// The code with which a filter is refused, if it is.
@@ -164,108 +137,53 @@ impl Connection {
 }
 
 impl Actor {
-    /// Puts a subscription into the session and, if it is new, into index and router; whether it is new. What the
-    /// router has to confirm is added to `tokens`.
-    pub(super) async fn subscribe(
-        &mut self,
-        filter: &str,
-        mut subscription: Subscription,
-        tokens: &mut Vec<u16>,
-    ) -> Result<bool, RouterStopped> {
+    /// Puts a subscription into the session, and in force; whether it is new. Where the session is kept, the client must
+    /// not hear of it before it is stored.
+    pub(super) async fn subscribe(&mut self, filter: &str, mut subscription: Subscription) -> bool {
         let held = self.session.subscriptions.get(filter).map(|held| held.number);
-        let number = held.unwrap_or(self.session.next_subscription);
-        subscription.number = number;
-        if let Some(kept) = self.session.kept.clone() {
-            self.subscribe_kept(&kept, filter, subscription).await;
-            return Ok(held.is_none());
-        }
-        let is_shared = subscription.is_shared;
+        subscription.number = held.unwrap_or(self.session.next_subscription);
+        self.session.next_subscription = self.session.next_subscription.max(subscription.number + 1);
+        let (options, is_shared) = (subscription.options(), subscription.is_shared);
         self.session.subscriptions.insert(filter.to_owned(), subscription);
-        if held.is_some() {
-            return Ok(false);
-        }
-        self.session.next_subscription += 1;
-        if is_shared {
-            self.join(filter);
-            return Ok(true);
-        }
-        self.session.filters.insert(number, filter.to_owned());
-        self.hub.index_insert(filter, self.session.id);
-        if self.session.link.is_none() {
-            self.session.link = Some(self.hub.router.link().await?);
-        }
-        let token = self.session.next_token;
-        self.session.next_token = token.wrapping_add(1);
-        if let Some(link) = &mut self.session.link {
-            link.subscribe(filter, number, token).await?;
-            tokens.push(token);
-        }
-        Ok(true)
-    }
-
-    /// As [`Actor::subscribe`], for a session that outlives its connections: in force at once, and stored.
-    async fn subscribe_kept(&mut self, kept: &Arc<Kept>, filter: &str, subscription: Subscription) {
-        let options = subscription.options();
         let since = self.hub.journal.next_offset();
-        self.session.next_subscription = self.session.next_subscription.max(options.number + 1);
-        let is_shared = subscription.is_shared;
-        self.session.subscriptions.insert(filter.to_owned(), subscription);
         if is_shared {
-            self.join(filter);
+            self.join(filter, options);
         } else {
-            self.hub.owe(filter, kept, options);
+            self.hub.subscribe(filter, self.session.mailbox.clone(), options);
         }
-        let (filter, number) = (filter.to_owned(), options.number);
-        let stored = StoredSubscription { filter, number, since, options: options.encode() };
-        self.store(vec![Change::Subscribed(kept.session(), stored)]).await;
+        if let Some(session) = self.session.kept().map(|kept| kept.session()) {
+            let (filter, number) = (filter.to_owned(), options.number);
+            let stored = StoredSubscription { filter, number, since, options: options.encode() };
+            self.store(vec![Change::Subscribed(session, stored)]).await;
+        }
+        held.is_none()
     }
 
-    /// Takes a subscription out of session, index and router.
-    pub(super) async fn unsubscribe(&mut self, filter: &str) -> Result<Option<Subscription>, RouterStopped> {
-        let Some(held) = self.session.subscriptions.remove(filter) else { return Ok(None) };
+    /// Takes a subscription out of the session, and out of force.
+    pub(super) async fn unsubscribe(&mut self, filter: &str) -> Option<Subscription> {
+        let held = self.session.subscriptions.remove(filter)?;
         if held.is_shared {
-            self.hub.groups.leave(&self.hub, filter, self.session.id);
+            self.hub.groups.leave(&self.hub, filter, self.session.mailbox.session());
+        } else {
+            self.hub.unsubscribe(filter, self.session.mailbox.clone(), held.options());
         }
-        if let Some(kept) = self.session.kept.clone() {
-            if !held.is_shared {
-                self.hub.owe_no_more(filter, &kept, held.options());
-            }
-            let (session, filter) = (kept.session(), filter.to_owned());
+        if let Some(session) = self.session.kept().map(|kept| kept.session()) {
+            let filter = filter.to_owned();
             self.store(vec![Change::Unsubscribed { session, filter }]).await;
-            return Ok(Some(held));
         }
-        if held.is_shared {
-            return Ok(Some(held));
-        }
-        self.session.filters.remove(&held.number);
-        self.hub.index_remove(filter, self.session.id);
-        if self.session.filters.is_empty() {
-            // The last one: the link is not needed any more.
-            self.session.link = None;
-        } else if let Some(link) = &mut self.session.link {
-            link.unsubscribe(filter, held.number).await?;
-        }
-        Ok(Some(held))
+        Some(held)
     }
 
     /// Makes the session's shared subscriptions known under the facts of this connection.
-    pub(crate) fn rejoin(&mut self) {
-        let held = &self.session.subscriptions;
-        let shared: Vec<_> =
-            held.iter().filter(|(_, it)| it.is_shared).map(|(name, _)| name.clone()).collect();
-        for filter in shared {
-            self.join(&filter);
+    pub(crate) fn rejoin(&self) {
+        for (filter, options) in self.session.shared_subscriptions() {
+            self.join(&filter, options);
         }
     }
 
-    fn join(&mut self, filter: &str) {
-        let held = self.session.subscriptions.get(filter).map(Subscription::options);
-        let way = match (&self.session.kept, held) {
-            (Some(kept), Some(options)) => Way::Kept(Arc::clone(kept), options),
-            _ => Way::Task(self.session.group_sender()),
-        };
-        let member = Member { session: self.session.id, facts: self.facts.clone(), way };
-        self.hub.groups.join(&self.hub, filter, member);
+    fn join(&self, filter: &str, options: Options) {
+        let (facts, mailbox) = (Arc::clone(&self.facts), self.session.mailbox.clone());
+        self.hub.groups.join(&self.hub, filter, Member { facts, mailbox, options });
     }
 
     /// Queues some of the retained messages that are owed for subscriptions; there may be more of them than the queue
@@ -280,17 +198,19 @@ impl Actor {
             self.session.backlog.push_front(RetainedBacklog { filter, after });
         }
         for (topic, envelope) in found {
-            let (topic, qos) = (Bytes::from(topic), envelope.qos.min(subscription.qos));
-            let debt = match &self.session.kept {
+            let qos = envelope.qos.min(subscription.qos);
+            let message = Message::new(&topic, envelope);
+            let debt = match self.session.kept() {
                 Some(kept) if qos > Qos::AtMostOnce => {
-                    let offset = EventId::from_bytes(&envelope.id).map(|id| id.as_u128());
+                    let offset = EventId::from_bytes(&message.envelope.id).map(|id| id.as_u128());
                     let offset = offset.unwrap_or_default().wrapping_sub(self.hub.journal.log_id());
                     // What the id says of another log is no offset; it still tells one message from the other.
-                    let message = u64::try_from(offset & u128::from(OFFSET_MAX)).unwrap_or_default();
-                    kept.remember(message, subscription.number, (&topic, &envelope), qos, subscription.id)
+                    let offset = u64::try_from(offset & u128::from(OFFSET_MAX)).unwrap_or_default();
+                    kept.remember(offset, subscription.number, &message, qos, subscription.id)
                 }
                 _ => None,
             };
+            let (topic, envelope) = (message.topic.clone(), message.envelope.clone());
             let (retain, subscription_id) = (true, subscription.id);
             let delivery = Delivery { topic, envelope, qos, retain, subscription_id, debt };
             self.enqueue(delivery).await;

@@ -6,10 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::{Error, ErrorKind};
 
-/// What is quieter than the rest unless its crate is named: the router's own lines repeat what the broker says better.
-/// Its routing says of each nudge to a link that has just gone that it is gone: tens of thousands of lines where many
-/// clients come at once, and no fault.
-const QUIETER: [&str; 3] = ["rumqttd=warn", "rumqttd::router::routing=off", "rumqttc=error"];
+/// What is quieter than the rest unless its crate is named: the devices of the demo.
+const QUIETER: [&str; 1] = ["rumqttc=error"];
 
 /// Sends log lines that pass `filter` to stderr.
 pub(super) fn start(filter: &str) -> Result<(), Error> {

@@ -227,10 +227,7 @@ impl Platform {
                 }
             }
         };
-        tokio::select! {
-            error = self.broker.fatal() => Error::because(ErrorKind::Fatal, "the broker died", error),
-            error = log => Error::because(ErrorKind::Fatal, "the event log failed", error),
-        }
+        Error::because(ErrorKind::Fatal, "the event log failed", log.await)
     }
 
     /// Stops everything in order, within the configured time.

@@ -31,9 +31,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// What only one place may name, and why.
 const NAMED_IN: &[(&str, &[&str], &str)] = &[
-    ("rumqttd::", &["broker/", "bench/src/rumqttd.rs"], "the codec's types stay inside broker"),
-    ("rumqttd::Router", &["broker/src/router"], "one file knows the router, so that it can be replaced"),
-    ("rumqttd::local", &["broker/src/router"], "one file knows the router, so that it can be replaced"),
+    ("rumqttd::", &["bench/src/rumqttd.rs"], "a foreign broker is a peer in the benchmark and nothing else"),
     (
         "anyhow",
         &["server/src/main.rs", "bench/"],

@@ -1,7 +1,6 @@
 //! `/api/v4`: the older dialect of the platform guide. It answers nearly everything with status 200 and says in a code
 //! whether it went well: `{"code": 0, "data": .., "meta": ..}`. Each path does what its twin under `/api/v5` does, by
-//! the
-//! same means.
+//! the same means.
 
 use axum::Json;
 use axum::http::StatusCode;

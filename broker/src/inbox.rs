@@ -1,0 +1,164 @@
+//! What has arrived for a session and waits for its task. For a session that ends with its connection that is all that
+//! publishers know of it; one that outlives connections has a ledger besides ([`crate::keeper`]). It must never know
+//! sockets or packets.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::codec::Qos;
+use crate::envelope::Envelope;
+use crate::keeper::{Debt, Options};
+
+/// Messages that have arrived and that the session's task has not taken in; beyond it the oldest is dropped.
+pub(crate) const INBOX_MESSAGES_MAX: usize = 16_384;
+
+/// A message on its way to its subscribers: one for all of them.
+#[derive(Debug)]
+pub(crate) struct Message {
+    /// UTF-8.
+    pub(crate) topic: Bytes,
+    pub(crate) envelope: Envelope,
+    encoded: OnceLock<Bytes>,
+}
+
+impl Message {
+    pub(crate) fn new(topic: &str, envelope: Envelope) -> Arc<Self> {
+        Arc::new(Self { topic: Bytes::copy_from_slice(topic.as_bytes()), envelope, encoded: OnceLock::new() })
+    }
+
+    /// As it is stored.
+    pub(crate) fn encoded(&self) -> Bytes {
+        self.encoded.get_or_init(|| self.envelope.encode()).clone()
+    }
+}
+
+/// A message that has arrived for one subscription of a session.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) message: Arc<Message>,
+    /// The smaller of published and subscribed.
+    pub(crate) qos: Qos,
+    pub(crate) retain: bool,
+    pub(crate) subscription_id: Option<u32>,
+    /// From the client itself, where the subscription does not want that.
+    pub(crate) is_own: bool,
+    /// Where the session is owed it: none with QoS 0, and none for a session that ends with its connection.
+    pub(crate) debt: Option<Arc<Debt>>,
+}
+
+impl Arrived {
+    /// For a client's subscription; nothing is owed.
+    pub(crate) fn new(message: &Arc<Message>, options: &Options, clientid: &str) -> Self {
+        let envelope = &message.envelope;
+        Self {
+            qos: envelope.qos.min(options.qos),
+            retain: envelope.retain && options.retain_as_published,
+            subscription_id: options.id,
+            is_own: options.no_local && *envelope.from_clientid == *clientid.as_bytes(),
+            debt: None,
+            message: Arc::clone(message),
+        }
+    }
+}
+
+/// The inbox of a session that ends with its connection.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    session: u64,
+    clientid: Box<str>,
+    arrived: Mutex<VecDeque<Arrived>>,
+    more: Notify,
+}
+
+impl Inbox {
+    pub(crate) fn new(session: u64, clientid: &str) -> Arc<Self> {
+        let arrived = Mutex::default();
+        Arc::new(Self { session, clientid: clientid.into(), arrived, more: Notify::new() })
+    }
+
+    /// The session's number.
+    pub(crate) fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// Puts a message in; how many older ones had to make room.
+    pub(crate) fn put(&self, options: &Options, message: &Arc<Message>) -> u64 {
+        let one = Arrived::new(message, options, &self.clientid);
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        arrived.push_back(one);
+        let gone = if arrived.len() > INBOX_MESSAGES_MAX { arrived.pop_front() } else { None };
+        drop(arrived);
+        self.more.notify_one();
+        u64::from(gone.is_some())
+    }
+
+    /// The next message. May be dropped at any time without losing anything.
+    pub(crate) async fn next(&self) -> Arrived {
+        loop {
+            if let Some(one) = self.take() {
+                return one;
+            }
+            self.more.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Arrived> {
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = arrived.pop_front();
+        if arrived.is_empty() {
+            // A quiet session holds no buffer.
+            *arrived = VecDeque::new();
+        }
+        one
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(number: usize) -> Arc<Message> {
+        let envelope = Envelope { payload: number.to_string().into(), ..Envelope::nothing(Qos::AtLeastOnce) };
+        Message::new("t", envelope)
+    }
+
+    fn options() -> Options {
+        Options {
+            number: 1,
+            qos: Qos::AtMostOnce,
+            no_local: true,
+            retain_as_published: false,
+            retain_handling: 0,
+            id: Some(7),
+        }
+    }
+
+    #[tokio::test]
+    async fn beyond_its_room_the_oldest_goes_and_the_rest_comes_in_order() {
+        let inbox = Inbox::new(1, "c");
+        let dropped: u64 =
+            (0..INBOX_MESSAGES_MAX + 3).map(|number| inbox.put(&options(), &message(number))).sum();
+        assert_eq!(dropped, 3);
+        for number in 3..INBOX_MESSAGES_MAX + 3 {
+            let one = inbox.next().await;
+            assert_eq!(one.message.envelope.payload, number.to_string());
+            assert_eq!((one.qos, one.subscription_id, one.is_own), (Qos::AtMostOnce, Some(7), false));
+        }
+        assert!(inbox.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken() {
+        let inbox = Inbox::new(1, "c");
+        let waiting = tokio::spawn({
+            let inbox = Arc::clone(&inbox);
+            async move { inbox.next().await }
+        });
+        tokio::task::yield_now().await;
+        inbox.put(&options(), &message(1));
+        assert_eq!(waiting.await.unwrap().message.envelope.payload, "1");
+    }
+}
