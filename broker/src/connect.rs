@@ -1,5 +1,6 @@
 //! From a socket to a session: the first packet, who it is, the takeover of an earlier connection, the events, CONNACK.
 
+use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
 use bytes::BytesMut;
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{EventKind, proto};
+use muster_core::journal::Journal;
 use muster_core::log::LogError;
 use muster_core::topic;
 use rand::RngCore as _;
@@ -300,14 +302,17 @@ impl Handshake {
             Box::new(hub.new_session(&self.connect.clientid, connected_at_ms, terms.expiry_seconds > 0))
         });
         session.expiry_seconds = terms.expiry_seconds;
-        if let Err(error) = self.record(&mut recorder, &identity, &terms, connected_at_ms).await {
-            tracing::warn!(clientid = self.connect.clientid, %error, "a client is not let in: no event can be written");
-            session.end(&hub).await;
-            hub.clients.abandon(turn);
-            let full = matches!(error, LogError::DiskFull { .. });
-            let code = if full { reason::QUOTA_EXCEEDED } else { reason::SERVER_UNAVAILABLE };
-            return self.refuse(wire, code, None).await;
-        }
+        let connected = match self.record(&mut recorder, &identity, &terms, connected_at_ms).await {
+            Ok(offset) => offset,
+            Err(error) => {
+                tracing::warn!(clientid = self.connect.clientid, %error, "a client is not let in: no event can be written");
+                session.end(&hub).await;
+                hub.clients.abandon(turn);
+                let full = matches!(error, LogError::DiskFull { .. });
+                let code = if full { reason::QUOTA_EXCEEDED } else { reason::SERVER_UNAVAILABLE };
+                return self.refuse(wire, code, None).await;
+            }
+        };
         let facts = Arc::new(self.facts(&recorder, &session, &terms, connected_at_ms));
         let (registration, control) = hub.clients.register(&turn, Arc::clone(&facts));
         hub.clients.connected.fetch_add(1, Ordering::Relaxed);
@@ -326,7 +331,7 @@ impl Handshake {
             Actor { hub, recorder, facts, subject, answers, control, registration, session, left_will };
         actor.publish_subscriptions();
         actor.rejoin();
-        self.remember(&actor, had_kept).await;
+        self.remember(&actor, had_kept, connected).await;
         let out = self.connack(&terms, session_present, assigned);
         let Terms { keep_alive_seconds, inflight_max, packet_bytes_max, .. } = terms;
         let Wire { reader, writer } = wire;
@@ -347,17 +352,23 @@ impl Handshake {
     }
 
     /// Stores what must outlive the process: the session if it outlives its connection, and the will. The client is
-    /// not told that it is in before that, nor before an earlier session of it that it did not want is forgotten.
-    async fn remember(&self, actor: &Actor, had_kept: bool) {
+    /// not told that it is in before that, nor before an earlier session of it that it did not want is forgotten, nor
+    /// before the log is sure of the event that it came, at `connected`.
+    async fn remember(&self, actor: &Actor, had_kept: bool, connected: u64) {
+        let hub = &actor.hub;
         let will = self.connect.will.as_ref().map(|will| actor.will(will));
         let changes: Vec<_> = actor.memory().into_iter().chain(will).collect();
-        if changes.is_empty() && !had_kept {
-            return;
-        }
-        let hub = &actor.hub;
-        if let Some(ticket) = hub.keeper.write(changes).await {
-            hub.shutdown.run_until_cancelled(hub.keeper.stored(ticket)).await;
-        }
+        let ticket = match changes.is_empty() && !had_kept {
+            true => None,
+            false => hub.keeper.write(changes).await,
+        };
+        let stored = async {
+            if let Some(ticket) = ticket {
+                hub.keeper.stored(ticket).await;
+            }
+        };
+        let sure = async { tokio::join!(stored, durable(&hub.journal, connected)) };
+        hub.shutdown.run_until_cancelled(sure).await;
     }
 
     fn subject(&self, identity: Identity) -> Subject {
@@ -378,15 +389,15 @@ impl Handshake {
         identity: &Identity,
         terms: &Terms,
         connected_at_ms: i64,
-    ) -> Result<(), LogError> {
+    ) -> Result<u64, LogError> {
         let authn = authn_detail(reason::name(reason::SUCCESS), identity);
         recorder.append(EventKind::ClientAuthn, "", None, Some(authn)).await?;
         let connection = self.connection(terms, reason::SUCCESS, connected_at_ms);
         let connack = Detail::Connack(connection.clone());
         recorder.append(EventKind::ClientConnack, "", None, Some(connack)).await?;
         let connected = Detail::Connected(proto::Connection { reason_code: String::new(), ..connection });
-        recorder.append(EventKind::ClientConnected, "", None, Some(connected)).await?;
-        Ok(())
+        let appended = recorder.append(EventKind::ClientConnected, "", None, Some(connected)).await?;
+        Ok(appended.offset)
     }
 
     fn terms(&self) -> Terms {
@@ -513,6 +524,18 @@ impl Hub {
             Mailbox::Passing(Inbox::new(id, clientid))
         };
         Session::new(created_at_ms, self.config.limits.queue_messages_max, mailbox)
+    }
+}
+
+/// Waits until an event is durable; on a full disk until there is room again.
+async fn durable(journal: &Journal, offset: u64) {
+    loop {
+        match journal.durable(offset).await {
+            Ok(()) => return,
+            Err(LogError::DiskFull { .. }) if journal.log().writable().await.is_ok() => {}
+            // A log that has failed acknowledges nothing any more; the process is about to end.
+            Err(_) => pending().await,
+        }
     }
 }
 
