@@ -29,6 +29,12 @@ impl Message {
         Arc::new(Self { topic: Bytes::copy_from_slice(topic.as_bytes()), envelope, encoded: OnceLock::new() })
     }
 
+    /// The same for whom the client has it already.
+    pub(crate) fn without_payload(&self) -> Arc<Self> {
+        let envelope = Envelope { payload: Bytes::new(), ..self.envelope.clone() };
+        Arc::new(Self { topic: self.topic.clone(), envelope, encoded: OnceLock::new() })
+    }
+
     /// As it is stored.
     pub(crate) fn encoded(&self) -> Bytes {
         self.encoded.get_or_init(|| self.envelope.encode()).clone()

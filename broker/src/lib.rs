@@ -31,6 +31,7 @@ mod retained;
 mod session;
 mod stats;
 mod subscribers;
+mod under_way;
 mod wanted;
 
 pub use access::{

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 use muster_core::event::{EventKind, EventKinds};
 use muster_core::journal::Journal;
@@ -12,34 +12,17 @@ use muster_core::topic;
 
 use crate::envelope::Envelope;
 use crate::error::BrokerError;
+use crate::under_way::{Pending, UnderWay};
 
 /// The last retained message of each topic.
 pub(crate) struct Retained {
     messages: RwLock<BTreeMap<String, Envelope>>,
     journal: Journal,
     registry: Registry,
-    /// Offsets before which the events of publishes that are not retained yet cannot stand, and how many each.
-    under_way: Mutex<BTreeMap<u64, usize>>,
+    /// Publishes that are not retained yet.
+    pending: Pending,
     messages_max: usize,
     bytes_max: usize,
-}
-
-/// A publish that will be retained and whose event may be anywhere from here on.
-pub(crate) struct UnderWay<'a> {
-    retained: &'a Retained,
-    offset: u64,
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        let mut under_way = self.retained.under_way();
-        if let Some(count) = under_way.get_mut(&self.offset) {
-            *count -= 1;
-            if *count == 0 {
-                under_way.remove(&self.offset);
-            }
-        }
-    }
 }
 
 impl Retained {
@@ -61,17 +44,14 @@ impl Retained {
         });
         let messages = RwLock::new(messages.collect());
         let retained =
-            Self { messages, journal, registry, under_way: Mutex::default(), messages_max, bytes_max };
+            Self { messages, journal, registry, pending: Pending::default(), messages_max, bytes_max };
         retained.read_again(mark).await?;
         Ok(retained)
     }
 
     /// Says that a message which is about to be written to the log will be retained.
     pub(crate) fn begin(&self) -> UnderWay<'_> {
-        let mut under_way = self.under_way();
-        let offset = self.journal.next_offset();
-        *under_way.entry(offset).or_default() += 1;
-        UnderWay { retained: self, offset }
+        self.pending.begin(&self.journal)
     }
 
     /// Retains a message that was published with the retain flag; an empty one clears its topic.
@@ -125,13 +105,8 @@ impl Retained {
     }
 
     fn mark(&self) -> Mark {
-        let under_way = self.under_way();
-        let read_from = under_way.keys().next().copied().unwrap_or_else(|| self.journal.next_offset());
+        let read_from = self.pending.first(&self.journal);
         Mark { log_id: self.journal.log_id(), read_from }
-    }
-
-    fn under_way(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next messages that a subscription to `filter` is sent, in the order of their topics: at most `count`,

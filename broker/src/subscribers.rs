@@ -10,7 +10,8 @@ use muster_core::topic::FilterIndex;
 
 use crate::groups::Group;
 use crate::inbox::{Arrived, Inbox, Message};
-use crate::keeper::{Kept, Options, UnderWay};
+use crate::keeper::{Kept, Options};
+use crate::under_way::UnderWay;
 
 /// How messages reach a session.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@
 //!
 //! Shared groups go the same way. It must never know sockets or packets.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +16,8 @@ use muster_core::journal::Journal;
 use muster_core::registry::Mark;
 use muster_core::sessions::{Change, SessionStore, Ticket};
 use tokio_util::sync::CancellationToken;
+
+use crate::under_way::{Pending, UnderWay};
 
 mod facts;
 mod kept;
@@ -44,8 +46,8 @@ pub(crate) enum Extent {
 pub(crate) struct Keeper {
     store: SessionStore,
     journal: Journal,
-    /// Offsets before which the events of publishes whose debts are not in a ledger yet cannot stand; how many each.
-    under_way: Mutex<BTreeMap<u64, usize>>,
+    /// Publishes whose debts are not in a ledger yet.
+    pending: Pending,
     /// Sessions of which something is to be written.
     dirty: Mutex<HashMap<u64, Arc<Kept>>>,
     /// How many flushes there were.
@@ -55,30 +57,12 @@ pub(crate) struct Keeper {
     order: Mutex<()>,
 }
 
-/// A publish whose event may be anywhere from here on, and whose debts are not in any ledger yet.
-pub(crate) struct UnderWay<'a> {
-    keeper: &'a Keeper,
-    offset: u64,
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        let mut under_way = self.keeper.under_way();
-        if let Some(count) = under_way.get_mut(&self.offset) {
-            *count -= 1;
-            if *count == 0 {
-                under_way.remove(&self.offset);
-            }
-        }
-    }
-}
-
 impl Keeper {
     pub(crate) fn new(store: SessionStore, journal: Journal) -> Arc<Self> {
         Arc::new(Self {
             store,
             journal,
-            under_way: Mutex::default(),
+            pending: Pending::default(),
             dirty: Mutex::default(),
             generation: AtomicU64::new(0),
             order: Mutex::default(),
@@ -87,10 +71,7 @@ impl Keeper {
 
     /// Says that an event is about to be written that somebody will have to remember.
     pub(crate) fn begin(&self) -> UnderWay<'_> {
-        let mut under_way = self.under_way();
-        let offset = self.journal.next_offset();
-        *under_way.entry(offset).or_default() += 1;
-        UnderWay { keeper: self, offset }
+        self.pending.begin(&self.journal)
     }
 
     /// Queues changes to be stored together; none where nothing can be stored any more.
@@ -166,14 +147,9 @@ impl Keeper {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Events before it are durable, and what somebody is owed of them is in the ledgers. The store never knows of what
+    /// the log may still lose: another event would have that offset then.
     fn read_from(&self) -> u64 {
-        let under_way = self.under_way();
-        let settled = under_way.keys().next().copied().unwrap_or_else(|| self.journal.next_offset());
-        // The store never knows of what the log may still lose: another event would have that offset then.
-        settled.min(self.journal.durable_offset())
-    }
-
-    fn under_way(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.first(&self.journal).min(self.journal.durable_offset())
     }
 }

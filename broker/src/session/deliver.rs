@@ -39,8 +39,7 @@ impl Actor {
     /// A message for one of the session's subscriptions.
     pub(super) async fn arrived(&mut self, arrived: Arrived) {
         let Arrived { message, qos, retain, subscription_id, is_own, debt } = arrived;
-        let (topic, envelope) = (message.topic.clone(), message.envelope.clone());
-        let delivery = Delivery { topic, envelope, qos, retain, subscription_id, debt };
+        let delivery = Delivery { message, qos, retain, subscription_id, debt };
         if is_own {
             self.dropped(&delivery, Drop::NoLocal).await;
         } else if !self.facts.is_connected() && delivery.qos == Qos::AtMostOnce {
@@ -92,7 +91,7 @@ impl Actor {
         if !self.wants(kind) {
             return;
         }
-        let envelope = &delivery.envelope;
+        let envelope = delivery.envelope();
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         let message = proto::Message {
             id: Bytes::copy_from_slice(&envelope.id),

@@ -4,20 +4,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use muster_core::sessions::Ticket;
 
 use crate::codec::Qos;
 use crate::envelope::Envelope;
+use crate::inbox::Message;
 use crate::info::{Held, HeldMessage, HeldPage, HeldQuery, RetainedInfo};
 use crate::keeper::Debt;
 
 /// A message for one subscription of one client.
 #[derive(Debug, Clone)]
 pub(super) struct Delivery {
-    /// UTF-8.
-    pub(super) topic: Bytes,
-    pub(super) envelope: Envelope,
+    pub(super) message: Arc<Message>,
     /// The smaller of published and subscribed.
     pub(super) qos: Qos,
     pub(super) retain: bool,
@@ -28,7 +26,11 @@ pub(super) struct Delivery {
 
 impl Delivery {
     pub(super) fn topic(&self) -> &str {
-        std::str::from_utf8(&self.topic).unwrap_or_default()
+        std::str::from_utf8(&self.message.topic).unwrap_or_default()
+    }
+
+    pub(super) fn envelope(&self) -> &Envelope {
+        &self.message.envelope
     }
 }
 
@@ -161,7 +163,7 @@ impl Outbox {
         found.stage = Stage::Released;
         let delivery = found.delivery.clone();
         // The client has it: a payload that is never sent again need not be kept.
-        found.delivery.envelope.payload = Bytes::new();
+        found.delivery.message = delivery.message.without_payload();
         (true, Some(delivery))
     }
 
@@ -228,13 +230,13 @@ fn page<'a>(asked: &HeldQuery, all: impl Iterator<Item = (u64, &'a Delivery)>) -
         if place <= asked.after {
             continue;
         }
-        payload_bytes += delivery.envelope.payload.len();
+        payload_bytes += delivery.envelope().payload.len();
         let is_full = page.messages.len() >= asked.count_max || payload_bytes > asked.payload_bytes_max;
         if is_full && !page.messages.is_empty() {
             break;
         }
         let (topic, retain) = (delivery.topic().to_owned(), delivery.retain);
-        let info = RetainedInfo { qos: delivery.qos.as_u8(), ..delivery.envelope.clone().info(topic) };
+        let info = RetainedInfo { qos: delivery.qos.as_u8(), ..delivery.envelope().clone().info(topic) };
         page.messages.push(HeldMessage { place, retain, info });
     }
     page
@@ -242,6 +244,8 @@ fn page<'a>(asked: &HeldQuery, all: impl Iterator<Item = (u64, &'a Delivery)>) -
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn delivery(payload: &'static str, qos: Qos) -> Delivery {
@@ -256,8 +260,8 @@ mod tests {
             republished: None,
             payload: Bytes::from_static(payload.as_bytes()),
         };
-        let (topic, subscription_id) = (Bytes::from_static(b"t"), None);
-        Delivery { topic, envelope, qos, retain: false, subscription_id, debt: None }
+        let (message, subscription_id) = (Message::new("t", envelope), None);
+        Delivery { message, qos, retain: false, subscription_id, debt: None }
     }
 
     fn shown(

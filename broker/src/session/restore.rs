@@ -10,6 +10,7 @@ use super::{Session, Subscription};
 use crate::clients::Facts;
 use crate::codec::Qos;
 use crate::envelope::Envelope;
+use crate::inbox::Message;
 use crate::keeper::{Kept, Options};
 
 impl Session {
@@ -74,7 +75,8 @@ impl Session {
                 return;
             }
         };
-        let delivery = Delivery { topic: topic.into(), envelope, qos, retain, subscription_id, debt };
+        let message = Message::new(&topic, envelope);
+        let delivery = Delivery { message, qos, retain, subscription_id, debt };
         match stage {
             StoredStage::Waits | StoredStage::Done => drop(self.outbox.push(delivery)),
             StoredStage::Sent => self.outbox.at_stage(pkid, Stage::Sent, delivery),

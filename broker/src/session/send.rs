@@ -107,7 +107,7 @@ impl Connection {
     /// Sends a message with QoS 2 whose identifier is stored.
     async fn publish_stored(&mut self, pkid: u16) {
         let Some(delivery) = self.actor.session.outbox.stored(pkid) else { return };
-        let expiry_seconds = remaining_seconds(&delivery.envelope, self.actor.recorder.wall_ms());
+        let expiry_seconds = remaining_seconds(delivery.envelope(), self.actor.recorder.wall_ms());
         if self.write_publish(&delivery, pkid, false, expiry_seconds).is_err() {
             self.actor.session.outbox.forget(pkid);
             return self.actor.dropped(&delivery, Drop::TooLarge).await;
@@ -138,7 +138,7 @@ impl Connection {
             }
             let Some(delivery) = self.actor.session.outbox.pop(self.inflight_max) else { break };
             moved = true;
-            let expiry_seconds = remaining_seconds(&delivery.envelope, self.actor.recorder.wall_ms());
+            let expiry_seconds = remaining_seconds(delivery.envelope(), self.actor.recorder.wall_ms());
             if expiry_seconds == Some(0) {
                 self.actor.dropped(&delivery, Drop::Expired).await;
                 continue;
@@ -203,7 +203,7 @@ impl Connection {
                 },
                 Stage::Sent => {
                     let now_ms = self.actor.recorder.wall_ms();
-                    let expiry = remaining_seconds(&inflight.delivery.envelope, now_ms);
+                    let expiry = remaining_seconds(inflight.delivery.envelope(), now_ms);
                     if self.write_publish(&inflight.delivery, pkid, true, expiry).is_err() {
                         // It takes smaller packets than before; nothing will ever acknowledge this one.
                         self.actor.session.outbox.forget(pkid);
@@ -220,10 +220,10 @@ impl Connection {
         dup: bool,
         expiry_seconds: Option<u32>,
     ) -> Result<(), encode::TooLarge> {
-        let props = if self.version == Version::V5 { delivery.envelope.properties() } else { None };
+        let props = if self.version == Version::V5 { delivery.envelope().properties() } else { None };
         let publish = PublishOut {
             topic: delivery.topic(),
-            payload: &delivery.envelope.payload,
+            payload: &delivery.envelope().payload,
             qos: delivery.qos,
             retain: delivery.retain,
             dup,

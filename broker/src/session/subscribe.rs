@@ -210,9 +210,8 @@ impl Actor {
                 }
                 _ => None,
             };
-            let (topic, envelope) = (message.topic.clone(), message.envelope.clone());
             let (retain, subscription_id) = (true, subscription.id);
-            let delivery = Delivery { topic, envelope, qos, retain, subscription_id, debt };
+            let delivery = Delivery { message, qos, retain, subscription_id, debt };
             self.enqueue(delivery).await;
         }
     }
