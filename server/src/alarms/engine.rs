@@ -1,4 +1,24 @@
 //! The engine: reads the log, keeps the time, writes what alarms have to say. It must never know what is said.
+//!
+//! # When definitions change
+//! Which definition of a name is in force, and from which place in the log on, is what the database says; it is written
+//! there with all that is known at that place, in one transaction.
+//!
+//! - Another definition of the same meaning (words, severity, targets, limits) is in force at once.
+//! - A new one, or one of another meaning, looks back over the log first, while the one before it stays in force. Then it
+//!   is taken over between two events, and **stored before anything is said under it**. So an end of this process, or of
+//!   the power, finds it either stored, and nothing is counted twice or missed from its place on; or not, and then nobody
+//!   has heard of it.
+//! - A definition that the database does not have at the start (it was written while the server was down, or not taken
+//!   over before its end) is taken over at the end of the log: it raises nothing for what PRESENCE and FLAPPING would have
+//!   counted before. Alarms of absence and silence that are on hear of returns in between, so that they end when their
+//!   device came back, and not when the definition changed.
+//! - One that goes ends what it has on, and is forgotten by the database once that is said. If that is lost, the next
+//!   start says it.
+//! - A name whose file cannot be read at the start keeps what it has on and hears nothing; whatever defines it later is
+//!   new, as it has to look back over what was not heard.
+//! - A state that nothing defines any more stays until the database has forgotten all of it: what is left there would come
+//!   back with the next start.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future;
@@ -110,16 +130,25 @@ impl Engine {
         if stored.cursor.is_none() {
             engine.fold_own_past(cursor)?;
         }
-        // New definitions first, so that what follows is heard as they hear it.
         let new = engine.redefine(true);
+        let never = AtomicBool::new(false);
         let mut scanned = Scanned::new(journal, clock, new);
-        scanned.read_to(cursor, &AtomicBool::new(false))?;
-        engine.take_over(scanned);
+        scanned.read_to(cursor, &never)?;
+        // Who comes back in what follows is heard, as far as the new ones can tell.
+        engine.force(&scanned.programs, scanned.waits());
+        engine.hear(&scanned.programs);
         while let Some(events) = scan::next(&mut engine.reader)? {
             engine.fold(&events);
         }
+        scanned.read_to(engine.reader.position(), &never)?;
+        engine.take_over(scanned);
         // What was raised lately, by what is defined no more.
         engine.redefine(true);
+        if engine.identities_changed {
+            let delta = engine.delta(engine.reader.position());
+            let stored = engine.store.lock().unwrap_or_else(PoisonError::into_inner).commit(&delta);
+            engine.stored(&delta, stored)?;
+        }
         Ok(engine)
     }
 
@@ -152,7 +181,7 @@ impl Engine {
                     Ok(())
                 }
                 scanned = scanned(&mut self.scan), if is_said => {
-                    let taken = self.scanned(scanned);
+                    let taken = self.scanned(scanned).await;
                     if taken.is_err() {
                         definitions.mark_changed();
                     }
@@ -219,15 +248,13 @@ impl Engine {
     }
 
     /// Brings what is known in line with what is defined. The answer is those who have to look back first.
-    /// Who had no definition when this run began (its file could not be read) has not heard what happened since.
     fn redefine(&mut self, is_start: bool) -> Programs {
         let Definitions { programs, is_partial } = self.definitions.borrow_and_update().clone();
         let now_ms = self.clock.wall_ms();
         let mut new = Programs::new();
         let mut states = self.board.lock();
         for (name, program) in &programs {
-            let is_deaf = !is_start && states.get(name).is_some_and(|it| it.program().is_none());
-            if is_deaf || self.identities.get(name).is_none_or(|it| it != program.identity()) {
+            if self.identities.get(name).is_none_or(|it| it != program.identity()) {
                 new.insert(name.clone(), program.clone());
                 continue;
             }
@@ -242,7 +269,11 @@ impl Engine {
                     state.redefine(None, None, now_ms);
                 }
             }
-            states.retain(|name, state| programs.contains_key(name) || !state.is_empty());
+        } else if is_start {
+            // Nobody hears for them until their file can be read.
+            let known = self.identities.len();
+            self.identities.retain(|name, _| programs.contains_key(name));
+            self.identities_changed |= self.identities.len() < known;
         }
         drop(states);
         self.hear(&new);
@@ -276,7 +307,10 @@ impl Engine {
     }
 
     /// A scan is done: it is taken over, or goes on where there is much that it has not seen.
-    fn scanned(&mut self, scanned: Result<Result<Scanned, LogError>, JoinError>) -> Result<(), EngineError> {
+    async fn scanned(
+        &mut self,
+        scanned: Result<Result<Scanned, LogError>, JoinError>,
+    ) -> Result<(), EngineError> {
         self.scan = None;
         let mut scanned = scanned??;
         let end = self.reader.position();
@@ -286,7 +320,7 @@ impl Engine {
         }
         scanned.read_to(end, &AtomicBool::new(false))?;
         self.take_over(scanned);
-        Ok(())
+        self.checkpoint(true).await
     }
 
     /// Waits until nobody looks back any more.
@@ -294,25 +328,30 @@ impl Engine {
     pub(super) async fn end_definitions(&mut self) -> Result<(), EngineError> {
         while self.scan.is_some() {
             let done = scanned(&mut self.scan).await;
-            self.scanned(done)?;
+            self.scanned(done).await?;
         }
         Ok(())
     }
 
     /// From the next event on, new definitions hold. They have seen all events before it.
     fn take_over(&mut self, scanned: Scanned) {
-        let now_ms = self.clock.wall_ms();
         let Scanned { programs, states: anew, .. } = scanned;
-        let mut states = self.board.lock();
-        for (name, anew) in anew {
-            let Some(program) = programs.get(&name) else { continue };
+        for (name, program) in &programs {
             self.identities.insert(name.clone(), program.identity().to_owned());
             self.identities_changed = true;
-            let state = states.entry(name.clone()).or_insert_with(|| State::new(&name, None));
-            state.redefine(Some(program.clone()), Some(anew), now_ms);
         }
-        drop(states);
+        self.force(&programs, anew);
         self.hear(&Programs::new());
+    }
+
+    /// Puts definitions in force with what they know of the log up to here.
+    fn force(&self, programs: &Programs, anew: BTreeMap<String, State>) {
+        let now_ms = self.clock.wall_ms();
+        let mut states = self.board.lock();
+        for (name, anew) in anew {
+            let state = states.entry(name.clone()).or_insert_with(|| State::new(&name, None));
+            state.redefine(programs.get(&name).cloned(), Some(anew), now_ms);
+        }
     }
 
     /// Says what is due. Who came back before that moment is heard first.
@@ -371,27 +410,37 @@ impl Engine {
         if !now && !is_due || cursor == self.stored_cursor && !self.identities_changed && !now {
             return Ok(());
         }
-        if let Some(written) = self.written.take() {
+        if let Some(written) = self.written {
             self.journal.durable(written).await?;
+            self.written = None;
         }
-        let delta = self.delta(cursor);
-        let store = self.store.clone();
-        let rows: Vec<_> = delta.rows.iter().map(|it| (it.name.clone(), it.client.clone())).collect();
-        let summaries: Vec<_> = delta.summaries.iter().map(|(name, _)| (name.clone(), "".into())).collect();
-        let stored = move || store.lock().unwrap_or_else(PoisonError::into_inner).commit(&delta);
+        let (delta, store) = (Arc::new(self.delta(cursor)), self.store.clone());
+        let what = delta.clone();
+        let stored = move || store.lock().unwrap_or_else(PoisonError::into_inner).commit(&what);
         let stored = tokio::task::spawn_blocking(stored).await.unwrap_or(Err(rusqlite::Error::InvalidQuery));
+        self.stored(&delta, stored)
+    }
+
+    /// Notes what the database has now.
+    fn stored(&mut self, delta: &Delta, stored: rusqlite::Result<()>) -> Result<(), EngineError> {
+        let mut states = self.board.lock();
         if let Err(error) = stored {
             // The next attempt stores them, too.
-            let mut states = self.board.lock();
-            for (name, client) in rows.into_iter().chain(summaries) {
-                if let Some(state) = states.get_mut(&name) {
+            let rows = delta.rows.iter().map(|it| (&it.name, it.client.clone()));
+            let summaries = delta.summaries.iter().map(|(name, _)| (name, "".into()));
+            for (name, client) in rows.chain(summaries) {
+                if let Some(state) = states.get_mut(name) {
                     state.mark_dirty(client);
                 }
             }
             return Err(error.into());
         }
-        self.hold.advance(cursor);
-        (self.stored_cursor, self.stored_at, self.identities_changed) = (cursor, at, false);
+        // What nothing defines and nothing knows of, there neither.
+        states.retain(|_, state| state.program().is_some() || !state.is_forgotten());
+        drop(states);
+        self.hold.advance(delta.cursor);
+        self.stored_cursor = delta.cursor;
+        (self.stored_at, self.identities_changed) = (self.clock.monotonic(), false);
         Ok(())
     }
 
