@@ -261,19 +261,17 @@ impl Engine {
             let state = states.entry(name.clone()).or_insert_with(|| State::new(name, None));
             state.redefine(Some(program.clone()), None, now_ms);
         }
-        if !is_partial {
-            for (name, state) in states.iter_mut().filter(|(name, _)| !programs.contains_key(*name)) {
-                let was_known = self.identities.remove(name).is_some();
-                self.identities_changed |= was_known;
-                if was_known || !state.is_empty() {
-                    state.redefine(None, None, now_ms);
-                }
-            }
-        } else if is_start {
-            // Nobody hears for them until their file can be read.
+        if is_start || !is_partial {
+            // Whose file cannot be read at the start is heard by nobody until it can be.
             let known = self.identities.len();
             self.identities.retain(|name, _| programs.contains_key(name));
             self.identities_changed |= self.identities.len() < known;
+        }
+        for (name, state) in states.iter_mut().filter(|_| !is_partial) {
+            let is_gone = !programs.contains_key(name) && (state.program().is_some() || !state.is_empty());
+            if is_gone {
+                state.redefine(None, None, now_ms);
+            }
         }
         drop(states);
         self.hear(&new);
