@@ -13,7 +13,7 @@ use muster::alarms::Board;
 use muster::config::{Config, Layers};
 use muster::platform::Platform;
 use muster::presence::{Wanted, list};
-use muster_core::clock::{Clock as _, SystemClock};
+use muster_core::clock::SystemClock;
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{EventKind, EventKinds};
 use muster_core::journal::Journal;

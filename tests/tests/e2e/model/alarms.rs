@@ -44,7 +44,6 @@ pub(super) fn definition(words: u32) -> String {
 /// From a disconnect to the next connect.
 #[derive(Debug, Clone)]
 struct Absence {
-    offset: u64,
     since_ms: i64,
     /// Where and when it came back.
     back: Option<(u64, i64)>,
@@ -148,13 +147,8 @@ fn absences(log: &LogContents) -> Result<BTreeMap<String, Vec<Absence>>, String>
                 open.filter(|it| it.back.is_none()).for_each(|it| it.running_since_ms = at_ms);
             }
             EventKind::ClientDisconnected => {
-                let absence = Absence {
-                    offset,
-                    since_ms: at_ms,
-                    back: None,
-                    running_since_ms: started_ms,
-                    raised: None,
-                };
+                let absence =
+                    Absence { since_ms: at_ms, back: None, running_since_ms: started_ms, raised: None };
                 devices.entry(event.clientid().to_owned()).or_default().push(absence);
             }
             EventKind::ClientConnected => {
