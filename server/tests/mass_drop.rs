@@ -1,6 +1,7 @@
 //! Every device goes at the same moment, as when a network or a power line fails: all ends are in the log, presence is
-//! right, everybody is missed in time, and it costs neither minutes nor gigabytes. Devices are bytes in memory here, since no machine has sockets
-//! for so many at both ends; from the first byte on everything is the platform's own. `MUSTER_LONG=1` has 100,000.
+//! right, everybody is missed in time, and it costs neither minutes nor gigabytes. Devices are bytes in memory here,
+//! since no machine has sockets for so many at both ends; from the first byte on everything is the platform's own.
+//! `MUSTER_LONG=1` has 100,000.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::collections::HashMap;
@@ -25,6 +26,8 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Devices that connect at the same time.
 const AT_ONCE: usize = 64;
+/// To look through large tables all the time would be half of the work.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Bytes that may be under way to or from a device.
 const LINE_BYTES: usize = 256;
 /// The grace time of the alarm, and how many it tells one by one.
@@ -83,7 +86,6 @@ async fn everybody_goes_at_once() {
         "alarms: {told} of {count} told one by one, {told_late_ms} ms after their deadline at most; the summary of the \
          others {storm_late_ms} ms after the first of theirs, everybody due told or counted within {all_late_ms} ms"
     );
-    assert!(told_late_ms.max(storm_late_ms).max(all_late_ms) <= LATE_MS, "within {LATE_MS} ms");
     println!(
         "mass drop: {count} devices connected in {:.1} s (presence after {:.1} s); gone at once: all ends in the log \
          after {:.2} s, presence right after {:.2} s, both tables after {:.2} s; memory {} MiB empty, {} MiB with all \
@@ -97,6 +99,7 @@ async fn everybody_goes_at_once() {
         idle,
         memory("VmHWM:")
     );
+    assert!(told_late_ms.max(storm_late_ms).max(all_late_ms) <= LATE_MS, "within {LATE_MS} ms");
     platform.stop("test").await.expect("a stop in order");
 }
 
@@ -253,7 +256,7 @@ async fn until(what: &str, mut probe: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !probe() {
         assert!(Instant::now() < end, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

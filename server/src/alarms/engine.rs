@@ -5,20 +5,20 @@
 //! there with all that is known at that place, in one transaction.
 //!
 //! - Another definition of the same meaning (words, severity, targets, limits) is in force at once.
-//! - A new one, or one of another meaning, looks back over the log first, while the one before it stays in force. Then it
-//!   is taken over between two events, and **stored before anything is said under it**. So an end of this process, or of
-//!   the power, finds it either stored, and nothing is counted twice or missed from its place on; or not, and then nobody
-//!   has heard of it.
+//! - A new one, or one of another meaning, looks back over the log first, while the one before it stays in force. Then
+//!   it is taken over between two events, and **stored before anything is said under it**. So an end of this process,
+//!   or of the power, finds it either stored, and nothing is counted twice or missed from its place on; or not, and
+//!   then nobody has heard of it.
 //! - A definition that the database does not have at the start (it was written while the server was down, or not taken
-//!   over before its end) is taken over at the end of the log: it raises nothing for what PRESENCE and FLAPPING would have
-//!   counted before. Alarms of absence and silence that are on hear of returns in between, so that they end when their
-//!   device came back, and not when the definition changed.
+//!   over before its end) is taken over at the end of the log: it raises nothing for what PRESENCE and FLAPPING would
+//!   have counted before. Alarms of absence and silence that are on hear of returns in between, so that they end when
+//!   their device came back, and not when the definition changed.
 //! - One that goes ends what it has on, and is forgotten by the database once that is said. If that is lost, the next
 //!   start says it.
 //! - A name whose file cannot be read at the start keeps what it has on and hears nothing; whatever defines it later is
 //!   new, as it has to look back over what was not heard.
-//! - A state that nothing defines any more stays until the database has forgotten all of it: what is left there would come
-//!   back with the next start.
+//! - A state that nothing defines any more stays until the database has forgotten all of it: what is left there would
+//!   come back with the next start.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future;
@@ -38,6 +38,7 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::checkpoint::{Checkpoint, Stored};
 use super::known::Notice;
 use super::scan::{self, CATCH_UP_EVENTS_MAX, Programs, Scan, Scanned};
 use super::state::State;
@@ -77,6 +78,8 @@ pub struct Engine {
     definitions: watch::Receiver<Definitions>,
     /// What new definitions know, as long as it is not known.
     scan: Option<Scan>,
+    /// What is being stored.
+    checkpoint: Option<Checkpoint>,
     board: Board,
     reader: EventReader,
     context: EvalContext,
@@ -115,6 +118,7 @@ impl Engine {
             node: node.to_owned(),
             definitions,
             scan: None,
+            checkpoint: None,
             board,
             reader: journal.reader(cursor),
             context: eval_context(clock.clone(), 0),
@@ -147,7 +151,9 @@ impl Engine {
         if engine.identities_changed {
             let delta = engine.delta(engine.reader.position());
             let stored = engine.store.lock().unwrap_or_else(PoisonError::into_inner).commit(&delta);
-            engine.stored(&delta, stored)?;
+            engine.identities_changed = false;
+            let result = stored.map_err(EngineError::from);
+            engine.stored(Stored { delta: Arc::new(delta), written: None, result })?;
         }
         Ok(engine)
     }
@@ -187,6 +193,7 @@ impl Engine {
                     }
                     taken
                 }
+                done = stored(&mut self.checkpoint) => self.stored(done),
                 () = tokio::time::sleep(wait) => Ok(()),
                 () = asked.notified() => Ok(()),
                 read = self.reader.next_batch() => match read {
@@ -201,12 +208,8 @@ impl Engine {
                 Ok(()) => self.speak().await,
                 Err(error) => Err(error),
             };
-            let done = match done {
-                Ok(()) => self.checkpoint(false).await,
-                Err(error) => Err(error),
-            };
             match done {
-                Ok(()) => {}
+                Ok(()) => self.begin_checkpoint(false),
                 Err(EngineError::Log(error)) if error.kind() == LogErrorKind::Event => {
                     scan::pass_over(&mut self.reader, &error);
                 }
@@ -397,32 +400,42 @@ impl Engine {
         notice.event(&self.node, self.clock.wall_ms())
     }
 
-    /// Stores what has changed, once all that it rests on is durable.
+    /// Stores what has changed, once all that it rests on is durable, and waits for that.
     pub(super) async fn checkpoint(&mut self, now: bool) -> Result<(), EngineError> {
+        self.end_checkpoint().await?;
+        self.begin_checkpoint(now);
+        self.end_checkpoint().await
+    }
+
+    /// Begins to store what has changed, where it is time. What many devices do at once takes long to store, and
+    /// nobody is told late for that.
+    fn begin_checkpoint(&mut self, now: bool) {
         let at = self.clock.monotonic();
         let cursor = self.reader.position();
-        if !self.unsaid.is_empty() {
-            return Ok(());
-        }
+        let has_changed = cursor != self.stored_cursor || self.identities_changed;
         let is_due = at.saturating_sub(self.stored_at) >= CHECKPOINT_EVERY || self.identities_changed;
-        if !now && !is_due || cursor == self.stored_cursor && !self.identities_changed && !now {
+        let is_time = now || has_changed && is_due;
+        if self.checkpoint.is_some() || !self.unsaid.is_empty() || !is_time {
+            return;
+        }
+        let delta = self.delta(cursor);
+        self.identities_changed = false;
+        self.checkpoint = Some(Checkpoint::begin(&self.journal, &self.store, delta, self.written.take()));
+    }
+
+    async fn end_checkpoint(&mut self) -> Result<(), EngineError> {
+        if self.checkpoint.is_none() {
             return Ok(());
         }
-        if let Some(written) = self.written {
-            self.journal.durable(written).await?;
-            self.written = None;
-        }
-        let (delta, store) = (Arc::new(self.delta(cursor)), self.store.clone());
-        let what = delta.clone();
-        let stored = move || store.lock().unwrap_or_else(PoisonError::into_inner).commit(&what);
-        let stored = tokio::task::spawn_blocking(stored).await.unwrap_or(Err(rusqlite::Error::InvalidQuery));
-        self.stored(&delta, stored)
+        let done = stored(&mut self.checkpoint).await;
+        self.stored(done)
     }
 
     /// Notes what the database has now.
-    fn stored(&mut self, delta: &Delta, stored: rusqlite::Result<()>) -> Result<(), EngineError> {
+    fn stored(&mut self, Stored { delta, written, result }: Stored) -> Result<(), EngineError> {
+        self.checkpoint = None;
         let mut states = self.board.lock();
-        if let Err(error) = stored {
+        if let Err(error) = result {
             // The next attempt stores them, too.
             let rows = delta.rows.iter().map(|it| (&it.name, it.client.clone()));
             let summaries = delta.summaries.iter().map(|(name, _)| (name, "".into()));
@@ -431,14 +444,15 @@ impl Engine {
                     state.mark_dirty(client);
                 }
             }
-            return Err(error.into());
+            self.written = self.written.or(written);
+            self.identities_changed |= delta.identities.is_some();
+            return Err(error);
         }
         // What nothing defines and nothing knows of, there neither.
         states.retain(|_, state| state.program().is_some() || !state.is_forgotten());
         drop(states);
         self.hold.advance(delta.cursor);
-        self.stored_cursor = delta.cursor;
-        (self.stored_at, self.identities_changed) = (self.clock.monotonic(), false);
+        (self.stored_cursor, self.stored_at) = (delta.cursor, self.clock.monotonic());
         Ok(())
     }
 
@@ -464,6 +478,14 @@ impl Engine {
 
 fn changed_is_open(definitions: &watch::Receiver<Definitions>) -> bool {
     definitions.has_changed().is_ok()
+}
+
+/// What has become of a checkpoint, once there is one and it is done.
+async fn stored(checkpoint: &mut Option<Checkpoint>) -> Stored {
+    match checkpoint {
+        Some(checkpoint) => checkpoint.done().await,
+        None => future::pending().await,
+    }
 }
 
 /// What a scan found, once there is one and it is done.

@@ -9,6 +9,7 @@ use muster_rules::AlarmProgram;
 
 use crate::presence::Silence;
 
+mod checkpoint;
 mod engine;
 mod known;
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! The engine against a plain model of what definitions mean, while they change, and while it is stopped between any two
-//! steps, also amid a change, and loses the end of the log with what it has said there, on a disk that forgets what was
-//! not synced.
+//! The engine against a plain model of what definitions mean, while they change, and while it is stopped between any
+//! two steps, also amid a change, and loses the end of the log with what it has said there, on a disk that forgets
+//! what was not synced.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,8 +91,8 @@ struct Model {
     history: Vec<(i64, String, bool)>,
     definition: Option<Plain>,
     defined_ms: i64,
-    /// Whether the definition was not taken over before an end, and is at the next start: what happens until then raises
-    /// nothing.
+    /// Whether the definition was not taken over before an end, and is at the next start: what happens until then
+    /// raises nothing.
     is_pending: bool,
     on: BTreeMap<String, (&'static str, i64)>,
     lines: Vec<String>,
