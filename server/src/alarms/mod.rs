@@ -16,6 +16,8 @@ mod known;
 mod model;
 mod play;
 mod scan;
+#[cfg(test)]
+mod seam;
 mod state;
 mod store;
 #[cfg(test)]
