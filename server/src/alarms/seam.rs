@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use muster_core::clock::{Clock as _, SystemClock};
+use muster_core::clock::SystemClock;
 use muster_core::event::EventKind;
 use muster_core::event::proto::event::Detail;
 use muster_core::journal::Journal;
