@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS active (
     severity     TEXT    NOT NULL,
     message      TEXT    NOT NULL,
     until        INTEGER,
+    why          TEXT,
     PRIMARY KEY (name, clientid)
 ) STRICT, WITHOUT ROWID;
 -- times: a JSON list of when the client did what FLAPPING counts, within the window of the last of them.

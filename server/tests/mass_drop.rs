@@ -1,6 +1,7 @@
 //! Every device goes at the same moment, as when a network or a power line fails: all ends are in the log, presence is
-//! right, and it costs neither minutes nor gigabytes. Devices are bytes in memory here, since no machine has sockets
-//! for so many at both ends; from the first byte on everything is the platform's own. `MUSTER_LONG=1` has 100,000.
+//! right, everybody is missed in time, and it costs neither minutes nor gigabytes. Devices are bytes in memory here,
+//! since no machine has sockets for so many at both ends; from the first byte on everything is the platform's own.
+//! `MUSTER_LONG=1` has 100,000.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::collections::HashMap;
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use muster::alarms::Board;
 use muster::config::{Config, Layers};
 use muster::platform::Platform;
 use muster::presence::{Wanted, list};
@@ -24,11 +26,20 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Devices that connect at the same time.
 const AT_ONCE: usize = 64;
+/// To look through large tables all the time would be half of the work.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Bytes that may be under way to or from a device.
 const LINE_BYTES: usize = 256;
+/// The grace time of the alarm, and how many it tells one by one.
+const GRACE_MS: i64 = 5_000;
+const TOLD: usize = 500;
+/// Who is due is told of or counted within this time.
+const LATE_MS: i64 = 1_000;
 
 const RULES: &str = "CREATE RULE history INTO sqlite.history WITH (start = 'earliest') AS
 SELECT clientid, event, reason, seq FROM \"$events/client/connected\", \"$events/client/disconnected\";
+CREATE ALARM offline INTO sqlite.alarms WITH (storm_per_minute = 500) AS
+ABSENCE OF \"$events/client/connected\" FOR 5s AFTER \"$events/client/disconnected\";
 CREATE RULE status INTO sqlite.device_status WITH (start = 'earliest') AS
 SELECT clientid, event, reason, seq FROM \"$events/client/connected\", \"$events/client/disconnected\";
 ";
@@ -50,6 +61,8 @@ async fn everybody_goes_at_once() {
     let before = platform.journal().next_offset();
     let pulled = Instant::now();
     drop(lines);
+    let missed =
+        tokio::spawn(missed(platform.journal().clone(), platform.pipelines().board().clone(), before, count));
     let reasons = ends(platform.journal(), before, count).await;
     let logged = pulled.elapsed();
     until("presence knows that all are gone", || online(&database) == 0).await;
@@ -68,9 +81,11 @@ async fn everybody_goes_at_once() {
     let once = |it: &muster::presence::Device| !it.online && (it.connects, it.disconnects) == (1, 1);
     assert!(devices.iter().all(once), "{:?}", devices.iter().find(|it| !once(it)));
 
-    // Here belongs the other half once alarms run: with `ABSENCE ... FOR 1s` each is raised within a second of its
-    // deadline, or counted by one that summarises them.
-
+    let Missed { told, told_late_ms, storm_late_ms, all_late_ms } = missed.await.expect("alarms");
+    println!(
+        "alarms: {told} of {count} told one by one, {told_late_ms} ms after their deadline at most; the summary of the \
+         others {storm_late_ms} ms after the first of theirs, everybody due told or counted within {all_late_ms} ms"
+    );
     println!(
         "mass drop: {count} devices connected in {:.1} s (presence after {:.1} s); gone at once: all ends in the log \
          after {:.2} s, presence right after {:.2} s, both tables after {:.2} s; memory {} MiB empty, {} MiB with all \
@@ -84,6 +99,7 @@ async fn everybody_goes_at_once() {
         idle,
         memory("VmHWM:")
     );
+    assert!(told_late_ms.max(storm_late_ms).max(all_late_ms) <= LATE_MS, "within {LATE_MS} ms");
     platform.stop("test").await.expect("a stop in order");
 }
 
@@ -158,6 +174,73 @@ async fn ends(journal: &Journal, offset: u64, count: usize) -> HashMap<String, u
     reasons
 }
 
+/// How everybody was missed.
+struct Missed {
+    told: usize,
+    told_late_ms: i64,
+    storm_late_ms: i64,
+    all_late_ms: i64,
+}
+
+/// Watches the alarms from `offset` on until all who went are told of, or counted by the alarm that stands for them.
+async fn missed(journal: Journal, board: Board, offset: u64, count: usize) -> Missed {
+    let counted = tokio::spawn(counted(journal.clone(), board, offset, count));
+    let kinds = EventKinds::NONE.with(EventKind::ClientDisconnected).with(EventKind::AlarmActivated);
+    let mut reader = journal.reader(offset).with_kinds(kinds);
+    let (mut dues, mut told, mut told_late_ms, mut storm_late_ms) = (HashMap::new(), 0, 0, None);
+    while told < TOLD || storm_late_ms.is_none() {
+        let batch =
+            tokio::time::timeout(PATIENCE, reader.next_batch()).await.expect("alarms").expect("events");
+        for event in batch.events() {
+            let Some(Detail::Alarm(alarm)) = &event.body.detail else {
+                dues.insert(event.clientid().to_owned(), event.timestamp_ms + GRACE_MS);
+                continue;
+            };
+            if alarm.kind == "storm" {
+                let first_ms = dues.values().min().expect("somebody");
+                storm_late_ms = Some(event.timestamp_ms - first_ms);
+                continue;
+            }
+            let due_ms = dues.remove(event.clientid()).expect("it went, and is told of once");
+            assert_eq!(alarm.activated_at_ms, due_ms, "{event:?}");
+            assert!(event.timestamp_ms >= due_ms, "never early: {event:?}");
+            told_late_ms = told_late_ms.max(event.timestamp_ms - due_ms);
+            told += 1;
+        }
+    }
+    let all_late_ms = counted.await.expect("everybody is counted");
+    Missed { told, told_late_ms, storm_late_ms: storm_late_ms.unwrap_or_default(), all_late_ms }
+}
+
+/// How late everybody is missed, at the worst moment: those who are due by the log against those who are told of or
+/// counted.
+async fn counted(journal: Journal, board: Board, offset: u64, count: usize) -> i64 {
+    let mut reader = journal.reader(offset).with_kinds(EventKinds::NONE.with(EventKind::ClientDisconnected));
+    let (mut dues, mut late_ms): (Vec<i64>, i64) = (Vec::new(), 0);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        while let Some(batch) = reader.try_next_batch().expect("events") {
+            dues.extend(batch.events().iter().map(|event| event.timestamp_ms + GRACE_MS));
+            dues.sort_unstable();
+        }
+        let before_ms = SystemClock::shared().wall_ms();
+        let counts = board.counts();
+        let missed = counts.iter().map(|it| it.held).sum::<usize>() + told(&board);
+        // Whoever was due then and is not missed yet.
+        if let Some(due_ms) = dues.get(missed) {
+            late_ms = late_ms.max(before_ms - due_ms);
+        } else if missed == count {
+            return late_ms;
+        }
+        assert!(Instant::now() < end, "{missed} of {count} are missed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn told(board: &Board) -> usize {
+    board.active().iter().filter(|it| it.kind == "absence").count()
+}
+
 fn online(database: &Path) -> u64 {
     let wanted = Wanted { online: Some(true), limit: 1, ..Wanted::default() };
     list(database, &wanted).map_or(u64::MAX, |(_, count)| count)
@@ -173,7 +256,7 @@ async fn until(what: &str, mut probe: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !probe() {
         assert!(Instant::now() < end, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

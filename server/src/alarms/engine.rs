@@ -1,4 +1,24 @@
 //! The engine: reads the log, keeps the time, writes what alarms have to say. It must never know what is said.
+//!
+//! # When definitions change
+//! Which definition of a name is in force, and from which place in the log on, is what the database says; it is written
+//! there with all that is known at that place, in one transaction.
+//!
+//! - Another definition of the same meaning (words, severity, targets, limits) is in force at once.
+//! - A new one, or one of another meaning, looks back over the log first, while the one before it stays in force. Then
+//!   it is taken over between two events, and **stored before anything is said under it**. So an end of this process,
+//!   or of the power, finds it either stored, and nothing is counted twice or missed from its place on; or not, and
+//!   then nobody has heard of it.
+//! - A definition that the database does not have at the start (it was written while the server was down, or not taken
+//!   over before its end) is taken over at the end of the log: it raises nothing for what PRESENCE and FLAPPING would
+//!   have counted before. Alarms of absence and silence that are on hear of returns in between, so that they end when
+//!   their device came back, and not when the definition changed.
+//! - One that goes ends what it has on, and is forgotten by the database once that is said. If that is lost, the next
+//!   start says it.
+//! - A name whose file cannot be read at the start keeps what it has on and hears nothing; whatever defines it later is
+//!   new, as it has to look back over what was not heard.
+//! - A state that nothing defines any more stays until the database has forgotten all of it: what is left there would
+//!   come back with the next start.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future;
@@ -18,6 +38,7 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::checkpoint::{Checkpoint, Stored};
 use super::known::Notice;
 use super::scan::{self, CATCH_UP_EVENTS_MAX, Programs, Scan, Scanned};
 use super::state::State;
@@ -57,6 +78,8 @@ pub struct Engine {
     definitions: watch::Receiver<Definitions>,
     /// What new definitions know, as long as it is not known.
     scan: Option<Scan>,
+    /// What is being stored.
+    checkpoint: Option<Checkpoint>,
     board: Board,
     reader: EventReader,
     context: EvalContext,
@@ -95,6 +118,7 @@ impl Engine {
             node: node.to_owned(),
             definitions,
             scan: None,
+            checkpoint: None,
             board,
             reader: journal.reader(cursor),
             context: eval_context(clock.clone(), 0),
@@ -110,16 +134,27 @@ impl Engine {
         if stored.cursor.is_none() {
             engine.fold_own_past(cursor)?;
         }
-        // New definitions first, so that what follows is heard as they hear it.
         let new = engine.redefine(true);
+        let never = AtomicBool::new(false);
         let mut scanned = Scanned::new(journal, clock, new);
-        scanned.read_to(cursor, &AtomicBool::new(false))?;
-        engine.take_over(scanned);
+        scanned.read_to(cursor, &never)?;
+        // Who comes back in what follows is heard, as far as the new ones can tell.
+        engine.force(&scanned.programs, scanned.waits());
+        engine.hear(&scanned.programs);
         while let Some(events) = scan::next(&mut engine.reader)? {
             engine.fold(&events);
         }
+        scanned.read_to(engine.reader.position(), &never)?;
+        engine.take_over(scanned);
         // What was raised lately, by what is defined no more.
         engine.redefine(true);
+        if engine.identities_changed {
+            let delta = engine.delta(engine.reader.position());
+            let stored = engine.store.lock().unwrap_or_else(PoisonError::into_inner).commit(&delta);
+            engine.identities_changed = false;
+            let result = stored.map_err(EngineError::from);
+            engine.stored(Stored { delta: Arc::new(delta), written: None, result })?;
+        }
         Ok(engine)
     }
 
@@ -152,12 +187,13 @@ impl Engine {
                     Ok(())
                 }
                 scanned = scanned(&mut self.scan), if is_said => {
-                    let taken = self.scanned(scanned);
+                    let taken = self.scanned(scanned).await;
                     if taken.is_err() {
                         definitions.mark_changed();
                     }
                     taken
                 }
+                done = stored(&mut self.checkpoint) => self.stored(done),
                 () = tokio::time::sleep(wait) => Ok(()),
                 () = asked.notified() => Ok(()),
                 read = self.reader.next_batch() => match read {
@@ -172,12 +208,8 @@ impl Engine {
                 Ok(()) => self.speak().await,
                 Err(error) => Err(error),
             };
-            let done = match done {
-                Ok(()) => self.checkpoint(false).await,
-                Err(error) => Err(error),
-            };
             match done {
-                Ok(()) => {}
+                Ok(()) => self.begin_checkpoint(false),
                 Err(EngineError::Log(error)) if error.kind() == LogErrorKind::Event => {
                     scan::pass_over(&mut self.reader, &error);
                 }
@@ -219,30 +251,30 @@ impl Engine {
     }
 
     /// Brings what is known in line with what is defined. The answer is those who have to look back first.
-    /// Who had no definition when this run began (its file could not be read) has not heard what happened since.
     fn redefine(&mut self, is_start: bool) -> Programs {
         let Definitions { programs, is_partial } = self.definitions.borrow_and_update().clone();
         let now_ms = self.clock.wall_ms();
         let mut new = Programs::new();
         let mut states = self.board.lock();
         for (name, program) in &programs {
-            let is_deaf = !is_start && states.get(name).is_some_and(|it| it.program().is_none());
-            if is_deaf || self.identities.get(name).is_none_or(|it| it != program.identity()) {
+            if self.identities.get(name).is_none_or(|it| it != program.identity()) {
                 new.insert(name.clone(), program.clone());
                 continue;
             }
             let state = states.entry(name.clone()).or_insert_with(|| State::new(name, None));
             state.redefine(Some(program.clone()), None, now_ms);
         }
-        if !is_partial {
-            for (name, state) in states.iter_mut().filter(|(name, _)| !programs.contains_key(*name)) {
-                let was_known = self.identities.remove(name).is_some();
-                self.identities_changed |= was_known;
-                if was_known || !state.is_empty() {
-                    state.redefine(None, None, now_ms);
-                }
+        if is_start || !is_partial {
+            // Whose file cannot be read at the start is heard by nobody until it can be.
+            let known = self.identities.len();
+            self.identities.retain(|name, _| programs.contains_key(name));
+            self.identities_changed |= self.identities.len() < known;
+        }
+        for (name, state) in states.iter_mut().filter(|_| !is_partial) {
+            let is_gone = !programs.contains_key(name) && (state.program().is_some() || !state.is_empty());
+            if is_gone {
+                state.redefine(None, None, now_ms);
             }
-            states.retain(|name, state| programs.contains_key(name) || !state.is_empty());
         }
         drop(states);
         self.hear(&new);
@@ -276,7 +308,10 @@ impl Engine {
     }
 
     /// A scan is done: it is taken over, or goes on where there is much that it has not seen.
-    fn scanned(&mut self, scanned: Result<Result<Scanned, LogError>, JoinError>) -> Result<(), EngineError> {
+    async fn scanned(
+        &mut self,
+        scanned: Result<Result<Scanned, LogError>, JoinError>,
+    ) -> Result<(), EngineError> {
         self.scan = None;
         let mut scanned = scanned??;
         let end = self.reader.position();
@@ -286,7 +321,7 @@ impl Engine {
         }
         scanned.read_to(end, &AtomicBool::new(false))?;
         self.take_over(scanned);
-        Ok(())
+        self.checkpoint(true).await
     }
 
     /// Waits until nobody looks back any more.
@@ -294,25 +329,30 @@ impl Engine {
     pub(super) async fn end_definitions(&mut self) -> Result<(), EngineError> {
         while self.scan.is_some() {
             let done = scanned(&mut self.scan).await;
-            self.scanned(done)?;
+            self.scanned(done).await?;
         }
         Ok(())
     }
 
     /// From the next event on, new definitions hold. They have seen all events before it.
     fn take_over(&mut self, scanned: Scanned) {
-        let now_ms = self.clock.wall_ms();
         let Scanned { programs, states: anew, .. } = scanned;
-        let mut states = self.board.lock();
-        for (name, anew) in anew {
-            let Some(program) = programs.get(&name) else { continue };
+        for (name, program) in &programs {
             self.identities.insert(name.clone(), program.identity().to_owned());
             self.identities_changed = true;
-            let state = states.entry(name.clone()).or_insert_with(|| State::new(&name, None));
-            state.redefine(Some(program.clone()), Some(anew), now_ms);
         }
-        drop(states);
+        self.force(&programs, anew);
         self.hear(&Programs::new());
+    }
+
+    /// Puts definitions in force with what they know of the log up to here.
+    fn force(&self, programs: &Programs, anew: BTreeMap<String, State>) {
+        let now_ms = self.clock.wall_ms();
+        let mut states = self.board.lock();
+        for (name, anew) in anew {
+            let state = states.entry(name.clone()).or_insert_with(|| State::new(&name, None));
+            state.redefine(programs.get(&name).cloned(), Some(anew), now_ms);
+        }
     }
 
     /// Says what is due. Who came back before that moment is heard first.
@@ -360,38 +400,59 @@ impl Engine {
         notice.event(&self.node, self.clock.wall_ms())
     }
 
-    /// Stores what has changed, once all that it rests on is durable.
+    /// Stores what has changed, once all that it rests on is durable, and waits for that.
     pub(super) async fn checkpoint(&mut self, now: bool) -> Result<(), EngineError> {
+        self.end_checkpoint().await?;
+        self.begin_checkpoint(now);
+        self.end_checkpoint().await
+    }
+
+    /// Begins to store what has changed, where it is time. What many devices do at once takes long to store, and
+    /// nobody is told late for that.
+    fn begin_checkpoint(&mut self, now: bool) {
         let at = self.clock.monotonic();
         let cursor = self.reader.position();
-        if !self.unsaid.is_empty() {
-            return Ok(());
-        }
+        let has_changed = cursor != self.stored_cursor || self.identities_changed;
         let is_due = at.saturating_sub(self.stored_at) >= CHECKPOINT_EVERY || self.identities_changed;
-        if !now && !is_due || cursor == self.stored_cursor && !self.identities_changed && !now {
-            return Ok(());
-        }
-        if let Some(written) = self.written.take() {
-            self.journal.durable(written).await?;
+        let is_time = now || has_changed && is_due;
+        if self.checkpoint.is_some() || !self.unsaid.is_empty() || !is_time {
+            return;
         }
         let delta = self.delta(cursor);
-        let store = self.store.clone();
-        let rows: Vec<_> = delta.rows.iter().map(|it| (it.name.clone(), it.client.clone())).collect();
-        let summaries: Vec<_> = delta.summaries.iter().map(|(name, _)| (name.clone(), "".into())).collect();
-        let stored = move || store.lock().unwrap_or_else(PoisonError::into_inner).commit(&delta);
-        let stored = tokio::task::spawn_blocking(stored).await.unwrap_or(Err(rusqlite::Error::InvalidQuery));
-        if let Err(error) = stored {
+        self.identities_changed = false;
+        self.checkpoint = Some(Checkpoint::begin(&self.journal, &self.store, delta, self.written.take()));
+    }
+
+    async fn end_checkpoint(&mut self) -> Result<(), EngineError> {
+        if self.checkpoint.is_none() {
+            return Ok(());
+        }
+        let done = stored(&mut self.checkpoint).await;
+        self.stored(done)
+    }
+
+    /// Notes what the database has now.
+    fn stored(&mut self, Stored { delta, written, result }: Stored) -> Result<(), EngineError> {
+        self.checkpoint = None;
+        let mut states = self.board.lock();
+        if let Err(error) = result {
             // The next attempt stores them, too.
-            let mut states = self.board.lock();
-            for (name, client) in rows.into_iter().chain(summaries) {
-                if let Some(state) = states.get_mut(&name) {
+            let rows = delta.rows.iter().map(|it| (&it.name, it.client.clone()));
+            let summaries = delta.summaries.iter().map(|(name, _)| (name, "".into()));
+            for (name, client) in rows.chain(summaries) {
+                if let Some(state) = states.get_mut(name) {
                     state.mark_dirty(client);
                 }
             }
-            return Err(error.into());
+            self.written = self.written.or(written);
+            self.identities_changed |= delta.identities.is_some();
+            return Err(error);
         }
-        self.hold.advance(cursor);
-        (self.stored_cursor, self.stored_at, self.identities_changed) = (cursor, at, false);
+        // What nothing defines and nothing knows of, there neither.
+        states.retain(|_, state| state.program().is_some() || !state.is_forgotten());
+        drop(states);
+        self.hold.advance(delta.cursor);
+        (self.stored_cursor, self.stored_at) = (delta.cursor, self.clock.monotonic());
         Ok(())
     }
 
@@ -417,6 +478,14 @@ impl Engine {
 
 fn changed_is_open(definitions: &watch::Receiver<Definitions>) -> bool {
     definitions.has_changed().is_ok()
+}
+
+/// What has become of a checkpoint, once there is one and it is done.
+async fn stored(checkpoint: &mut Option<Checkpoint>) -> Stored {
+    match checkpoint {
+        Some(checkpoint) => checkpoint.done().await,
+        None => future::pending().await,
+    }
 }
 
 /// What a scan found, once there is one and it is done.

@@ -8,6 +8,21 @@ use muster_core::event::{EventKind, NewEvent, proto};
 use muster_core::value::{Map, Value};
 use muster_rules::AlarmProgram;
 
+/// Why an alarm ended whose client did not come back: `details.reason`.
+pub(super) mod reason {
+    /// Another definition of its name would not have raised it.
+    pub(in crate::alarms) const CHANGED: &str = "definition_changed";
+    /// Nothing defines it any more.
+    pub(in crate::alarms) const REMOVED: &str = "definition_removed";
+    /// An operator said so.
+    pub(in crate::alarms) const FORCED: &str = "force_deactivated";
+
+    /// The one of that name.
+    pub(in crate::alarms) fn named(name: &str) -> Option<&'static str> {
+        [CHANGED, REMOVED, FORCED].into_iter().find(|it| *it == name)
+    }
+}
+
 /// A client's name, shared by everything that is known of it.
 pub(super) type ClientId = Arc<str>;
 

@@ -9,12 +9,15 @@ use muster_rules::AlarmProgram;
 
 use crate::presence::Silence;
 
+mod checkpoint;
 mod engine;
 mod known;
 #[cfg(test)]
 mod model;
 mod play;
 mod scan;
+#[cfg(test)]
+mod seam;
 mod state;
 mod store;
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! The engine against a plain model of what a definition means, while it is stopped between any two steps and loses the
-//! end of the log with what it has said there, on a disk that forgets what was not synced.
+//! The engine against a plain model of what definitions mean, while they change, and while it is stopped between any
+//! two steps, also amid a change, and loses the end of the log with what it has said there, on a disk that forgets
+//! what was not synced.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,6 +91,9 @@ struct Model {
     history: Vec<(i64, String, bool)>,
     definition: Option<Plain>,
     defined_ms: i64,
+    /// Whether the definition was not taken over before an end, and is at the next start: what happens until then
+    /// raises nothing.
+    is_pending: bool,
     on: BTreeMap<String, (&'static str, i64)>,
     lines: Vec<String>,
 }
@@ -149,7 +153,7 @@ impl Model {
         let is_on = self.on.contains_key(device);
         match self.definition {
             Some(Plain::Absence(..)) if comes && is_on => self.ends(device, &now_ms.to_string()),
-            Some(Plain::Flapping(many, window_ms)) if !comes && !is_on => {
+            Some(Plain::Flapping(many, window_ms)) if !comes && !is_on && !self.is_pending => {
                 let lately = self.times(device).into_iter().filter(|at| *at > now_ms - window_ms);
                 if lately.count() >= many {
                     self.begins(device, "flapping", now_ms);
@@ -160,13 +164,31 @@ impl Model {
     }
 
     fn define(&mut self, definition: Option<Plain>, now_ms: i64) {
+        if self.replace(definition) {
+            self.defined_ms = now_ms;
+            self.speak(now_ms);
+        }
+    }
+
+    /// The process ends before anything was told under a definition, or stored; until the next start.
+    fn define_later(&mut self, definition: Option<Plain>) {
+        self.is_pending = self.replace(definition);
+    }
+
+    fn start(&mut self, now_ms: i64) {
+        if std::mem::take(&mut self.is_pending) {
+            self.defined_ms = now_ms;
+        }
+    }
+
+    /// Ends what is on and not by this definition; whether it means something else.
+    fn replace(&mut self, definition: Option<Plain>) -> bool {
         let before = std::mem::replace(&mut self.definition, definition);
         match (before, definition) {
-            (Some(before), Some(after)) if before.is_like(after) => return,
-            (None, None) => return,
+            (Some(before), Some(after)) if before.is_like(after) => return false,
+            (None, None) => return false,
             _ => {}
         }
-        self.defined_ms = now_ms;
         let on: Vec<_> = self.on.iter().map(|(device, (kind, _))| (device.clone(), *kind)).collect();
         for (device, kind) in on {
             let stays = match definition {
@@ -183,7 +205,7 @@ impl Model {
                 );
             }
         }
-        self.speak(now_ms);
+        true
     }
 }
 
@@ -194,23 +216,43 @@ enum Step {
     Goes(usize),
     /// Another definition; this happens before the past is read for it.
     Define(usize, Vec<(usize, bool)>),
+    /// Another definition, but the end comes amid it.
+    Cut(usize, Vec<(usize, bool)>, Cut),
     Checkpoint,
     Kill,
     /// Time passes, and from then on nothing is synced: what is said and what happens may be lost.
     Power(i64, Vec<(usize, bool)>),
 }
 
+/// Where the end comes amid another definition.
+#[derive(Debug, Clone)]
+enum Cut {
+    /// While the past is read for it; then time passes.
+    Before(i64),
+    /// With what happened last, which nobody has heard, and may be lost.
+    Loss(Vec<(usize, bool)>, i64),
+    /// Right after it was taken over, before anything is told.
+    After(i64),
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let few = || prop::collection::vec((0..DEVICES.len(), any::<bool>()), 0..4);
+    let cut = prop_oneof![
+        (0..70_000_i64).prop_map(Cut::Before),
+        (few(), 0..70_000_i64).prop_map(|(few, wait)| Cut::Loss(few, wait)),
+        (0..70_000_i64).prop_map(Cut::After),
+    ];
     let step = prop_oneof![
         6 => (1..70_000_i64).prop_map(Step::Wait),
         3 => (0..DEVICES.len()).prop_map(Step::Comes),
         6 => (0..DEVICES.len()).prop_map(Step::Goes),
+        2 => (0..DEFINITIONS.len(), few()).prop_map(|(which, few)| Step::Define(which, few)),
+        1 => (0..DEFINITIONS.len(), few(), cut).prop_map(|(which, few, cut)| Step::Cut(which, few, cut)),
         2 => Just(Step::Checkpoint),
         1 => Just(Step::Kill),
         2 => (0..70_000_i64, few()).prop_map(|(wait, few)| Step::Power(wait, few)),
     ];
-    // One definition for a whole story: how one takes over from another is not described here yet.
+    // Most stories begin with one.
     let define = (1..DEFINITIONS.len(), few()).prop_map(|(which, few)| Step::Define(which, few));
     (define, prop::collection::vec(step, 1..60)).prop_map(|(define, mut steps)| {
         steps.insert(0, define);
@@ -269,6 +311,8 @@ impl World {
             }
         }
         self.known = journal.next_offset();
+        let now_ms = self.now_ms();
+        self.model.start(now_ms);
         let wired = (self.definitions.subscribe(), Board::default());
         let engine = Engine::open(&journal, self.data.path(), &clock, "n", wired).expect("an engine");
         self.running = Some((journal, engine));
@@ -314,23 +358,17 @@ impl World {
             Step::Comes(device) => self.see(device, true).await,
             Step::Goes(device) => self.see(device, false).await,
             Step::Define(which, meanwhile) => {
-                let definition = DEFINITIONS[which];
-                let named = |it: Plain| ("a".to_owned(), program(&it.sql()));
-                let programs = definition.map(named).into_iter().collect();
-                self.definitions.send_replace(Definitions { programs, is_partial: false });
-                let looks_back = self.engine().begin_definitions();
+                let looks_back = self.begin(which, meanwhile).await;
                 if looks_back {
-                    for (device, comes) in meanwhile {
-                        self.see(device, comes).await;
-                    }
                     self.engine().end_definitions().await.expect("the past is read");
                 }
-                let now_ms = self.now_ms();
+                let (definition, now_ms) = (DEFINITIONS[which], self.now_ms());
                 self.model.define(definition, now_ms);
                 self.speak().await;
-                // As the engine does at once: until then the definition is there from the last checkpoint on.
+                // As the engine does at once.
                 self.engine().checkpoint(false).await.expect("it is stored");
             }
+            Step::Cut(which, meanwhile, cut) => self.cut(which, meanwhile, cut).await,
             Step::Checkpoint => self.engine().checkpoint(true).await.expect("it is stored"),
             Step::Kill => {
                 self.stop().await;
@@ -343,16 +381,67 @@ impl World {
                 let now_ms = self.now_ms();
                 self.model.speak(now_ms);
                 let _may_fail = self.engine().speak().await;
-                let journal = self.journal();
-                for (device, comes) in lost {
-                    let _may_fail = journal.append(self.event(device, comes)).await;
-                }
-                drop(journal);
-                self.stop().await;
-                self.disk.crash();
+                self.lose(lost).await;
                 self.start().await;
             }
         }
+    }
+
+    /// The definition is there; where it has to look back, the rest happens before it has.
+    async fn begin(&mut self, which: usize, meanwhile: Vec<(usize, bool)>) -> bool {
+        let named = |it: Plain| ("a".to_owned(), program(&it.sql()));
+        let programs = DEFINITIONS[which].map(named).into_iter().collect();
+        self.definitions.send_replace(Definitions { programs, is_partial: false });
+        let looks_back = self.engine().begin_definitions();
+        if looks_back {
+            for (device, comes) in meanwhile {
+                self.see(device, comes).await;
+            }
+        }
+        looks_back
+    }
+
+    async fn cut(&mut self, which: usize, meanwhile: Vec<(usize, bool)>, cut: Cut) {
+        let looks_back = self.begin(which, meanwhile).await;
+        let (definition, now_ms) = (DEFINITIONS[which], self.now_ms());
+        let down_ms = match cut {
+            Cut::Before(ms) => {
+                self.model.define_later(definition);
+                self.stop().await;
+                self.disk.kill();
+                ms
+            }
+            Cut::Loss(lost, ms) => {
+                self.model.define_later(definition);
+                self.lose(lost).await;
+                ms
+            }
+            Cut::After(ms) => {
+                if looks_back {
+                    self.engine().end_definitions().await.expect("the past is read");
+                    self.model.define(definition, now_ms);
+                } else {
+                    self.model.define_later(definition);
+                }
+                self.stop().await;
+                self.disk.kill();
+                ms
+            }
+        };
+        self.clock.advance(Duration::from_millis(down_ms.unsigned_abs()));
+        self.start().await;
+    }
+
+    /// The power goes, with what was appended last.
+    async fn lose(&mut self, last: Vec<(usize, bool)>) {
+        self.disk.set_faults(Faults { sync_in: Some(0), ..Faults::default() });
+        let journal = self.journal();
+        for (device, comes) in last {
+            let _may_fail = journal.append(self.event(device, comes)).await;
+        }
+        drop(journal);
+        self.stop().await;
+        self.disk.crash();
     }
 
     /// What the log tells. When a definition changed is not compared: after a loss it changes a little later.

@@ -39,6 +39,12 @@ impl Scanned {
         Self { programs, states, reader, context: eval_context(clock.clone(), 0) }
     }
 
+    /// What those know by now who wait for somebody.
+    pub(super) fn waits(&self) -> BTreeMap<String, State> {
+        let waits = self.states.iter().filter(|(_, it)| it.waits());
+        waits.map(|(name, it)| (name.clone(), it.clone())).collect()
+    }
+
     /// The offset of the first event that it has not seen.
     pub(super) fn position(&self) -> u64 {
         self.reader.position()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction};
 
-use super::known::{Active, Armed, ClientId, Summary};
+use super::known::{Active, Armed, ClientId, Summary, reason};
 use super::state::State;
 
 const SHAPE: &str = include_str!("../../../migrations/sqlite/alarms.sql");
@@ -21,7 +21,7 @@ pub(super) struct Store {
 
 const TABLES: [&str; 6] = ["place", "definitions", "armed", "active", "flaps", "summaries"];
 /// The shape of the database. One of another shape is made anew: all that is in it follows from the log.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// All that is known of one client.
 #[derive(Debug)]
@@ -89,10 +89,12 @@ impl Store {
             of(states, name).restore_armed(client, armed);
         }
         let mut all = self.db.prepare(
-            "SELECT name, clientid, username, since, activated_at, raised_at, kind, severity, message, until FROM active",
+            "SELECT name, clientid, username, since, activated_at, raised_at, kind, severity, message, until, why \
+             FROM active",
         )?;
         let mut rows = all.query([])?;
         while let Some(row) = rows.next()? {
+            let why: Option<String> = row.get(10)?;
             let active = Active {
                 username: row.get(2)?,
                 since_ms: row.get(3)?,
@@ -102,7 +104,7 @@ impl Store {
                 severity: row.get(7)?,
                 message: row.get(8)?,
                 until_ms: row.get(9)?,
-                why: None,
+                why: why.as_deref().and_then(reason::named),
                 ending: false,
             };
             of(states, row.get(0)?).restore_active(row.get(1)?, active);
@@ -178,7 +180,9 @@ fn store(tx: &Transaction<'_>, row: &Row) -> Result<(), rusqlite::Error> {
             .prepare_cached("DELETE FROM active WHERE name = ?1 AND clientid = ?2")?
             .execute((name, client))?,
         Some(it) => tx
-            .prepare_cached("INSERT OR REPLACE INTO active VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
+            .prepare_cached(
+                "INSERT OR REPLACE INTO active VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            )?
             .execute((
                 name,
                 client,
@@ -190,6 +194,7 @@ fn store(tx: &Transaction<'_>, row: &Row) -> Result<(), rusqlite::Error> {
                 &it.severity,
                 &it.message,
                 it.until_ms,
+                it.why,
             ))?,
     };
     match flaps {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_core::clock::{ManualClock, SystemClock};
+use muster_core::clock::{Clock as _, ManualClock, SystemClock};
 use muster_core::event::proto::event::Detail;
 use muster_core::event::{Event, EventKind, NewEvent, proto};
 use muster_core::journal::Journal;
@@ -265,6 +265,40 @@ proptest! {
         expected.sort();
         prop_assert_eq!(told, expected);
     }
+}
+
+/// Who is not heard while a rule file cannot be read is heard of once it can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_read_at_the_start_takes_nothing_away_and_misses_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let clock = ManualClock::at(1_000_000);
+    let config = LogConfig::new(dir.path().join("log"));
+    let (journal, _) = Journal::open(config, RealDisk::shared(), clock.clone()).expect("a journal");
+    let see = async |kind: EventKind, client: &str| {
+        let offset = journal.append(lifecycle(kind, client, clock.wall_ms())).await.expect("append").offset;
+        journal.durable(offset).await.expect("durable");
+    };
+    let readable = || [("offline".to_owned(), offline(""))].into();
+    let run = async |programs: BTreeMap<String, Arc<AlarmProgram>>, client: &str, kind: EventKind| {
+        let definitions = Definitions { is_partial: programs.is_empty(), programs };
+        let (_keep, receiver) = tokio::sync::watch::channel(definitions);
+        let (shared, board): (muster_core::clock::SharedClock, _) = (clock.clone(), Board::default());
+        let wired = (receiver, board.clone());
+        let mut engine = Engine::open(&journal, dir.path(), &shared, "n", wired).expect("an engine");
+        see(kind, client).await;
+        engine.read_to_end().await.expect("read");
+        clock.advance(Duration::from_secs(60));
+        for _ in 0..2 {
+            engine.speak().await.expect("it speaks");
+            engine.read_to_end().await.expect("read");
+        }
+        engine.checkpoint(true).await.expect("it is stored");
+        board.active().into_iter().map(|it| it.clientid).collect::<Vec<_>>()
+    };
+    assert_eq!(run(readable(), "a", EventKind::ClientDisconnected).await, ["a"]);
+    assert_eq!(run(BTreeMap::new(), "a", EventKind::ClientConnected).await, ["a"], "it stays on");
+    assert_eq!(run(BTreeMap::new(), "b", EventKind::ClientDisconnected).await, ["a"], "nobody hears");
+    assert_eq!(run(readable(), "c", EventKind::ClientConnected).await, ["b"]);
 }
 
 /// A whole engine over a real log: 100,000 timers armed, two thousand of which fall due over two seconds.

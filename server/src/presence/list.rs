@@ -9,7 +9,7 @@ use rusqlite::{named_params, params};
 use serde_json::Value;
 
 use super::fold::Device;
-use super::store::{StoreError, from_row, int, open_reader, uint};
+use super::store::{COLUMNS, StoreError, from_row, int, open_reader, uint};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -156,7 +156,7 @@ pub fn list(path: &Path, wanted: &Wanted) -> Result<(Vec<Device>, u64), StoreErr
             }
         };
         let mut statement = db.prepare(&format!(
-            "SELECT * FROM devices WHERE {filter} AND (:id IS NULL OR (:value IS NOT NULL AND {behind}))
+            "SELECT {COLUMNS} FROM devices WHERE {filter} AND (:id IS NULL OR (:value IS NOT NULL AND {behind}))
              ORDER BY {order} LIMIT :limit OFFSET :offset"
         ))?;
         let devices = statement.query_map(

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use muster_core::event::Event;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, named_params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, RowIndex, Transaction, params};
 
 use super::alarms::{self, ActiveAlarm, Silence};
 use super::fold::Device;
@@ -155,8 +155,9 @@ impl Store {
     /// SQLite refused.
     pub fn online(&self) -> Result<Vec<Device>, StoreError> {
         let read = || {
-            let mut statement =
-                self.db.prepare_cached("SELECT * FROM devices WHERE online = 1 ORDER BY clientid")?;
+            let mut statement = self.db.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM devices WHERE online = 1 ORDER BY clientid"
+            ))?;
             let devices = statement.query_map([], from_row)?;
             devices.collect::<Result<Vec<_>, _>>()
         };
@@ -271,42 +272,50 @@ pub(super) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-pub(super) fn uint(row: &Row<'_>, column: &str) -> Result<u64, rusqlite::Error> {
+pub(super) fn uint(row: &Row<'_>, column: impl RowIndex) -> Result<u64, rusqlite::Error> {
     row.get(column).map(|number: i64| u64::try_from(number).unwrap_or_default())
 }
 
 pub(super) fn device(tx: &Transaction<'_>, clientid: &str) -> Result<Option<Device>, rusqlite::Error> {
-    tx.prepare_cached("SELECT * FROM devices WHERE clientid = ?1")?.query_row([clientid], from_row).optional()
+    tx.prepare_cached(&format!("SELECT {COLUMNS} FROM devices WHERE clientid = ?1"))?
+        .query_row([clientid], from_row)
+        .optional()
 }
 
+/// What [`from_row`] reads, by number: a name costs a search in each row.
+pub(super) const COLUMNS: &str = "\
+    clientid, online, since, last_seen, reason, connected_at, disconnected_at, session, seq, connects, \
+    disconnects, username, peername, sockname, proto_name, proto_ver, keepalive, clean_start, \
+    expiry_interval, mountpoint, attrs, number, longest_outage, flapping_until, went";
+
 pub(super) fn from_row(row: &Row<'_>) -> Result<Device, rusqlite::Error> {
-    let attrs: String = row.get("attrs")?;
+    let attrs: String = row.get(20)?;
     Ok(Device {
-        clientid: row.get("clientid")?,
-        online: row.get("online")?,
-        since_ms: row.get("since")?,
-        last_seen_ms: row.get("last_seen")?,
-        reason: row.get("reason")?,
-        connected_at_ms: row.get("connected_at")?,
-        disconnected_at_ms: row.get("disconnected_at")?,
-        session: uint(row, "session")?,
-        seq: uint(row, "seq")?,
-        connects: uint(row, "connects")?,
-        disconnects: uint(row, "disconnects")?,
-        username: row.get("username")?,
-        peername: row.get("peername")?,
-        sockname: row.get("sockname")?,
-        proto_name: row.get("proto_name")?,
-        proto_ver: row.get("proto_ver")?,
-        keepalive_seconds: row.get("keepalive")?,
-        clean_start: row.get("clean_start")?,
-        expiry_interval_seconds: uint(row, "expiry_interval")?,
-        mountpoint: row.get("mountpoint")?,
+        clientid: row.get(0)?,
+        online: row.get(1)?,
+        since_ms: row.get(2)?,
+        last_seen_ms: row.get(3)?,
+        reason: row.get(4)?,
+        connected_at_ms: row.get(5)?,
+        disconnected_at_ms: row.get(6)?,
+        session: uint(row, 7)?,
+        seq: uint(row, 8)?,
+        connects: uint(row, 9)?,
+        disconnects: uint(row, 10)?,
+        username: row.get(11)?,
+        peername: row.get(12)?,
+        sockname: row.get(13)?,
+        proto_name: row.get(14)?,
+        proto_ver: row.get(15)?,
+        keepalive_seconds: row.get(16)?,
+        clean_start: row.get(17)?,
+        expiry_interval_seconds: uint(row, 18)?,
+        mountpoint: row.get(19)?,
         attrs: serde_json::from_str(&attrs).unwrap_or_default(),
-        number: uint(row, "number")?,
-        longest_outage_ms: row.get("longest_outage")?,
-        flapping_until_ms: row.get("flapping_until")?,
-        went_ms: serde_json::from_str(&row.get::<_, String>("went")?).unwrap_or_default(),
+        number: uint(row, 21)?,
+        longest_outage_ms: row.get(22)?,
+        flapping_until_ms: row.get(23)?,
+        went_ms: serde_json::from_str(&row.get::<_, String>(24)?).unwrap_or_default(),
     })
 }
 
@@ -318,9 +327,8 @@ pub(super) fn put(tx: &Transaction<'_>, it: &Device) -> Result<(), rusqlite::Err
         "INSERT INTO devices (clientid, online, since, last_seen, reason, connected_at, disconnected_at, session,
              seq, connects, disconnects, username, peername, sockname, proto_name, proto_ver, keepalive,
              clean_start, expiry_interval, mountpoint, attrs, number, longest_outage, flapping_until, went)
-         VALUES (:clientid, :online, :since, :last_seen, :reason, :connected_at, :disconnected_at, :session,
-             :seq, :connects, :disconnects, :username, :peername, :sockname, :proto_name, :proto_ver, :keepalive,
-             :clean_start, :expiry_interval, :mountpoint, :attrs, :number, :longest_outage, :flapping_until, :went)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+             ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)
          ON CONFLICT (clientid) DO UPDATE SET
              online = excluded.online, since = excluded.since, last_seen = excluded.last_seen,
              reason = excluded.reason, connected_at = excluded.connected_at,
@@ -333,33 +341,34 @@ pub(super) fn put(tx: &Transaction<'_>, it: &Device) -> Result<(), rusqlite::Err
              went = excluded.went
          WHERE excluded.seq > devices.seq",
     )?;
-    statement.execute(named_params! {
-        ":clientid": it.clientid,
-        ":online": it.online,
-        ":since": it.since_ms,
-        ":last_seen": it.last_seen_ms,
-        ":reason": it.reason,
-        ":connected_at": it.connected_at_ms,
-        ":disconnected_at": it.disconnected_at_ms,
-        ":session": int(it.session),
-        ":seq": int(it.seq),
-        ":connects": int(it.connects),
-        ":disconnects": int(it.disconnects),
-        ":username": it.username,
-        ":peername": it.peername,
-        ":sockname": it.sockname,
-        ":proto_name": it.proto_name,
-        ":proto_ver": it.proto_ver,
-        ":keepalive": it.keepalive_seconds,
-        ":clean_start": it.clean_start,
-        ":expiry_interval": int(it.expiry_interval_seconds),
-        ":mountpoint": it.mountpoint,
-        ":attrs": attrs,
-        ":number": int(it.number),
-        ":longest_outage": it.longest_outage_ms,
-        ":flapping_until": it.flapping_until_ms,
-        ":went": went,
-    })?;
+    // By number, too: a name is looked for among all of them, each time.
+    statement.execute(params![
+        it.clientid,
+        it.online,
+        it.since_ms,
+        it.last_seen_ms,
+        it.reason,
+        it.connected_at_ms,
+        it.disconnected_at_ms,
+        int(it.session),
+        int(it.seq),
+        int(it.connects),
+        int(it.disconnects),
+        it.username,
+        it.peername,
+        it.sockname,
+        it.proto_name,
+        it.proto_ver,
+        it.keepalive_seconds,
+        it.clean_start,
+        int(it.expiry_interval_seconds),
+        it.mountpoint,
+        attrs,
+        int(it.number),
+        it.longest_outage_ms,
+        it.flapping_until_ms,
+        went,
+    ])?;
     Ok(())
 }
 

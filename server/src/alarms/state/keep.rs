@@ -47,7 +47,7 @@ impl State {
         let on = self.active.iter_mut().filter(|(it, active)| named(it) && active.until_ms.is_none());
         let mut ended = 0;
         for (client, active) in on {
-            (active.until_ms, active.why) = (Some(now_ms), Some("force_deactivated"));
+            (active.until_ms, active.why) = (Some(now_ms), Some(reason::FORCED));
             self.over.insert(client.clone());
             self.dirty.insert(client.clone());
             ended += 1;
@@ -59,11 +59,11 @@ impl State {
     /// What is on and still holds goes on; the rest ends now. Of PRESENCE and FLAPPING, only what happens from now on
     /// raises anything.
     pub fn redefine(&mut self, program: Option<Arc<AlarmProgram>>, anew: Option<Self>, now_ms: i64) {
-        let waits = program.as_ref().is_some_and(|it| is_wait(it));
         let is_gone = program.is_none();
         self.program = program;
+        let waits = self.waits();
         let Some(anew) = anew.or_else(|| is_gone.then(Self::default)) else { return self.resume() };
-        let why = if is_gone { "definition_removed" } else { "definition_changed" };
+        let why = if is_gone { reason::REMOVED } else { reason::CHANGED };
         for (client, active) in self.active.iter_mut().filter(|(_, it)| it.until_ms.is_none()) {
             let waited = matches!(active.kind.as_str(), "absence" | "silence");
             if is_gone || waited != waits || waits && !anew.armed.contains_key(client) {

@@ -8,13 +8,13 @@ use muster_core::event::proto::event::Detail;
 use muster_core::event::{Event, EventKind, proto};
 use muster_rules::{AlarmKind, AlarmProgram, EvalContext};
 
-use super::known::{Active, Armed, ClientId, Summary, ms, said};
+use super::known::{Active, Armed, ClientId, Summary, ms, reason, said};
 
 mod due;
 mod keep;
 
 /// One alarm.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct State {
     name: String,
     program: Option<Arc<AlarmProgram>>,
@@ -47,6 +47,11 @@ impl State {
         self.program.as_ref()
     }
 
+    /// Whether it is raised when somebody does not come.
+    pub fn waits(&self) -> bool {
+        self.program.as_ref().is_some_and(|it| is_wait(it))
+    }
+
     /// Who is waited for.
     pub fn armed(&self) -> &HashMap<ClientId, Armed> {
         &self.armed
@@ -75,6 +80,11 @@ impl State {
     /// Whether nothing is known and nothing is to be said.
     pub fn is_empty(&self) -> bool {
         self.armed.is_empty() && self.active.is_empty() && self.flaps.is_empty() && self.summary.is_none()
+    }
+
+    /// Whether it may be dropped: it is empty, and the database knows that.
+    pub fn is_forgotten(&self) -> bool {
+        self.is_empty() && self.dirty.is_empty()
     }
 
     /// The clients of which something has changed since this was last asked.
@@ -185,7 +195,7 @@ impl State {
             let is_other = waited != is_wait(&program) || !program.is_about(event);
             if is_other || is_wait(&program) {
                 active.until_ms = (is_other || armed.is_none()).then_some(event.timestamp_ms);
-                active.why = (is_other && armed.is_none()).then_some("definition_changed");
+                active.why = (is_other && armed.is_none()).then_some(reason::CHANGED);
             } else {
                 self.ends_by_time(&program, &client, &active);
             }

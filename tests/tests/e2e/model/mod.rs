@@ -3,12 +3,14 @@
 //! seed. Whenever it is quiet, the log must be a possible history, agree with what the devices saw, and presence and
 //! every table must be what a plain model makes of it.
 
+mod alarms;
 mod books;
 mod device;
 mod drop;
 mod run;
 mod target;
 
+use alarms::Clock;
 use target::Target;
 
 /// What is embedded, what any machine has, and a real database.
@@ -20,5 +22,11 @@ async fn presence_and_every_table_are_the_fold_of_a_possible_history() {
         targets.extend(Target::mongo().await);
         targets.extend(Target::clickhouse().await);
     }
-    run::play(targets).await;
+    run::play(targets, Clock::Stepped).await;
+}
+
+/// With a clock that nobody steps, so that what must be told can be told from times.
+#[tokio::test(flavor = "multi_thread")]
+async fn alarms_are_what_their_definition_says() {
+    run::play(vec![Target::sqlite()], Clock::Right).await;
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::alarms::{self, Clock};
 use super::books::{Books, Entry};
 use super::device::{Device, RunEnd, Seen, World};
 use super::target::Target;
@@ -26,6 +27,8 @@ const OUTAGE_MAX: Duration = Duration::from_millis(600);
 /// How far the clock is stepped at most, either way.
 const STEP_MS_MAX: i64 = 3 * 24 * 3_600_000;
 const LANES_MAX: u32 = 4;
+/// How long everybody is away at most between two runs of Muster, where alarms are the question.
+const AWAY_MAX: Duration = Duration::from_millis(2_000);
 /// No rule file at all, as far as the parser goes.
 const BROKEN: &str = "CREATE RULE broken INTO sqlite.broken AS SELECT FROM WHERE;\n";
 
@@ -63,6 +66,7 @@ struct Tally {
     changes: usize,
     outages: usize,
     checks: usize,
+    alarms: usize,
 }
 
 /// Everything that there is.
@@ -75,13 +79,14 @@ struct Play {
     /// How each run of Muster ended.
     ends: Vec<RunEnd>,
     tally: Tally,
+    clock: Clock,
 }
 
-/// Runs the model against these targets.
+/// Runs the model against these targets, with a wall clock that is stepped or one that shows the time.
 ///
 /// # Panics
 /// When a promise is broken; the output holds the seed.
-pub(super) async fn play(targets: Vec<Target>) {
+pub(super) async fn play(targets: Vec<Target>, clock: Clock) {
     let (form, seed, started) = (Form::of_this_run(), seed(), Instant::now());
     let mut play = Play {
         form,
@@ -91,6 +96,7 @@ pub(super) async fn play(targets: Vec<Target>) {
         seen: Arc::default(),
         ends: Vec::new(),
         tally: Tally::default(),
+        clock,
     };
     play.write_rules();
     for left in (1..=form.rounds).rev() {
@@ -107,6 +113,7 @@ pub(super) async fn play(targets: Vec<Target>) {
         books.reasons(),
     );
     assert!(play.tally.kills >= form.kills, "{:?}", play.tally);
+    assert!(play.tally.alarms > 0 || clock == Clock::Stepped, "{:?}", play.tally);
 }
 
 impl Play {
@@ -143,6 +150,9 @@ impl Play {
         }
         if self.random.random_bool(0.3) {
             self.write_rules();
+        }
+        if self.clock == Clock::Right {
+            tokio::time::sleep(AWAY_MAX.mul_f64(self.random.random())).await;
         }
         if self.random.random_bool(0.3) {
             let mut child = tools::spawn(&mut self.home.stepped(&RETRIES));
@@ -198,6 +208,9 @@ impl Play {
     }
 
     fn step_clock(&mut self) {
+        if self.clock == Clock::Right {
+            return;
+        }
         let by_ms = match self.random.random_range(0..4) {
             0 => 0,
             1 => self.random.random_range(-5_000..5_000),
@@ -209,7 +222,7 @@ impl Play {
 
     /// The same rules, in other lanes; beside them one that nobody asks about, or none.
     fn write_rules(&mut self) {
-        let mut text = String::new();
+        let mut text = alarms::definition(self.random.random_range(0..3));
         for target in &self.targets {
             text += &target.rules(self.random.random_range(1..=LANES_MAX));
         }
@@ -280,7 +293,7 @@ impl Play {
     }
 
     /// Whether the devices, presence and all tables agree with the log.
-    async fn agreement(&self, muster: &Muster) -> Result<(Books, usize), String> {
+    async fn agreement(&mut self, muster: &Muster) -> Result<(Books, usize), String> {
         // Whatever happens: matched = delivered + dead + pending.
         for pipeline in pipelines(muster).await {
             if pipeline["pending"] != 0 || pipeline["lag_events"] != 0 {
@@ -288,13 +301,15 @@ impl Play {
             }
             assert_eq!(pipeline["dead"], 0, "{pipeline}");
         }
-        let books = Books::of(&LogContents::of_running(&self.home.data().join("log")));
+        let log = LogContents::of_running(&self.home.data().join("log"));
+        let books = Books::of(&log);
         let seen = self.seen.lock().expect("no test panics with it").clone();
         let unwritten = books.agree_with(&seen, &self.ends)?;
         self.presence_agrees(&books, muster).await?;
         for target in &self.targets {
             target_agrees(target, &self.home, &books).await?;
         }
+        self.tally.alarms = alarms::agree(&self.home, muster, &log, self.clock).await?;
         Ok((books, unwritten))
     }
 
