@@ -75,6 +75,23 @@ impl Latencies {
     }
 }
 
+/// Three digits of each latency that matter. One that cannot be made would be one that counts nothing.
+pub(crate) fn histogram() -> Histogram<u64> {
+    let mut histogram = Histogram::new(3).unwrap_or_else(|_| unreachable!());
+    histogram
+}
+
+pub(crate) fn summary(&self) -> Option<Latency> {
+        let mut all = histogram();
+        for shard in &self.0 {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            // Both have the same bounds.
+            let _added = all.add(&*shard);
+        }
+        summary(&all)
+    }
+}
+
 #[allow(clippy::expect_used, reason = "the bounds are constants, and a test makes one")]
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds")
