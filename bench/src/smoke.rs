@@ -1,6 +1,5 @@
 //! Each load for a moment, against the broker that does nothing and against mosquitto where it is installed, so that
-//! the
-//! generator goes on working; figures are not looked at.
+//! the generator goes on working; figures are not looked at.
 
 use std::net::SocketAddr;
 use std::time::Duration;

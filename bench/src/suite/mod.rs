@@ -1,6 +1,7 @@
 //! The suite: each scenario with each contender, in turns, several rounds; and the limits of the machine in between.
 
 mod contender;
+mod kafka;
 mod limits;
 mod peers;
 mod pipeline;
@@ -18,7 +19,8 @@ use contender::Contender::{
     self, Mosquitto, MosquittoPersistent, Muster, MusterWithRule, Nats, NatsSync, Null, Rumqttd,
 };
 #[cfg(test)]
-pub(crate) use contender::{find, start_mosquitto};
+pub(crate) use contender::start_mosquitto;
+pub(crate) use contender::{cached, find, newest_nats};
 
 /// What `muster-bench suite` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -173,7 +175,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     }
     pipeline::run(&options, &place, &mut results).await?;
     if options.wants(LIMITS) {
-        results.limits = limits::measure(&place, options.rounds).await?;
+        limits::run(&place, options.rounds, &mut results).await?;
     }
     report::write(&results)
 }
