@@ -82,41 +82,6 @@ pub(crate) fn histogram() -> io::Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).map_err(io::Error::other)
 }
 
-pub(crate) fn summary(&self) -> Option<Latency> {
-        let (first, others) = self.0.split_first()?;
-        let mut all = first.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for shard in others {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            // Both have the same bounds.
-            let _added = all.add(&*shard);
-        }
-        summary(&all)
-    }
-}
-
-/// Three digits of each latency that matter. One that cannot be made would be one that counts nothing.
-pub(crate) fn histogram() -> Histogram<u64> {
-    let mut histogram = Histogram::new(3).unwrap_or_else(|_| unreachable!());
-    histogram
-}
-
-pub(crate) fn summary(&self) -> Option<Latency> {
-        let (first, others) = self.0.split_first()?;
-        let mut all = first.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for shard in others {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            // Both have the same bounds.
-            let _added = all.add(&*shard);
-        }
-        summary(&all)
-    }
-}
-
-#[allow(clippy::expect_used, reason = "the bounds are constants, and a test makes one")]
-pub(crate) fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds")
-}
-
 pub(crate) fn summary(histogram: &Histogram<u64>) -> Option<Latency> {
     (!histogram.is_empty()).then(|| Latency {
         p50_us: histogram.value_at_quantile(0.5),

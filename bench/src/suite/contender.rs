@@ -1,5 +1,4 @@
-//! Who is measured: how each is started on a free port of the loopback interface, and what its acknowledgement
-//! promises.
+//! Who is measured: how each is started on a free port of the loopback interface, and what its PUBACK promises.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

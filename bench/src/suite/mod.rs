@@ -19,8 +19,8 @@ use contender::Contender::{
     self, Mosquitto, MosquittoPersistent, Muster, MusterWithRule, Nats, NatsSync, Null, Rumqttd,
 };
 #[cfg(test)]
-pub(crate) use contender::start_mosquitto;
-pub(crate) use contender::{cached, find, newest_nats};
+pub(crate) use contender::{find, start_mosquitto};
+pub(crate) use contender::{cached, newest_nats};
 
 /// What `muster-bench suite` takes.
 #[derive(Debug, Clone, clap::Args)]
