@@ -142,7 +142,8 @@ mod tests {
     #[test]
     fn the_best_peer_is_the_measure_and_all_that_ran_are_named() {
         let mut results = Results::default();
-        let rows = vec![row("Muster", 100.0), row("a script", 10.0), row("Benthos", 40.0), row("limit: x", 900.0)];
+        let rows =
+            vec![row("Muster", 100.0), row("a script", 10.0), row("Benthos", 40.0), row("limit: x", 900.0)];
         results.set("pipeline-postgres", rows);
         let lines = goals(&results);
         let line = lines.iter().find(|line| line.contains("PostgreSQL")).expect("its line");

@@ -134,7 +134,8 @@ fn node_red() -> String {
     let package = cached("node-red/node_modules/node-red/package.json");
     let package = package.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
     let package: serde_json::Value = serde_json::from_str(&package).unwrap_or_default();
-    let version = package["version"].as_str().map(|version| format!("{version}, Node.js {}", said("node", &["-v"])));
+    let version =
+        package["version"].as_str().map(|version| format!("{version}, Node.js {}", said("node", &["-v"])));
     version.unwrap_or_else(|| "not installed".to_owned())
 }
 

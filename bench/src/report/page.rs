@@ -152,7 +152,10 @@ mod tests {
         results.set("publish", Vec::new());
         results.set("idle", Vec::new());
         let page = markdown(&results, said);
-        assert!(page.contains("**What limits it:** the disk") && page.contains("nobody has looked yet"), "{page}");
+        assert!(
+            page.contains("**What limits it:** the disk") && page.contains("nobody has looked yet"),
+            "{page}"
+        );
         assert!(page.contains("## Peers that could not be had\n\n- eKuiper: no"), "{page}");
     }
 }

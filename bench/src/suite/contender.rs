@@ -70,7 +70,9 @@ impl Contender {
                 find("mosquitto").context("mosquitto is not installed")
             }
             Self::Nats => newest_nats().context("nats-server is not installed"),
-            Self::NatsSync => cached("bin/nats-server").context("no nats-server of 2.10; bench/run builds it with Go"),
+            Self::NatsSync => {
+                cached("bin/nats-server").context("no nats-server of 2.10; bench/run builds it with Go")
+            }
         }
     }
 

@@ -18,9 +18,9 @@ use crate::report::{self, Results, Row};
 use contender::Contender::{
     self, Mosquitto, MosquittoPersistent, Muster, MusterWithRule, Nats, NatsSync, Null, Rumqttd,
 };
+pub(crate) use contender::{cached, newest_nats};
 #[cfg(test)]
 pub(crate) use contender::{find, start_mosquitto};
-pub(crate) use contender::{cached, newest_nats};
 
 /// What `muster-bench suite` takes.
 #[derive(Debug, Clone, clap::Args)]
