@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use muster_test_servers::Server;
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 
+const TOPIC: &str = "bench";
 /// How long messages are sent in each round.
 const TIME: Duration = Duration::from_secs(2);
 /// How long what is on its way may take then.
@@ -37,13 +39,25 @@ impl ProducerContext for Delivered {
     }
 }
 
+/// Makes the topic, of one partition.
+pub(super) async fn prepare(server: &Server) -> anyhow::Result<()> {
+    let mut config = ClientConfig::new();
+    let admin: AdminClient<DefaultClientContext> =
+        config.set("bootstrap.servers", server.address().to_string()).create()?;
+    let topic = NewTopic::new(TOPIC, 1, TopicReplication::Fixed(1));
+    for made in admin.create_topics([&topic], &AdminOptions::new()).await? {
+        made.map_err(|(topic, code)| anyhow::anyhow!("{topic}: {code}"))?;
+    }
+    Ok(())
+}
+
 /// Messages a second, acknowledged by the broker. Blocks.
 pub(super) fn produce_rate(server: &Server) -> anyhow::Result<f64> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", server.address().to_string());
     config.set("acks", "all").set("linger.ms", "5");
     let producer: BaseProducer<Delivered> = config.create_with_context(Delivered::default())?;
-    // The topic is made by the first message.
+    // The first message waits for metadata.
     send(&producer)?;
     producer.flush(FLUSH_MAX)?;
     let (start, before) = (Instant::now(), producer.context().good.load(Ordering::Relaxed));
@@ -58,7 +72,7 @@ pub(super) fn produce_rate(server: &Server) -> anyhow::Result<f64> {
 }
 
 fn send(producer: &BaseProducer<Delivered>) -> anyhow::Result<()> {
-    let record = || BaseRecord::<str, [u8]>::to("bench").payload(&[b'x'; PAYLOAD_BYTES]);
+    let record = || BaseRecord::<str, [u8]>::to(TOPIC).payload(&[b'x'; PAYLOAD_BYTES]);
     while let Err((error, _)) = producer.send(record()) {
         ensure!(error == KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), "{error}");
         producer.poll(QUEUE_FULL);

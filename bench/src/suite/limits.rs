@@ -16,7 +16,7 @@ use crate::load::pipeline::postgres;
 use crate::report::{Results, Spread};
 
 use super::LIMITS;
-use super::kafka::produce_rate;
+use super::kafka::{self, produce_rate};
 
 /// How long each limit is measured in each round.
 const TIME: Duration = Duration::from_secs(1);
@@ -29,6 +29,11 @@ pub(super) async fn run(place: &Path, rounds: usize, results: &mut Results) -> a
     let mut add = |name: &str, value: f64| found.entry(name.to_owned()).or_default().push(value);
     let server = own("postgres").await;
     let kafka = own("kafka").await.map(Arc::new);
+    if let Some(kafka) = &kafka
+        && let Err(error) = kafka::prepare(kafka).await
+    {
+        results.missing(LIMITS, "Kafka", &format!("{error:#}"));
+    }
     for round in 1..=rounds {
         eprintln!("limits {round}/{rounds}");
         let (syncs, p50_us, p99_us) = sync_rate(place)?;
@@ -43,8 +48,10 @@ pub(super) async fn run(place: &Path, rounds: usize, results: &mut Results) -> a
             add("COPY into PostgreSQL, rows a second", copy_rate(&url).await?);
         }
         if let Some(kafka) = kafka.clone() {
-            let rate = tokio::task::spawn_blocking(move || produce_rate(&kafka)).await?;
-            add("librdkafka's plain producer into Kafka, messages of 256 B a second", rate?);
+            match tokio::task::spawn_blocking(move || produce_rate(&kafka)).await? {
+                Ok(rate) => add("librdkafka's plain producer into Kafka, messages of 256 B a second", rate),
+                Err(error) => results.missing(LIMITS, "Kafka", &format!("{error:#}")),
+            }
         }
     }
     for (name, missing) in [("PostgreSQL", server.is_none()), ("Kafka", kafka.is_none())] {
