@@ -1,5 +1,5 @@
-// Benthos 4.27, which became Redpanda Connect, with the components that the benchmark's pipeline needs and no others, so
-// that it builds in a minute: MQTT in, SQL out with PostgreSQL's driver, and what every distribution has.
+// Benthos 4.27, which became Redpanda Connect, with the components that the benchmark's pipeline needs and no others,
+// so that it builds in a minute: MQTT in, SQL out with PostgreSQL's driver, and what every distribution has.
 package main
 
 import (
