@@ -42,7 +42,6 @@ def main():
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="bridge")
     client.on_message = lambda _client, _data, message: messages.put((message.topic, message.payload))
     client.on_connect = lambda client, *_rest: client.subscribe("bench/+/up", 1)
-    client.on_subscribe = lambda *_rest: print("ready", flush=True)
     write = writer(target)
     client.connect("127.0.0.1", port)
     client.loop_start()

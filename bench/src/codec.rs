@@ -1,6 +1,5 @@
 //! As much of MQTT 3.1.1 and 5 as a load generator needs: packets are written into a buffer that is used again, and
-//! read
-//! as slices of the buffer that they came in. It must never know of sockets.
+//! read as slices of the buffer that they came in. It must never know of sockets.
 
 /// Largest packet that is read; more means that the stream is out of step.
 const PACKET_BYTES_MAX: usize = 16 << 20;

@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod clock;
 mod codec;
+mod cores;
 mod counts;
 mod load;
 mod null_broker;

@@ -1,6 +1,5 @@
 //! A broker that does nothing: it says yes to each CONNECT and SUBSCRIBE and acknowledges each PUBLISH at once. What
-//! the
-//! load generator gets from it is the limit of the machine's loopback and of the generator itself; no broker is faster.
+//! the load generator gets from it is the limit of the machine's loopback and of the generator itself.
 
 use std::io;
 

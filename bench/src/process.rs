@@ -1,6 +1,5 @@
-//! Processor time and memory of processes by what /proc says of them; a server that is several processes (a broker
-//! and a
-//! bridge, PostgreSQL with its workers) counts as one.
+//! Processor time and memory of processes by what /proc says of them; a server that is several processes (a broker and
+//! a bridge, PostgreSQL with its workers) counts as one.
 
 use std::collections::HashMap;
 use std::fs;

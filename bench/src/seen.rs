@@ -1,6 +1,5 @@
 //! Which messages of which publishers a subscriber has had: a bit each, so that a million of them is 125 KB, and what
-//! is
-//! lost and what came twice are counts and not guesses.
+//! is lost and what came twice are counts and not guesses.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,5 @@
 //! Each load for a moment, against the broker that does nothing and against mosquitto where it is installed, so that
-//! the
-//! generator goes on working; figures are not looked at.
+//! the generator goes on working; figures are not looked at.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -74,7 +73,7 @@ async fn clients_come_and_come_back() {
 async fn a_broker_delivers_each_message_once() {
     let Some(mosquitto) = crate::suite::find("mosquitto") else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let broker = crate::suite::start_mosquitto(&mosquitto, folder.path(), false).await.expect("mosquitto");
+    let broker = crate::suite::start_mosquitto(&mosquitto, folder.path(), "").await.expect("mosquitto");
     for (shape, publishers, subscribers) in
         [(Shape::FanIn, 3, 2), (Shape::FanOut, 1, 5), (Shape::PeerToPeer, 4, 4)]
     {

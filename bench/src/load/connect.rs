@@ -24,17 +24,17 @@ const ATTEMPTS_MAX: usize = 20;
 
 /// Connects so many clients, all at once or at a rate, each with one subscription; the rate is until the last is in.
 pub(crate) async fn connect(name: &str, load: Load, at_once: usize) -> io::Result<Outcome> {
-    let (outcome, connections) = storm(name, &load, at_once, true).await;
+    let (outcome, connections) = storm(name, &load, at_once, true).await?;
     close(connections).await;
     Ok(outcome)
 }
 
 /// All clients are connected, lose their lines in one moment, and come back at once.
 pub(crate) async fn reconnect(name: &str, load: Load, at_once: usize) -> io::Result<Outcome> {
-    let (_, connections) = storm(name, &load, super::CONNECTING_MAX, false).await;
+    let (_, connections) = storm(name, &load, super::CONNECTING_MAX, false).await?;
     // Without a word, as when the network breaks; sessions stay.
     drop(connections);
-    let (outcome, connections) = storm(name, &load, at_once, false).await;
+    let (outcome, connections) = storm(name, &load, at_once, false).await?;
     close(connections).await;
     Ok(outcome)
 }
@@ -72,9 +72,14 @@ pub(crate) async fn idle(name: &str, load: Load) -> io::Result<Outcome> {
     Ok(outcome)
 }
 
-async fn storm(name: &str, load: &Load, at_once: usize, clean: bool) -> (Outcome, Vec<Connection>) {
+async fn storm(
+    name: &str,
+    load: &Load,
+    at_once: usize,
+    clean: bool,
+) -> io::Result<(Outcome, Vec<Connection>)> {
     let counts = Arc::new(Counts::default());
-    let latencies = Arc::new(Latencies::new());
+    let latencies = Arc::new(Latencies::new()?);
     let seats = Arc::new(Semaphore::new(at_once.max(1)));
     let (start, cpu, own) = (now_us(), load.watched.cpu_s(), own_cpu_s());
     let mut opening = JoinSet::new();
@@ -113,7 +118,7 @@ async fn storm(name: &str, load: &Load, at_once: usize, clean: bool) -> (Outcome
     outcome.more.insert("seconds until all are in".to_owned(), seconds);
     let cpu = load.watched.cpu_s().zip(cpu).map(|(after, before)| after - before);
     outcome.set_server(cpu, back, load.watched.peak_bytes());
-    (outcome, connections)
+    Ok((outcome, connections))
 }
 
 /// Tries until it is in and has subscribed.

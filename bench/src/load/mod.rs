@@ -1,6 +1,5 @@
 //! Loads: what is done to a broker, and what is counted meanwhile. A load knows a broker by its address alone, and by
-//! its
-//! process where that was said.
+//! its process where that was said.
 
 pub(crate) mod connect;
 pub(crate) mod pipeline;
@@ -126,7 +125,7 @@ pub(crate) async fn traffic(name: &str, load: Load, shape: Shape) -> io::Result<
     let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 4);
     let measure = start + us(load.warm_up);
     let times = Times { start, measure, end: measure + us(load.time) };
-    let shared = Arc::new(Shared { load, times, counts: Counts::default(), latencies: Latencies::new() });
+    let shared = Arc::new(Shared { load, times, counts: Counts::default(), latencies: Latencies::new()? });
     let (stop, stopped) = watch::channel(false);
     let mut listening = JoinSet::new();
     for (number, connection) in subscribers.into_iter().enumerate() {

@@ -88,7 +88,7 @@ impl Sink {
                     "SELECT p::bigint, n::bigint, (extract(epoch FROM arrived) * 1e6)::bigint - t::bigint FROM {table}"
                 );
                 let rows = postgres(url).await?.query(&sql, &[]).await?;
-                let (mut seen, mut latencies) = (std::collections::HashSet::new(), histogram());
+                let (mut seen, mut latencies) = (std::collections::HashSet::new(), histogram()?);
                 for row in &rows {
                     seen.insert((row.get::<_, i64>(0), row.get::<_, i64>(1)));
                     latencies.saturating_record(u64::try_from(row.get::<_, i64>(2)).unwrap_or(1).max(1));

@@ -1,6 +1,5 @@
 //! A publisher: in open loop it sends when the schedule says so and counts latencies from there, whether or not the
-//! broker
-//! lets it (so that a broker that stands still is not spared); in closed loop it keeps its window full.
+//! broker lets it (so that a broker that stands still is not spared); in closed loop it keeps its window full.
 
 use std::io;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! The report: what the runs gave, as JSON that later runs of single scenarios are merged into, as Markdown with ratios
 //! against the goals, and as one chart a scenario. What limits each figure is read by a person, in `bench/limits.md`.
 
+mod goals;
 mod page;
 mod svg;
 
@@ -12,6 +13,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::Outcome;
+use crate::suite::{cached, newest_nats};
 
 /// Everything that the report tells.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -89,26 +91,31 @@ impl Results {
     }
 
     /// The machine and what was compared.
-    pub(crate) fn describe(&mut self, place: &Path) {
+    pub(crate) fn describe(&mut self, place: &Path, pinned: &str) {
         let first = |file: &str, key: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
             let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
             line.split_once(':').map_or(line.clone(), |(_, value)| value.trim().to_owned())
         };
+        let nats = newest_nats().unwrap_or_else(|| "nats-server".into());
+        let nats = said(&nats.display().to_string(), &["--version"]);
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         self.machine = vec![
             ("processor".to_owned(), format!("{}, {cores} cores", first("/proc/cpuinfo", "model name"))),
             ("memory".to_owned(), first("/proc/meminfo", "MemTotal")),
             ("system".to_owned(), first("/proc/version", "Linux")),
+            ("cores".to_owned(), pinned.to_owned()),
             ("files on".to_owned(), said("df", &["--output=fstype,source", &place.display().to_string()])),
             (
                 "Muster".to_owned(),
                 said("git", &["-C", &folder().display().to_string(), "describe", "--always", "--dirty"]),
             ),
             ("mosquitto".to_owned(), said("/usr/sbin/mosquitto", &["-h"])),
-            ("NATS".to_owned(), said("nats-server", &["--version"])),
+            ("NATS".to_owned(), nats),
             ("rumqttd".to_owned(), "the crate in Cargo.lock, 0.20".to_owned()),
             ("PostgreSQL".to_owned(), said("psql", &["--version"])),
+            ("Node-RED".to_owned(), node_red()),
+            ("Benthos".to_owned(), benthos()),
         ];
         self.command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     }
@@ -121,6 +128,22 @@ fn said(program: &str, arguments: &[&str]) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let line = if program == "df" { lines.last() } else { lines.first() };
     line.map_or("not installed".to_owned(), |line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn node_red() -> String {
+    let package = cached("node-red/node_modules/node-red/package.json");
+    let package = package.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+    let package: serde_json::Value = serde_json::from_str(&package).unwrap_or_default();
+    let version =
+        package["version"].as_str().map(|version| format!("{version}, Node.js {}", said("node", &["-v"])));
+    version.unwrap_or_else(|| "not installed".to_owned())
+}
+
+/// The version in its `go.mod`: a build of our own does not say one.
+fn benthos() -> String {
+    let text = fs::read_to_string(folder().join("peers/benthos/go.mod")).unwrap_or_default();
+    let version = text.lines().find_map(|line| Some(line.split_once("benthosdev/benthos/v4 ")?.1.to_owned()));
+    version.filter(|_| cached("bin/benthos").is_some()).unwrap_or_else(|| "not installed".to_owned())
 }
 
 /// Where the report is: in the checkout that this was built from.

@@ -1,38 +1,66 @@
-//! `bench/RESULTS.md`: goals first, then a table and a chart a scenario, then limits.
+//! `bench/RESULTS.md`: goals first, then a table, a chart and what limits it a scenario, then the machine's limits.
 
+use std::collections::BTreeMap;
+
+use super::goals::goals;
 use super::{Measured, Results, Row};
 use crate::outcome::{Outcome, mebibytes, milliseconds};
 
-pub(crate) fn markdown(results: &Results, limits: &str) -> String {
+/// Fewer rounds than these make no figure that is quoted.
+const ROUNDS_MIN: usize = 5;
+
+/// `said` is what a person read of the figures: `bench/limits.md`.
+pub(crate) fn markdown(results: &Results, said: &str) -> String {
+    let said = sections(said);
+    let about = |name: &str| said.get(name).copied().unwrap_or("nobody has looked yet.");
     let mut page = vec![
         "# Measured".to_owned(),
         String::new(),
         "Written by `bench/run`; all figures are medians of rounds in turns (A B A B), on one machine that also runs the \
          load. Latencies count from the moment a message should have been sent, so a server that stands still is not \
-         spared. Nothing is pinned to a core where there are fewer than four."
+         spared. With QoS 0 nothing is acknowledged: what was written to the socket counts."
             .to_owned(),
         String::new(),
-        "| | |".to_owned(),
-        "| --- | --- |".to_owned(),
     ];
+    let fewest = results.scenarios.values().map(rounds).min().unwrap_or(0);
+    if fewest < ROUNDS_MIN {
+        page.push(format!(
+            "**These figures are provisional:** {fewest} rounds in places, where {ROUNDS_MIN} are asked for.\n"
+        ));
+    }
+    page.extend(["| | |", "| --- | --- |"].map(str::to_owned));
     page.extend(results.machine.iter().map(|(name, value)| format!("| {name} | {value} |")));
     page.push(format!("| last command | `muster-bench {}` |", results.command));
     page.push("\n## Goals\n\n| goal | asked | measured | |\n| --- | --- | ---: | --- |".to_owned());
     page.extend(goals(results));
     for (name, measured) in &results.scenarios {
         page.extend(section(name, measured));
+        page.push(format!("\n**What limits it:** {}", about(name)));
     }
     page.push("\n## Limits of the machine, in the same run\n\n| limit | median | min to max |\n| --- | ---: | ---: |".to_owned());
     for (name, spread) in &results.limits {
         let [median, min, max] = [spread.median, spread.min, spread.max].map(number);
         page.push(format!("| {name} | {median} | {min} to {max} |"));
     }
-    page.push("\n## Not had\n".to_owned());
+    page.push("\n## Peers that could not be had\n".to_owned());
+    page.extend(said.get(NOT_HAD).map(|it| (*it).to_owned()));
     for (scenario, missing) in &results.not_had {
         page.extend(missing.iter().map(|(name, why)| format!("- {scenario}: {name}: {why}")));
     }
-    page.push(format!("\n{}", limits.trim()));
     page.join("\n").trim_end().to_owned() + "\n"
+}
+
+/// The heading in `bench/limits.md` under which peers are named that nobody could start at all.
+const NOT_HAD: &str = "not had";
+
+/// What stands under each heading.
+fn sections(text: &str) -> BTreeMap<&str, &str> {
+    let parts = text.split("\n## ").skip(1).filter_map(|part| part.split_once('\n'));
+    parts.map(|(name, text)| (name.trim(), text.trim())).collect()
+}
+
+fn rounds(measured: &Measured) -> usize {
+    measured.rows.iter().map(|row| row.runs.len()).max().unwrap_or(0)
 }
 
 /// Three digits that matter, and thousands apart.
@@ -52,7 +80,7 @@ pub(crate) fn number(value: f64) -> String {
 }
 
 fn section(name: &str, measured: &Measured) -> Vec<String> {
-    let rounds = measured.rows.iter().map(|row| row.runs.len()).max().unwrap_or(0);
+    let rounds = rounds(measured);
     let unit = measured.rows.first().and_then(|row| row.runs.first()).map_or("", |run| run.unit.as_str());
     let mut lines = vec![
         format!("\n## {name}\n\n{}, {rounds} rounds.\n\n![{name}](results/{name}.svg)\n", measured.date),
@@ -112,71 +140,22 @@ fn line(row: &Row, base: f64) -> String {
     )
 }
 
-/// The median of a contender's figure, if it was measured.
-fn median(results: &Results, scenario: &str, row: &str, of: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
-    let row = results.scenarios.get(scenario)?.rows.iter().find(|it| it.name == row)?;
-    row.runs.iter().any(|run| of(run).is_some()).then(|| row.spread(of).median)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The best (largest or smallest) figure of who is not Muster.
-fn best_peer(
-    results: &Results,
-    scenario: &str,
-    largest: bool,
-    of: fn(&Outcome) -> Option<f64>,
-) -> Option<f64> {
-    let rows = &results.scenarios.get(scenario)?.rows;
-    let peers = rows.iter().filter(|row| !row.name.starts_with("Muster") && !row.name.starts_with("limit"));
-    let figures = peers.map(|row| row.spread(of).median).filter(|figure| *figure > 0.0);
-    if largest { figures.max_by(f64::total_cmp) } else { figures.min_by(f64::total_cmp) }
-}
-
-fn goals(results: &Results) -> Vec<String> {
-    let rate: fn(&Outcome) -> Option<f64> = |run| Some(run.rate);
-    let cpu: fn(&Outcome) -> Option<f64> = |run| run.cpu_s_per_million;
-    let ours = |scenario, of| median(results, scenario, "Muster", of);
-    let ratio = |a: Option<f64>, b: Option<f64>| a.zip(b).filter(|(_, b)| *b > 0.0).map(|(a, b)| a / b);
-    let p99: fn(&Outcome) -> Option<f64> = |run| run.latency.map(|it| it.p99_us as f64 / 1e3);
-    let back: fn(&Outcome) -> Option<f64> = |run| run.more.get("seconds until all are in").copied();
-    let each: fn(&Outcome) -> Option<f64> =
-        |run| run.more.get("bytes a connection").map(|bytes| bytes / 1000.0);
-    let sync = results.limits.get("fdatasync of 4 KiB, p99, ms").map_or(0.0, |spread| spread.median);
-    let publish = ratio(ours("publish", rate), median(results, "publish", "mosquitto", rate));
-    let storm = ratio(ours("reconnect-storm", back), median(results, "reconnect-storm", "mosquitto", back));
-    let devices = ratio(ours("devices-10000", cpu), ours("devices-1000", cpu));
-    let rows = ratio(ours("pipeline-postgres", rate), best_peer(results, "pipeline-postgres", true, rate));
-    let sqlite = ratio(ours("pipeline-sqlite", cpu), best_peer(results, "pipeline-sqlite", false, cpu));
-    let line = |what: &str, asked: &str, value: Option<f64>, good: fn(f64) -> bool| {
-        let (shown, word) = match value {
-            None => ("not measured".to_owned(), ""),
-            Some(value) => (format!("{value:.2}"), if good(value) { "met" } else { "missed" }),
-        };
-        format!("| {what} | {asked} | {shown} | {word} |")
-    };
-    vec![
-        line("QoS 1 saturation, Muster (fsync) / mosquitto (memory)", ">= 1.0", publish, |it| it >= 1.0),
-        line(
-            &format!("p99 PUBACK at 5,000/s, ms (bare fdatasync p99: {sync:.2} ms)"),
-            "<= 10",
-            ours("publish-5000", p99),
-            |it| it <= 10.0,
-        ),
-        line("rows a second into PostgreSQL / best peer", ">= 2", rows, |it| it >= 2.0),
-        line(
-            &format!(
-                "CPU a million events, log + rule + SQLite ({:.2} s) / best peer",
-                ours("pipeline-sqlite", cpu).unwrap_or(0.0)
-            ),
-            "<= 0.5",
-            sqlite,
-            |it| it <= 0.5,
-        ),
-        line("memory of an idle connection, 9,900 connected, kB", "<= 20", ours("idle", each), |it| {
-            it <= 20.0
-        }),
-        line("CPU, 9,900 devices / 1,000 devices, both 10,000 messages a second", "<= 1.2", devices, |it| {
-            it <= 1.2
-        }),
-        line("reconnect storm of 5,000, Muster / mosquitto", "<= 1.5", storm, |it| it <= 1.5),
-    ]
+    #[test]
+    fn what_a_person_read_stands_beside_the_figure() {
+        let said = "# Title\n\nintroduction\n\n## publish\n\nthe disk\n\n## not had\n\n- eKuiper: no\n";
+        assert_eq!(sections(said), BTreeMap::from([("publish", "the disk"), ("not had", "- eKuiper: no")]));
+        let mut results = Results::default();
+        results.set("publish", Vec::new());
+        results.set("idle", Vec::new());
+        let page = markdown(&results, said);
+        assert!(
+            page.contains("**What limits it:** the disk") && page.contains("nobody has looked yet"),
+            "{page}"
+        );
+        assert!(page.contains("## Peers that could not be had\n\n- eKuiper: no"), "{page}");
+    }
 }

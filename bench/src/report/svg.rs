@@ -14,10 +14,13 @@ const RIGHT: f64 = 110.0;
 pub(crate) fn figure(scenario: &str) -> (&'static str, fn(&crate::outcome::Outcome) -> Option<f64>) {
     match scenario {
         "idle" => ("bytes a connection", |run| run.more.get("bytes a connection").copied()),
-        "reconnect-storm" => {
-            ("seconds until all are back", |run| run.more.get("seconds until all are in").copied())
+        "connect" | "connect-2000" | "reconnect-storm" | "reconnect-storm-64" => {
+            ("seconds until all are in", |run| run.more.get("seconds until all are in").copied())
         }
-        "publish" => ("publishes acknowledged a second", |run| Some(run.rate)),
+        "publish" | "publish-qos2" | "publish-mqtt5" => {
+            ("publishes acknowledged a second", |run| Some(run.rate))
+        }
+        "publish-qos0" => ("publishes sent a second", |run| Some(run.rate)),
         "devices-1000" | "devices-10000" => ("CPU seconds a million publishes", |run| run.cpu_s_per_million),
         _ if scenario.starts_with("pipeline") => ("rows a second", |run| Some(run.rate)),
         _ => ("p99, ms", |run| run.latency.map(|latency| latency.p99_us as f64 / 1e3)),

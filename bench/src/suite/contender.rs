@@ -1,5 +1,4 @@
-//! Who is measured: how each is started on a free port of the loopback interface, and what its acknowledgement
-//! promises.
+//! Who is measured: how each is started on a free port of the loopback interface, and what its PUBACK promises.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,9 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
+use crate::client::Connection;
+use crate::codec::Version;
+use crate::cores::server;
 use crate::process::Watched;
 
 /// How long a server may take until it listens.
@@ -26,6 +28,7 @@ pub(crate) enum Contender {
     MosquittoPersistent,
     Rumqttd,
     Nats,
+    NatsSync,
     Null,
 }
 
@@ -38,6 +41,7 @@ impl Contender {
             Self::MosquittoPersistent => "mosquitto, persistence",
             Self::Rumqttd => "rumqttd",
             Self::Nats => "NATS JetStream",
+            Self::NatsSync => "NATS JetStream, sync always",
             Self::Null => "limit: a broker that does nothing",
         }
     }
@@ -45,10 +49,10 @@ impl Contender {
     /// What PUBACK means.
     pub(crate) const fn durability(self) -> &'static str {
         match self {
-            Self::Muster | Self::MusterWithRule => "fsynced before PUBACK",
+            Self::Muster | Self::MusterWithRule | Self::NatsSync => "fsynced before PUBACK",
             Self::Mosquitto | Self::Rumqttd => "memory only",
             Self::MosquittoPersistent => "written at times, no fsync before PUBACK",
-            Self::Nats => "stored in a file for who has subscribed, no fsync before PUBACK",
+            Self::Nats => "written to a file, fsynced at times, not before PUBACK",
             Self::Null => "nothing",
         }
     }
@@ -65,7 +69,10 @@ impl Contender {
             Self::Mosquitto | Self::MosquittoPersistent => {
                 find("mosquitto").context("mosquitto is not installed")
             }
-            Self::Nats => find("nats-server").context("nats-server is not installed"),
+            Self::Nats => newest_nats().context("nats-server is not installed"),
+            Self::NatsSync => {
+                cached("bin/nats-server").context("no nats-server of 2.10; bench/run builds it with Go")
+            }
         }
     }
 
@@ -75,9 +82,10 @@ impl Contender {
         match self {
             Self::Muster => start_muster(&program, folder, None, &[]).await,
             Self::MusterWithRule => start_muster(&program, folder, Some(SQLITE_RULE), &[]).await,
-            Self::Mosquitto => start_mosquitto(&program, folder, false).await,
-            Self::MosquittoPersistent => start_mosquitto(&program, folder, true).await,
-            Self::Nats => start_nats(&program, folder).await,
+            Self::Mosquitto => start_mosquitto(&program, folder, "persistence false").await,
+            Self::MosquittoPersistent => start_mosquitto(&program, folder, "persistence true").await,
+            Self::Nats => start_nats(&program, folder, "").await,
+            Self::NatsSync => start_nats(&program, folder, "sync_interval: always").await,
             Self::Rumqttd => start_listening(&program, "rumqttd").await,
             Self::Null => start_listening(&program, "null-broker").await,
         }
@@ -113,21 +121,31 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-pub(crate) async fn start_mosquitto(
-    program: &Path,
-    folder: &Path,
-    persistence: bool,
-) -> anyhow::Result<Running> {
+/// What of NATS there is: 2.10 where `bench/run` could build it, which speaks QoS 2 too, otherwise Debian's.
+pub(crate) fn newest_nats() -> Option<PathBuf> {
+    cached("bin/nats-server").or_else(|| find("nats-server"))
+}
+
+/// What `bench/run` has installed for the benchmark alone.
+pub(crate) fn cached(path: &str) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    let path = cache.join("muster-bench").join(path);
+    path.exists().then_some(path)
+}
+
+/// `more` is further lines of its configuration.
+pub(crate) async fn start_mosquitto(program: &Path, folder: &Path, more: &str) -> anyhow::Result<Running> {
     let address = free_address();
     let text = format!(
-        "listener {} 127.0.0.1\nallow_anonymous true\npersistence {persistence}\npersistence_location {}/\n\
-         log_type error\nuser root\nmax_queued_messages 0\n",
+        "listener {} 127.0.0.1\nallow_anonymous true\npersistence_location {}/\nuser root\n\
+         max_queued_messages 0\nlog_type error\n{more}\n",
         address.port(),
         folder.display()
     );
     let config = folder.join("mosquitto.conf");
     std::fs::write(&config, text)?;
-    started(Command::new(program).arg("-c").arg(config), folder, address).await
+    started(server(program).arg("-c").arg(config), folder, address).await
 }
 
 pub(crate) async fn start_muster(
@@ -142,7 +160,7 @@ pub(crate) async fn start_muster(
     }
     let address = free_address();
     let mqtt = address.to_string();
-    let mut command = Command::new(program);
+    let mut command = server(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("MUSTER_") {
             command.env_remove(name);
@@ -152,23 +170,28 @@ pub(crate) async fn start_muster(
     started(&mut command, folder, address).await
 }
 
-async fn start_nats(program: &Path, folder: &Path) -> anyhow::Result<Running> {
+/// JetStream keeps what somebody has subscribed to: a session that is kept and away, so that each message is stored.
+async fn start_nats(program: &Path, folder: &Path, sync: &str) -> anyhow::Result<Running> {
     let address = free_address();
     let text = format!(
-        "server_name: bench\nport: {}\njetstream {{ store_dir: \"{}\" }}\nmqtt {{ host: 127.0.0.1, port: {} }}\n",
+        "server_name: bench\nport: {}\njetstream {{ store_dir: \"{}\", {sync} }}\nmqtt {{ host: 127.0.0.1, port: {} }}\n",
         free_address().port(),
         folder.display(),
         address.port()
     );
     let config = folder.join("nats.conf");
     std::fs::write(&config, text)?;
-    started(Command::new(program).arg("-c").arg(config), folder, address).await
+    let running = started(server(program).arg("-c").arg(config), folder, address).await?;
+    let mut kept = Connection::open(address, Version::V4, "bench-kept", false).await?;
+    kept.subscribe("bench/+/up", 1).await?;
+    kept.close().await;
+    Ok(running)
 }
 
 async fn start_listening(program: &Path, command: &str) -> anyhow::Result<Running> {
     let address = free_address();
     let folder = std::env::temp_dir();
-    started(Command::new(program).args([command, &address.to_string()]), &folder, address).await
+    started(server(program).args([command, &address.to_string()]), &folder, address).await
 }
 
 /// Waits until it listens.

@@ -1,9 +1,10 @@
-//! What the machine gives when nobody is in the way: the disk, memory, PostgreSQL's COPY. The loopback's limit is the
-//! contender that does nothing, in the scenario `publish`.
+//! What the machine gives when nobody is in the way: the disk, memory, PostgreSQL's COPY, a producer of Kafka. The
+//! loopback's limit is the contender that does nothing, in the scenario `publish`.
 
 use std::collections::BTreeMap;
 use std::io::{Seek as _, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::SinkExt as _;
@@ -12,7 +13,10 @@ use tokio::time::Instant;
 
 use crate::counts::histogram;
 use crate::load::pipeline::postgres;
-use crate::report::Spread;
+use crate::report::{Results, Spread};
+
+use super::LIMITS;
+use super::kafka::{self, produce_rate};
 
 /// How long each limit is measured in each round.
 const TIME: Duration = Duration::from_secs(1);
@@ -20,10 +24,16 @@ const TIME: Duration = Duration::from_secs(1);
 const COPY_ROWS: u64 = 100_000;
 
 /// By name, with its unit in the name.
-pub(super) async fn measure(place: &Path, rounds: usize) -> anyhow::Result<BTreeMap<String, Spread>> {
+pub(super) async fn run(place: &Path, rounds: usize, results: &mut Results) -> anyhow::Result<()> {
     let mut found: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut add = |name: &str, value: f64| found.entry(name.to_owned()).or_default().push(value);
-    let server = tokio::task::spawn_blocking(|| Server::own("postgres")).await?;
+    let server = own("postgres").await;
+    let kafka = own("kafka").await.map(Arc::new);
+    if let Some(kafka) = &kafka
+        && let Err(error) = kafka::prepare(kafka).await
+    {
+        results.missing(LIMITS, "Kafka", &format!("{error:#}"));
+    }
     for round in 1..=rounds {
         eprintln!("limits {round}/{rounds}");
         let (syncs, p50_us, p99_us) = sync_rate(place)?;
@@ -37,14 +47,32 @@ pub(super) async fn measure(place: &Path, rounds: usize) -> anyhow::Result<BTree
             let url = format!("postgres://postgres@{}:{}/postgres", address.ip(), address.port());
             add("COPY into PostgreSQL, rows a second", copy_rate(&url).await?);
         }
+        if let Some(kafka) = kafka.clone() {
+            match tokio::task::spawn_blocking(move || produce_rate(&kafka)).await? {
+                Ok(rate) => add("librdkafka's plain producer into Kafka, messages of 256 B a second", rate),
+                Err(error) => results.missing(LIMITS, "Kafka", &format!("{error:#}")),
+            }
+        }
     }
-    tokio::task::spawn_blocking(|| drop(server)).await?;
-    Ok(found.into_iter().map(|(name, values)| (name, Spread::of(values))).collect())
+    for (name, missing) in [("PostgreSQL", server.is_none()), ("Kafka", kafka.is_none())] {
+        if missing {
+            results.missing(LIMITS, name, "it is not installed, or did not start");
+        }
+    }
+    // Blocking, since it waits for their ends.
+    tokio::task::spawn_blocking(|| drop((server, kafka))).await?;
+    results.limits = found.into_iter().map(|(name, values)| (name, Spread::of(values))).collect();
+    Ok(())
+}
+
+/// A server for this run; none where it cannot be installed or does not start.
+async fn own(name: &'static str) -> Option<Server> {
+    tokio::task::spawn_blocking(move || Server::own(name)).await.ok().flatten()
 }
 
 fn sync_rate(place: &Path) -> anyhow::Result<(f64, u64, u64)> {
     let mut file = tempfile::tempfile_in(place)?;
-    let (start, mut took_us) = (Instant::now(), histogram());
+    let (start, mut took_us) = (Instant::now(), histogram()?);
     while start.elapsed() < TIME {
         let one = Instant::now();
         file.write_all(&[0; 4096])?;

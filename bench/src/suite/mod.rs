@@ -1,17 +1,24 @@
 //! The suite: each scenario with each contender, in turns, several rounds; and the limits of the machine in between.
 
 mod contender;
+mod kafka;
 mod limits;
+mod peers;
 mod pipeline;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::codec::Version;
+use crate::cores;
 use crate::load::{Load, Shape, connect, traffic};
 use crate::outcome::Outcome;
 use crate::report::{self, Results, Row};
-use contender::Contender;
+use contender::Contender::{
+    self, Mosquitto, MosquittoPersistent, Muster, MusterWithRule, Nats, NatsSync, Null, Rumqttd,
+};
+pub(crate) use contender::{cached, newest_nats};
 #[cfg(test)]
 pub(crate) use contender::{find, start_mosquitto};
 
@@ -24,8 +31,9 @@ pub(crate) struct Options {
     /// How long each run is measured
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Only scenarios whose name holds one of these texts
-    #[arg(long, value_delimiter = ',')]
+    /// Only these scenarios, by their names; `publish-*` is all whose names begin with `publish-`, and `limits` the
+    /// limits of the machine
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
     /// Where servers keep their files; a folder beside this program, which is on a real disk, if not given
     #[arg(long)]
@@ -40,7 +48,22 @@ impl Options {
     }
 
     fn wants(&self, scenario: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|part| scenario.contains(part.as_str()))
+        self.only.is_empty() || self.only.iter().any(|pattern| named(pattern, scenario))
+    }
+
+    /// A name that nothing has would measure nothing, and look as if it had.
+    fn check(&self) -> anyhow::Result<()> {
+        let mut names: Vec<_> = scenarios(self).iter().map(|it| it.name).collect();
+        names.extend(pipeline::NAMES);
+        names.push(LIMITS);
+        for pattern in &self.only {
+            anyhow::ensure!(
+                names.iter().any(|name| named(pattern, name)),
+                "--only {pattern}: no scenario has this name; there are {}",
+                names.join(", ")
+            );
+        }
+        Ok(())
     }
 
     fn time(&self) -> Duration {
@@ -48,12 +71,22 @@ impl Options {
     }
 }
 
+fn named(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
+}
+
+/// What `--only` calls the limits of the machine.
+const LIMITS: &str = "limits";
+
 /// What is done to a broker.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Traffic(Shape),
     Idle,
-    Storm,
+    /// New clients, so many at a time.
+    Connect(usize),
+    /// Clients that come back, so many at a time.
+    Storm(usize),
 }
 
 struct Scenario {
@@ -64,79 +97,62 @@ struct Scenario {
 }
 
 /// The brokers that are compared everywhere.
-const BROKERS: &[Contender] = &[Contender::Muster, Contender::Mosquitto, Contender::Rumqttd];
-const SATURATED: &[Contender] = &[
-    Contender::Muster,
-    Contender::MusterWithRule,
-    Contender::Mosquitto,
-    Contender::MosquittoPersistent,
-    Contender::Rumqttd,
-    Contender::Nats,
-    Contender::Null,
-];
-const PACED: &[Contender] =
-    &[Contender::Muster, Contender::Mosquitto, Contender::MosquittoPersistent, Contender::Nats];
-const IDLE: &[Contender] = &[Contender::Muster, Contender::Mosquitto, Contender::Rumqttd];
-const TWO: &[Contender] = &[Contender::Muster, Contender::Mosquitto];
+const BROKERS: &[Contender] = &[Muster, Mosquitto, Rumqttd];
+const SATURATED: &[Contender] =
+    &[Muster, MusterWithRule, Mosquitto, MosquittoPersistent, Rumqttd, Nats, NatsSync, Null];
+const PACED: &[Contender] = &[Muster, Mosquitto, MosquittoPersistent, Nats, NatsSync];
+const CONNECTED: &[Contender] = &[Muster, Mosquitto, Rumqttd, Nats];
+const TWO: &[Contender] = &[Muster, Mosquitto];
+
+/// Clients that come, or come back, in storms.
+const STORM: usize = 5_000;
+/// Clients of the largest scenarios; ours and each server's files suffice for them.
+const MANY: usize = 10_000;
 
 fn scenarios(options: &Options) -> Vec<Scenario> {
     let time = options.time();
-    let base = Load { time, subscribers: 0, ..Load::default() };
+    let base = Load { time, warm_up: Duration::from_millis(500), subscribers: 0, ..Load::default() };
     let load = |change: &dyn Fn(&mut Load)| {
         let mut load = base.clone();
         change(&mut load);
         load
     };
+    let paced = |rate: f64| load(&|it| it.rate = Some(rate));
     let devices = |count| load(&|it| (it.publishers, it.rate) = (count, Some(10_000.0)));
+    let storm = |rate| load(&|it| (it.publishers, it.rate) = (STORM, rate));
+    let fan = |publishers, subscribers, rate| {
+        load(&|it| (it.publishers, it.subscribers, it.rate) = (publishers, subscribers, Some(rate)))
+    };
+    let idle = load(&|it| (it.publishers, it.time) = (MANY, Duration::from_millis(500)));
     let one = |name, contenders, action, load| Scenario { name, contenders, action, load };
-    use Action::{Idle, Storm, Traffic};
+    use Action::{Connect, Idle, Storm, Traffic};
+    let publish = Traffic(Shape::Publish);
     vec![
-        one("publish", SATURATED, Traffic(Shape::Publish), load(&|_| ())),
-        one("publish-5000", PACED, Traffic(Shape::Publish), load(&|it| it.rate = Some(5_000.0))),
-        one(
-            "fan-in",
-            BROKERS,
-            Traffic(Shape::FanIn),
-            load(&|it| (it.subscribers, it.rate) = (1, Some(20_000.0))),
-        ),
-        one(
-            "fan-out",
-            BROKERS,
-            Traffic(Shape::FanOut),
-            load(&|it| {
-                (it.publishers, it.subscribers, it.rate) = (1, 100, Some(500.0));
-            }),
-        ),
-        one(
-            "p2p",
-            BROKERS,
-            Traffic(Shape::PeerToPeer),
-            load(&|it| {
-                (it.subscribers, it.rate) = (100, Some(20_000.0));
-            }),
-        ),
+        one("publish", SATURATED, publish, base.clone()),
+        one("publish-5000", PACED, publish, paced(5_000.0)),
+        one("publish-qos0", BROKERS, publish, load(&|it| it.qos = 0)),
+        one("publish-qos2", TWO, publish, load(&|it| it.qos = 2)),
+        one("publish-mqtt5", TWO, publish, load(&|it| it.version = Version::V5)),
+        one("fan-in", BROKERS, Traffic(Shape::FanIn), fan(100, 1, 20_000.0)),
+        one("fan-out", BROKERS, Traffic(Shape::FanOut), fan(1, 100, 500.0)),
+        one("p2p", BROKERS, Traffic(Shape::PeerToPeer), fan(100, 100, 20_000.0)),
         one("devices-1000", TWO, Traffic(Shape::Devices), devices(1_000)),
-        one("devices-10000", TWO, Traffic(Shape::Devices), devices(9_900)),
-        one(
-            "idle",
-            IDLE,
-            Idle,
-            load(&|it| {
-                (it.publishers, it.time) = (9_900, Duration::from_millis(500));
-            }),
-        ),
-        one("reconnect-storm", BROKERS, Storm, load(&|it| it.publishers = 5_000)),
+        one("devices-10000", TWO, Traffic(Shape::Devices), devices(MANY)),
+        one("idle", BROKERS, Idle, idle),
+        one("connect", CONNECTED, Connect(STORM), storm(None)),
+        one("connect-2000", CONNECTED, Connect(STORM), storm(Some(2_000.0))),
+        one("reconnect-storm", TWO, Storm(STORM), storm(None)),
+        one("reconnect-storm-64", TWO, Storm(64), storm(None)),
     ]
 }
 
-/// Connections that storm at a time.
-const STORM_AT_ONCE: usize = 5_000;
-
 /// Runs what was asked for, and writes the report.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    options.check()?;
     let place = options.place()?;
+    let pinned = cores::pin();
     let mut results = Results::load().unwrap_or_default();
-    results.describe(&place);
+    results.describe(&place, &pinned);
     for scenario in scenarios(&options).into_iter().filter(|it| options.wants(it.name)) {
         let mut rows: BTreeMap<usize, Row> = BTreeMap::new();
         for round in 1..=options.rounds {
@@ -158,8 +174,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         report::write(&results)?;
     }
     pipeline::run(&options, &place, &mut results).await?;
-    if options.wants("limits") {
-        results.limits = limits::measure(&place, options.rounds).await?;
+    if options.wants(LIMITS) {
+        limits::run(&place, options.rounds, &mut results).await?;
     }
     report::write(&results)
 }
@@ -184,8 +200,21 @@ async fn measure(scenario: &Scenario, contender: Contender, place: &Path) -> any
     let outcome = match scenario.action {
         Action::Traffic(shape) => traffic(scenario.name, load, shape).await,
         Action::Idle => connect::idle(scenario.name, load).await,
-        Action::Storm => connect::reconnect(scenario.name, load, STORM_AT_ONCE).await,
+        Action::Connect(at_once) => connect::connect(scenario.name, load, at_once).await,
+        Action::Storm(at_once) => connect::reconnect(scenario.name, load, at_once).await,
     };
     running.stop().await;
     Ok(outcome?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn a_name_is_itself_and_a_star_is_all_that_begin_so() {
+        assert!(named("publish", "publish") && !named("publish", "publish-5000"));
+        assert!(named("publish-*", "publish-5000") && !named("publish-*", "publish"));
+        assert!(named("publish*", "publish") && !named("dev", "devices-1000"));
+    }
 }

@@ -1,24 +1,24 @@
-//! Pipelines into tables: Muster's rules beside mosquitto with a script that bridges.
+//! Pipelines into tables: Muster's rules beside mosquitto with those who bring its messages into a database.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use muster_test_servers::Server;
-use tokio::process::{Child, Command};
-use tokio::time::sleep;
+use tokio::process::Child;
 
 use super::contender::{Contender, SQLITE_RULE, start_muster};
+use super::peers::Bridge;
 use super::{Options, progress};
 use crate::load::Load;
 use crate::load::pipeline::{Sink, pipeline, postgres};
 use crate::outcome::Outcome;
 use crate::process::Watched;
-use crate::report::{Results, Row, folder as bench_folder};
+use crate::report::{Results, Row};
 
-/// Messages of each of a hundred publishers: 100,000 rows.
-const MESSAGES: u64 = 1_000;
+/// Messages of each of a hundred publishers, so that a run lasts some seconds: 500,000 rows.
+const MESSAGES_MUSTER: u64 = 5_000;
+/// The same of peers, which take longer over each: 100,000 rows.
+const MESSAGES_PEER: u64 = 1_000;
 /// How long publishing them may take.
 const PUBLISHING_MAX: Duration = Duration::from_secs(60);
 
@@ -32,22 +32,35 @@ const CREATE: &str = "DROP TABLE IF EXISTS bench; CREATE TABLE bench (clientid t
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Muster,
-    Bridge,
+    Peer(Bridge),
 }
 
 impl Way {
     const fn row(self) -> (&'static str, &'static str) {
         match self {
             Self::Muster => ("Muster", "fsynced before PUBACK, each row once"),
-            Self::Bridge => {
-                ("mosquitto and a script (paho)", "memory only: what the script had not committed is lost")
-            }
+            Self::Peer(bridge) => bridge.row(),
+        }
+    }
+
+    const fn messages(self) -> u64 {
+        match self {
+            Self::Muster => MESSAGES_MUSTER,
+            Self::Peer(_) => MESSAGES_PEER,
         }
     }
 }
 
+/// Only a script writes into SQLite: nobody runs the others so.
+const INTO_POSTGRES: &[Way] =
+    &[Way::Muster, Way::Peer(Bridge::Script), Way::Peer(Bridge::NodeRed), Way::Peer(Bridge::Benthos)];
+const INTO_SQLITE: &[Way] = &[Way::Muster, Way::Peer(Bridge::Script)];
+
+/// The scenarios.
+pub(super) const NAMES: [&str; 2] = ["pipeline-postgres", "pipeline-sqlite"];
+
 pub(super) async fn run(options: &Options, place: &Path, results: &mut Results) -> anyhow::Result<()> {
-    for name in ["pipeline-postgres", "pipeline-sqlite"] {
+    for name in NAMES {
         if !options.wants(name) {
             continue;
         }
@@ -62,7 +75,7 @@ pub(super) async fn run(options: &Options, place: &Path, results: &mut Results) 
             let address = it.address();
             format!("postgres://postgres@{}:{}/postgres", address.ip(), address.port())
         });
-        let ways = [Way::Muster, Way::Bridge];
+        let ways = if into_postgres { INTO_POSTGRES } else { INTO_SQLITE };
         let mut rows: Vec<Row> = ways.iter().map(|way| Row::new(way.row().0, way.row().1)).collect();
         for round in 1..=options.rounds {
             for (way, row) in ways.iter().zip(&mut rows) {
@@ -102,57 +115,36 @@ async fn measure(name: &str, way: Way, url: Option<&str>, place: &Path) -> anyho
             (file.display().to_string(), Sink::Sqlite { file, table })
         }
     };
-    let (running, script) = match way {
+    let (running, bridge) = match way {
         Way::Muster => {
             let rule = if url.is_some() { POSTGRES_RULE } else { SQLITE_RULE };
             let environment = [("BENCH_PG", url.unwrap_or_default())];
             let program = Contender::Muster.program()?;
             (start_muster(&program, folder.path(), Some(rule), &environment).await?, None)
         }
-        Way::Bridge => {
-            let running = Contender::Mosquitto.start(folder.path()).await?;
-            let script = bridge(running.address.port(), url.unwrap_or(&file)).await?;
-            (running, Some(script))
+        Way::Peer(bridge) => {
+            let (running, child) = bridge.start(folder.path(), url.unwrap_or(&file)).await?;
+            (running, Some(child))
         }
     };
     let mut watched = running.watched();
-    watched.0.extend(script.as_ref().and_then(Child::id));
-    let load = load(running.address, watched);
+    watched.0.extend(bridge.as_ref().and_then(Child::id));
+    let load = load(running.address, watched, way.messages());
     let outcome = pipeline(name, load, &sink).await;
-    if let Some(mut script) = script {
-        let _ended = script.kill().await;
+    if let Some(mut bridge) = bridge {
+        let _ended = bridge.kill().await;
     }
     running.stop().await;
     Ok(outcome?)
 }
 
-fn load(broker: std::net::SocketAddr, watched: Watched) -> Load {
+fn load(broker: std::net::SocketAddr, watched: Watched, messages: u64) -> Load {
     Load {
         broker,
         watched,
-        messages: Some(MESSAGES),
+        messages: Some(messages),
         time: PUBLISHING_MAX,
         subscribers: 0,
         ..Load::default()
     }
-}
-
-/// A Python with paho-mqtt and psycopg, made once.
-async fn bridge(port: u16, target: &str) -> anyhow::Result<Child> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let python =
-        cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("muster-bench/python/bin/python");
-    anyhow::ensure!(python.is_file(), "{} is missing; bench/run makes it", python.display());
-    let mut command = Command::new(python);
-    command.arg(bench_folder().join("peers/bridge.py")).arg(port.to_string()).arg(target);
-    let mut child = command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let mut line = String::new();
-    let output = child.stdout.take().context("a pipe")?;
-    let mut output = tokio::io::BufReader::new(output);
-    let read = tokio::io::AsyncBufReadExt::read_line(&mut output, &mut line);
-    tokio::time::timeout(Duration::from_secs(20), read).await.context("the bridge does not begin")??;
-    anyhow::ensure!(line.starts_with("ready"), "the bridge ended");
-    sleep(Duration::from_millis(50)).await;
-    Ok(child)
 }
