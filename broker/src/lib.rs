@@ -2,8 +2,8 @@
 //! written to the event log, and a publish is acknowledged only when its event is durable.
 //!
 //! The way of a packet: `listener` -> `connect` (CONNECT, takeover, CONNACK) -> `session` (one task a client)
-//! -> `hub` (log, retained messages) -> `subscribers` (who gets it) -> inboxes -> sessions of subscribers. What must outlive
-//! connections and the process goes by `keeper`.
+//! -> `hub` (log, retained messages) -> `subscribers` (who gets it) -> inboxes -> sessions of subscribers. What must
+//! outlive connections and the process goes by `keeper`.
 //!
 //! It must never know rules, sinks or HTTP.
 

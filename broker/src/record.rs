@@ -31,8 +31,8 @@ impl Recorder {
         Self { journal: journal.clone(), clock: clock.clone(), node: node.to_owned(), client }
     }
 
-    /// A recorder for what no connection of this process does; session and sequence number are as `client` says, 0 where
-    /// there never was a connection.
+    /// A recorder for what no connection of this process does; session and sequence number are as `client` says, 0
+    /// where there never was a connection.
     pub(crate) fn outside(journal: &Journal, clock: &SharedClock, node: &str, client: proto::Client) -> Self {
         Self { journal: journal.clone(), clock: clock.clone(), node: node.to_owned(), client }
     }

@@ -33,8 +33,8 @@ const LINE_BYTES: usize = 256;
 /// The grace time of the alarm, and how many it tells one by one.
 const GRACE_MS: i64 = 5_000;
 const TOLD: usize = 500;
-/// Who is due is to be told of or counted within this time. How busy the machine is decides whether it is met, so that it
-/// is printed and not asserted.
+/// Who is due is to be told of or counted within this time. How busy the machine is decides whether it is met, so that
+/// it is printed and not asserted.
 const LATE_GOAL_MS: i64 = 1_000;
 /// Beyond this, something waits for the wrong thing.
 const LATE_MS_MAX: i64 = 10_000;

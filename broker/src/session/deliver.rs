@@ -1,5 +1,5 @@
-//! The subscriber's side as far as no socket is needed: what has arrived becomes a queued delivery, or is dropped with a
-//! reason.
+//! The subscriber's side as far as no socket is needed: what has arrived becomes a queued delivery, or is dropped with
+//! a reason.
 
 use std::sync::atomic::Ordering;
 

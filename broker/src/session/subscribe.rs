@@ -137,8 +137,8 @@ impl Connection {
 }
 
 impl Actor {
-    /// Puts a subscription into the session, and in force; whether it is new. Where the session is kept, the client must
-    /// not hear of it before it is stored.
+    /// Puts a subscription into the session, and in force; whether it is new. Where the session is kept, the client
+    /// must not hear of it before it is stored.
     pub(super) async fn subscribe(&mut self, filter: &str, mut subscription: Subscription) -> bool {
         let held = self.session.subscriptions.get(filter).map(|held| held.number);
         subscription.number = held.unwrap_or(self.session.next_subscription);
