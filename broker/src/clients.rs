@@ -141,9 +141,23 @@ struct Entry {
 }
 
 struct Live {
-    control: mpsc::Sender<Control>,
+    control: Line,
     facts: Arc<Facts>,
     generation: u64,
+}
+
+/// The way to a session's task.
+#[derive(Clone)]
+struct Line(mpsc::Sender<Asked>);
+
+/// Boxed, because a channel holds room for 32 of what it carries, and every client has one.
+pub(crate) type Asked = Box<Control>;
+
+impl Line {
+    /// Asks the session for something; whether it is still there.
+    async fn send(&self, control: Control) -> bool {
+        self.0.send(Box::new(control)).await.is_ok()
+    }
 }
 
 /// The right to be the next connection of a client.
@@ -171,15 +185,17 @@ impl Clients {
     pub(crate) async fn take_over(&self, turn: &Turn, clean: bool) -> Option<Box<Session>> {
         let control = self.lock().get(&turn.clientid)?.live.as_ref()?.control.clone();
         let (reply, answer) = oneshot::channel();
-        control.send(Control::TakeOver { clean, reply }).await.ok()?;
+        if !control.send(Control::TakeOver { clean, reply }).await {
+            return None;
+        }
         answer.await.ok().flatten()
     }
 
     /// Registers the client's new session.
-    pub(crate) fn register(&self, turn: &Turn, facts: Arc<Facts>) -> (Registration, mpsc::Receiver<Control>) {
+    pub(crate) fn register(&self, turn: &Turn, facts: Arc<Facts>) -> (Registration, mpsc::Receiver<Asked>) {
         let (control, receiver) = mpsc::channel(CONTROL_MESSAGES_MAX);
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-        let live = Live { control, facts, generation };
+        let live = Live { control: Line(control), facts, generation };
         let earlier = self.lock().entry(Arc::clone(&turn.clientid)).or_default().live.replace(live);
         if earlier.is_none() {
             self.sessions.fetch_add(1, Ordering::Relaxed);
@@ -241,7 +257,7 @@ impl Clients {
     pub(crate) async fn kick(&self, clientid: &str, why: KickReason) -> bool {
         let Some(control) = self.control(clientid) else { return false };
         let (reply, done) = oneshot::channel();
-        control.send(Control::Kick { why, reply }).await.is_ok() && done.await.is_ok()
+        control.send(Control::Kick { why, reply }).await && done.await.is_ok()
     }
 
     /// As [`Clients::kick`], without waiting for the end: for whoever stands in the session's way itself.
@@ -249,7 +265,7 @@ impl Clients {
         if let Some(control) = self.control(clientid) {
             let (reply, _) = oneshot::channel();
             // Who has ended meanwhile needs not be told.
-            drop(control.send(Control::Kick { why, reply }).await);
+            control.send(Control::Kick { why, reply }).await;
         }
     }
 
@@ -261,7 +277,7 @@ impl Clients {
     ) -> ProxySubscribed {
         let Some(control) = self.control(clientid) else { return ProxySubscribed::NoClient };
         let (done, wait) = oneshot::channel();
-        if control.send(Control::Subscribe { subscriptions, done }).await.is_err() {
+        if !control.send(Control::Subscribe { subscriptions, done }).await {
             return ProxySubscribed::NoClient;
         }
         match wait.await {
@@ -275,15 +291,14 @@ impl Clients {
     pub(crate) async fn unsubscribe(&self, clientid: &str, filters: Vec<String>) -> Option<Vec<bool>> {
         let control = self.control(clientid)?;
         let (done, wait) = oneshot::channel();
-        control.send(Control::Unsubscribe { filters, done }).await.ok()?;
-        wait.await.ok()
+        control.send(Control::Unsubscribe { filters, done }).await.then_some(wait)?.await.ok()
     }
 
     /// Changes how long a client may be silent; whether it is connected.
     pub(crate) async fn keep_alive(&self, clientid: &str, seconds: u16) -> bool {
         let Some(control) = self.control(clientid) else { return false };
         let (done, wait) = oneshot::channel();
-        control.send(Control::KeepAlive { seconds, done }).await.is_ok() && wait.await == Ok(true)
+        control.send(Control::KeepAlive { seconds, done }).await && wait.await == Ok(true)
     }
 
     /// What a client's session remembers of its permissions, and forgets then if it shall; none where there is no such
@@ -291,23 +306,21 @@ impl Clients {
     pub(crate) async fn answers(&self, clientid: &str, forget: bool) -> Option<Vec<CachedAnswer>> {
         let control = self.control(clientid)?;
         let (reply, wait) = oneshot::channel();
-        control.send(Control::Answers { forget, reply }).await.ok()?;
-        wait.await.ok()
+        control.send(Control::Answers { forget, reply }).await.then_some(wait)?.await.ok()
     }
 
     /// Messages that are held for a client; none where there is no such client.
     pub(crate) async fn held(&self, clientid: &str, query: HeldQuery) -> Option<HeldPage> {
         let control = self.control(clientid)?;
         let (reply, wait) = oneshot::channel();
-        control.send(Control::Held { query, reply }).await.ok()?;
-        wait.await.ok()
+        control.send(Control::Held { query, reply }).await.then_some(wait)?.await.ok()
     }
 
     /// Tells one session that the server stops: one that registered while the others were told.
     pub(crate) async fn shut_down_one(&self, clientid: &str) {
         if let Some(control) = self.control(clientid) {
             // Who has ended meanwhile needs not be told.
-            drop(control.send(Control::Shutdown).await);
+            control.send(Control::Shutdown).await;
         }
     }
 
@@ -323,11 +336,11 @@ impl Clients {
         };
         for control in controls {
             // Who has ended meanwhile needs not be told.
-            drop(control.send(Control::Shutdown).await);
+            control.send(Control::Shutdown).await;
         }
     }
 
-    fn control(&self, clientid: &str) -> Option<mpsc::Sender<Control>> {
+    fn control(&self, clientid: &str) -> Option<Line> {
         Some(self.lock().get(clientid)?.live.as_ref()?.control.clone())
     }
 

@@ -121,6 +121,8 @@ pub struct Limits {
     pub inflight_max: u16,
     /// Messages that wait for a client, connected or not; beyond it the oldest is dropped and counted.
     pub queue_messages_max: usize,
+    /// Bytes of topics and payloads that wait for a client; beyond it the oldest message is dropped and counted.
+    pub queue_bytes_max: usize,
     /// Bytes on their way to a client's socket; beyond it messages wait in its queue.
     pub write_bytes_max: usize,
     /// Topic aliases that a client may set.
@@ -152,6 +154,7 @@ impl Default for Limits {
             receive_maximum: 1_024,
             inflight_max: 32,
             queue_messages_max: 1_000,
+            queue_bytes_max: 16 << 20,
             write_bytes_max: 256 << 10,
             topic_alias_maximum: 64,
             subscriptions_max: 1_000,

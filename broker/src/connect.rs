@@ -2,8 +2,10 @@
 
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use muster_core::event::proto::event::Detail;
@@ -13,6 +15,7 @@ use muster_core::log::LogError;
 use muster_core::topic;
 use rand::RngCore as _;
 use tokio::io::{ReadHalf, WriteHalf};
+use tokio::time::Instant;
 
 use crate::access::{Authn, Credentials, Identity, Subject, Visitor};
 use crate::clients::{Facts, KickReason, Turn};
@@ -25,7 +28,7 @@ use crate::info::ClientInfo;
 use crate::keeper::Kept;
 use crate::listener::{ArriveError, Endpoints, Knock, Socket};
 use crate::record::Recorder;
-use crate::session::{self, Actor, Parts, Session};
+use crate::session::{self, Actor, Parts, Session, Stay};
 use crate::subscribers::Mailbox;
 
 /// Packet type of CONNACK.
@@ -54,30 +57,51 @@ struct First {
 }
 
 /// Serves one connection from its first byte to its last.
-pub(crate) async fn serve(hub: Arc<Hub>, knock: Knock) {
-    let peer = knock.peer;
-    // What comes before CONNECT is large, and given back before the session begins.
-    let first = Box::pin(listen(&hub, knock)).await;
-    go_on(hub, peer, first).await;
+pub(crate) fn serve(hub: Arc<Hub>, knock: Knock) -> impl Future<Output = ()> + Send {
+    // What comes before the session is large, and given back before it begins.
+    let beginning = Box::pin(async move {
+        let peer = knock.peer;
+        let first = Box::pin(listen(&hub, knock)).await;
+        begin(hub, peer, first).await
+    });
+    go_on(beginning)
 }
 
 /// The same for bytes that no listener of ours has taken in.
-pub(crate) async fn serve_stream(hub: Arc<Hub>, socket: Socket, endpoints: Endpoints, peer: SocketAddr) {
+pub(crate) fn serve_stream(
+    hub: Arc<Hub>,
+    socket: Socket,
+    endpoints: Endpoints,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> + Send {
+    let beginning = Box::pin(async move {
+        let first = first_of_stream(&hub, socket, endpoints).await;
+        begin(hub, peer, first).await
+    });
+    go_on(beginning)
+}
+
+async fn go_on(beginning: Pin<Box<impl Future<Output = Option<Box<Parts>>>>>) {
+    if let Some(parts) = beginning.await {
+        session::run(parts).await;
+    }
+}
+
+async fn first_of_stream(hub: &Hub, socket: Socket, endpoints: Endpoints) -> Option<First> {
     let (source, writer) = tokio::io::split(socket);
     let mut reader = FrameReader::new(source, hub.config.limits.packet_bytes_max);
     let packet = tokio::select! {
         () = hub.shutdown.cancelled() => None,
         packet = tokio::time::timeout(hub.config.limits.connect_timeout(), first_packet(&mut reader)) => packet.ok(),
     };
-    let first = packet.map(|packet| First { wire: Wire { reader, writer }, endpoints, packet });
-    go_on(hub, peer, first).await;
+    packet.map(|packet| First { wire: Wire { reader, writer }, endpoints, packet })
 }
 
-/// What follows the first packet.
-async fn go_on(hub: Arc<Hub>, peer: SocketAddr, first: Option<First>) {
+/// What follows the first packet, up to a session with its connection.
+async fn begin(hub: Arc<Hub>, peer: SocketAddr, first: Option<First>) -> Option<Box<Parts>> {
     let Some(First { wire, endpoints, packet }) = first else {
         hub.counters.handshakes_failed.add(1);
-        return;
+        return None;
     };
     match packet {
         Ok(connect) => {
@@ -85,11 +109,7 @@ async fn go_on(hub: Arc<Hub>, peer: SocketAddr, first: Option<First>) {
             hub.counters.packet_received(CONNECT << 4);
             // Its answer, whatever it says.
             hub.counters.packet_sent(CONNACK << 4);
-            // What the handshake needs is given back before the session begins.
-            let established = Box::pin(Handshake { hub, endpoints, connect }.run(wire)).await;
-            if let Some(parts) = established {
-                session::run(parts).await;
-            }
+            Box::pin(Handshake { hub, endpoints, connect }.run(wire)).await
         }
         Err(ReadError::Decode(error)) => {
             hub.counters.handshakes_failed.add(1);
@@ -100,9 +120,13 @@ async fn go_on(hub: Arc<Hub>, peer: SocketAddr, first: Option<First>) {
                 encode::connack(&mut out, version, &ConnAck { code: error.reason(), ..ConnAck::default() });
             }
             session::close(wire.reader.into_source(), wire.writer, out).await;
+            None
         }
         // Nothing came: there is nobody to answer to.
-        Err(ReadError::Closed | ReadError::Io(_)) => hub.counters.handshakes_failed.add(1),
+        Err(ReadError::Closed | ReadError::Io(_)) => {
+            hub.counters.handshakes_failed.add(1);
+            None
+        }
     }
 }
 
@@ -151,8 +175,15 @@ async fn first_packet(reader: &mut FrameReader<ReadHalf<Socket>>) -> Result<Conn
 /// What there was of the client before.
 struct Earlier {
     resumed: Option<Box<Session>>,
+    /// What was known of it.
+    facts: Option<Arc<Facts>>,
+}
+
+impl Earlier {
     /// Its session outlived connections.
-    had_kept: bool,
+    fn had_kept(&self) -> bool {
+        self.facts.as_ref().is_some_and(|it| it.is_kept)
+    }
 }
 
 struct Handshake {
@@ -179,15 +210,31 @@ impl Handshake {
             Ok(identity) => identity,
             Err(code) => return self.refuse(wire, code, Some(code)).await,
         };
-        let turn = self.hub.clients.turn(&self.connect.clientid).await;
-        if self.hub.shutdown.is_cancelled() {
+        // Another connection of the client may wait for room in the log; not everybody waits behind it.
+        let turn = self.hub.clients.turn(&self.connect.clientid);
+        let Ok(turn) = tokio::time::timeout(self.hub.config.limits.connect_timeout(), turn).await else {
+            return self.refuse(wire, reason::SERVER_BUSY, None).await;
+        };
+        let may_begin = match self.hub.shutdown.is_cancelled() {
+            true => Err(reason::SERVER_UNAVAILABLE),
+            // Asked before anything is taken from an earlier connection, which would be in vain.
+            false => self.hub.journal.log().check().map_err(|error| self.not_let_in(&error)),
+        };
+        if let Err(code) = may_begin {
             self.hub.clients.abandon(turn);
-            return self.refuse(wire, reason::SERVER_UNAVAILABLE, None).await;
+            return self.refuse(wire, code, None).await;
         }
-        let had_kept = self.hub.clients.facts(&self.connect.clientid).is_some_and(|it| it.is_kept);
+        let facts = self.hub.clients.facts(&self.connect.clientid);
         let resumed = self.hub.clients.take_over(&turn, self.connect.clean_start).await;
-        let earlier = Earlier { resumed, had_kept };
+        let earlier = Earlier { resumed, facts };
         self.establish(wire, turn, identity, earlier, assigned).await
+    }
+
+    /// What a client is told when the log takes no event.
+    fn not_let_in(&self, error: &LogError) -> u8 {
+        tracing::warn!(clientid = self.connect.clientid, %error, "a client is not let in: no event can be written");
+        let full = matches!(error, LogError::DiskFull { .. });
+        if full { reason::QUOTA_EXCEEDED } else { reason::SERVER_UNAVAILABLE }
     }
 
     /// Checks what needs nobody else; whether the client identifier was assigned here.
@@ -287,11 +334,13 @@ impl Handshake {
         wire: Wire,
         turn: Turn,
         identity: Identity,
-        Earlier { resumed, had_kept }: Earlier,
+        earlier: Earlier,
         assigned: bool,
     ) -> Option<Box<Parts>> {
         let hub = Arc::clone(&self.hub);
         let terms = self.terms();
+        let had_kept = earlier.had_kept();
+        let Earlier { resumed, facts: earlier } = earlier;
         let session_present = resumed.is_some();
         let mut recorder = self.recorder(&identity);
         let connected_at_ms = recorder.wall_ms();
@@ -301,18 +350,23 @@ impl Handshake {
         let mut session = resumed.unwrap_or_else(|| {
             Box::new(hub.new_session(&self.connect.clientid, connected_at_ms, terms.expiry_seconds > 0))
         });
-        session.expiry_seconds = terms.expiry_seconds;
         let connected = match self.record(&mut recorder, &identity, &terms, connected_at_ms).await {
             Ok(offset) => offset,
             Err(error) => {
-                tracing::warn!(clientid = self.connect.clientid, %error, "a client is not let in: no event can be written");
-                session.end(&hub).await;
-                hub.clients.abandon(turn);
-                let full = matches!(error, LogError::DiskFull { .. });
-                let code = if full { reason::QUOTA_EXCEEDED } else { reason::SERVER_UNAVAILABLE };
+                let code = self.not_let_in(&error);
+                match earlier {
+                    Some(facts) if session_present => {
+                        self.give_back(turn, session, facts, recorder, identity).await
+                    }
+                    _ => {
+                        session.end(&hub).await;
+                        hub.clients.abandon(turn);
+                    }
+                }
                 return self.refuse(wire, code, None).await;
             }
         };
+        session.expiry_seconds = terms.expiry_seconds;
         let facts = Arc::new(self.facts(&recorder, &session, &terms, connected_at_ms));
         let (registration, control) = hub.clients.register(&turn, Arc::clone(&facts));
         hub.clients.connected.fetch_add(1, Ordering::Relaxed);
@@ -349,6 +403,30 @@ impl Handshake {
             packet_bytes_max,
         };
         Some(Box::new(parts))
+    }
+
+    /// The client is not let in: its session waits for it as before, with all that it is owed.
+    async fn give_back(
+        &self,
+        turn: Turn,
+        session: Box<Session>,
+        facts: Arc<Facts>,
+        recorder: Recorder,
+        identity: Identity,
+    ) {
+        let hub = Arc::clone(&self.hub);
+        let (registration, control) = hub.clients.register(&turn, Arc::clone(&facts));
+        drop(turn);
+        if hub.shutdown.is_cancelled() {
+            hub.clients.shut_down_one(&self.connect.clientid).await;
+        }
+        let ends_at = Instant::now() + Duration::from_secs(u64::from(session.expiry_seconds));
+        let (subject, answers, left_will) = (Box::new(self.subject(identity)), None, false);
+        let actor =
+            Actor { hub, recorder, facts, subject, answers, control, registration, session, left_will };
+        actor.rejoin();
+        let hub = Arc::clone(&actor.hub);
+        hub.tasks.spawn(session::wait_offline(Box::new(Stay { actor, will: None, ends_at })));
     }
 
     /// Stores what must outlive the process: the session if it outlives its connection, and the will. The client is
@@ -523,7 +601,7 @@ impl Hub {
         } else {
             Mailbox::Passing(Inbox::new(id, clientid))
         };
-        Session::new(created_at_ms, self.config.limits.queue_messages_max, mailbox)
+        Session::new(created_at_ms, &self.config.limits, mailbox)
     }
 }
 

@@ -1,13 +1,17 @@
 //! Packets out of a byte stream, with a buffer that is as small as the client is quiet.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::ready;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
 use crate::codec::{self, DecodeError, Frame, Split};
 
-/// What a buffer is first given. An idle client holds no more than this.
+/// What is read at a time of a client that says little.
 const READ_BYTES_MIN: usize = 1 << 10;
 
 /// Most that is reserved ahead, whatever length a packet claims to have.
@@ -66,9 +70,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 }
                 Split::Needs(bytes) => bytes,
             };
-            self.buffer.reserve(needs.clamp(self.step, READ_BYTES_STEP));
-            let room = self.buffer.capacity() - self.buffer.len();
-            let count = self.source.read_buf(&mut self.buffer).await?;
+            let (count, room) = if self.buffer.is_empty() && self.step == READ_BYTES_MIN {
+                (self.read_little().await?, READ_BYTES_MIN)
+            } else {
+                self.buffer.reserve(needs.clamp(self.step, READ_BYTES_STEP));
+                let room = self.buffer.capacity() - self.buffer.len();
+                (self.source.read_buf(&mut self.buffer).await?, room)
+            };
             if count == 0 {
                 return Err(ReadError::Closed);
             }
@@ -76,6 +84,18 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             self.step = if count == room { self.step * 2 } else { self.step / 2 };
             self.step = self.step.clamp(READ_BYTES_MIN, READ_BYTES_STEP);
         }
+    }
+
+    /// Reads into the stack, so that a client holds no buffer while it says nothing; the first bytes are copied.
+    async fn read_little(&mut self) -> io::Result<usize> {
+        poll_fn(|context| {
+            let mut little = [const { MaybeUninit::uninit() }; READ_BYTES_MIN];
+            let mut little = ReadBuf::uninit(&mut little);
+            ready!(Pin::new(&mut self.source).poll_read(context, &mut little))?;
+            self.buffer.extend_from_slice(little.filled());
+            Ok(little.filled().len()).into()
+        })
+        .await
     }
 
     /// How many bytes were read since the last call.

@@ -82,13 +82,14 @@ impl Group {
         &self.filter
     }
 
-    /// Gives the message to the next member, where there is one that is connected to one of these; how many older
-    /// messages had to make room.
+    /// Gives the message to the next member, where there is one that is connected to one of these, else to one that
+    /// will come back; how many older messages had to make room.
     pub(crate) fn give(&self, offset: u64, message: &Arc<Message>) -> u64 {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         let in_turn = || (0..members.len()).filter_map(|at| members.get((start + at) % members.len()));
-        let member = in_turn().find(|it| it.facts.is_connected()).or_else(|| in_turn().next());
+        let kept = || in_turn().find(|it| matches!(it.mailbox, Mailbox::Kept(_)));
+        let member = in_turn().find(|it| it.facts.is_connected()).or_else(kept).or_else(|| in_turn().next());
         member.map_or(0, |it| it.mailbox.put(offset, it.options, message))
     }
 }

@@ -111,8 +111,8 @@ impl Hub {
             ..Default::default()
         };
         let republished = envelope::republished(&shown);
-        let under_way = retain.then(|| self.retained.begin());
-        let recipients = self.recipients(&topic);
+        let retaining = if retain { self.retained.begin().await } else { None };
+        let mut recipients = self.recipients(&topic, retain);
         let unwanted = self.wanted.contains(EventKind::MessageDropped).then(|| shown.clone());
         shown.request = request;
         let written =
@@ -131,12 +131,15 @@ impl Hub {
             republished,
             payload,
         };
-        if let Some(under_way) = under_way {
-            self.retained.apply(under_way, &topic, &envelope).await;
+        if let Some(retaining) = retaining {
+            self.retained.apply(retaining, &topic, &envelope);
+            // Who subscribed meanwhile may have looked for it before it was there.
+            recipients.join(self.subscribers.matching(&topic));
         }
         let matched = !recipients.targets.is_empty();
         if matched {
-            let dropped = recipients.give(appended.offset, &Message::new(&topic, envelope));
+            let is_kept = recipients.under_way.is_some();
+            let dropped = recipients.give(appended.offset, &Message::published(&topic, envelope, is_kept));
             self.counters.deliveries_dropped.add(dropped);
             self.counters.deliveries_dropped_queue_full.add(dropped);
         } else {
@@ -159,7 +162,7 @@ impl Hub {
             origin: "rest".to_owned(),
             ..proto::Message::default()
         };
-        let under_way = self.retained.begin();
+        let retaining = self.retained.begin().await;
         let appended = recorder.append(EventKind::MessagePublish, topic, Some(message), None).await?;
         let envelope = Envelope {
             id: appended.id.to_bytes(),
@@ -172,15 +175,17 @@ impl Hub {
             republished: None,
             payload: Bytes::new(),
         };
-        self.retained.apply(under_way, topic, &envelope).await;
+        if let Some(retaining) = retaining {
+            self.retained.apply(retaining, topic, &envelope);
+        }
         Ok(appended.offset)
     }
 
     /// Who gets a message to this topic. Asked before its event is written: whoever has to remember it finds the event
-    /// again after a crash.
-    fn recipients(&self, topic: &str) -> Recipients<'_> {
+    /// again after a crash. Somebody may still join them where the message is retained.
+    fn recipients(&self, topic: &str, retain: bool) -> Recipients<'_> {
         let targets = self.subscribers.matching(topic);
-        let under_way = Recipients::outlive(&targets).then(|| self.keeper.begin());
+        let under_way = (retain || Recipients::outlive(&targets)).then(|| self.keeper.begin());
         Recipients { targets, under_way }
     }
 

@@ -1,8 +1,10 @@
 //! Writes a client's events: puts the client's facts, the session's number and the growing sequence number on each.
 
+use std::mem::take;
+
 use muster_core::clock::SharedClock;
 use muster_core::event::proto::event::Detail;
-use muster_core::event::{EventKind, NewEvent, proto};
+use muster_core::event::{EventKind, proto};
 use muster_core::journal::{Appended, Journal};
 use muster_core::log::LogError;
 
@@ -37,42 +39,57 @@ impl Recorder {
         Self { journal: journal.clone(), clock: clock.clone(), node: node.to_owned(), client }
     }
 
-    /// Writes an event; waits only for room in the log's queue.
-    pub(crate) async fn append(
-        &mut self,
+    /// Writes an event; waits only for room in the log's queue. What is written is encoded in this call, so that no
+    /// future of a session is as large as an event.
+    pub(crate) fn append<'a>(
+        &'a mut self,
         kind: EventKind,
         topic: &str,
         message: Option<proto::Message>,
         detail: Option<Detail>,
-    ) -> Result<Appended, LogError> {
-        let event = NewEvent {
-            timestamp_ms: self.clock.wall_ms(),
-            kind,
-            topic: topic.to_owned(),
-            body: proto::Event {
-                node: self.node.clone(),
-                client: Some(self.client.clone()),
-                message,
-                detail,
-            },
-        };
-        let appended = self.journal.append(event).await?;
-        self.client.seq += 1;
-        Ok(appended)
+    ) -> impl Future<Output = Result<Appended, LogError>> + Send + use<'a> {
+        let (appending, client) = self.begin_append(kind, topic, message, detail);
+        async move {
+            let appended = appending.await?;
+            client.seq += 1;
+            Ok(appended)
+        }
     }
 
     /// As [`Recorder::append`], for events that nothing is acknowledged by: a refusal is logged and counted by the
     /// log.
-    pub(crate) async fn note(
-        &mut self,
+    pub(crate) fn note<'a>(
+        &'a mut self,
         kind: EventKind,
         topic: &str,
         message: Option<proto::Message>,
         detail: Option<Detail>,
-    ) {
-        if let Err(error) = self.append(kind, topic, message, detail).await {
-            tracing::warn!(clientid = self.client.clientid, event = kind.name(), %error, "event not recorded");
+    ) -> impl Future<Output = ()> + Send + use<'a> {
+        let (appending, client) = self.begin_append(kind, topic, message, detail);
+        async move {
+            match appending.await {
+                Ok(_) => client.seq += 1,
+                Err(error) => {
+                    tracing::warn!(clientid = client.clientid, event = kind.name(), %error, "event not recorded")
+                }
+            }
         }
+    }
+
+    fn begin_append<'a>(
+        &'a mut self,
+        kind: EventKind,
+        topic: &str,
+        message: Option<proto::Message>,
+        detail: Option<Detail>,
+    ) -> (impl Future<Output = Result<Appended, LogError>> + Send + use<'a>, &'a mut proto::Client) {
+        // Lent to the event, not copied: there is one for whatever a client does.
+        let (node, client) = (take(&mut self.node), Some(take(&mut self.client)));
+        let body = proto::Event { node, client, message, detail };
+        let appending = self.journal.append_parts(self.clock.wall_ms(), kind, topic, &body);
+        self.node = body.node;
+        self.client = body.client.unwrap_or_default();
+        (appending, &mut self.client)
     }
 
     pub(crate) fn client(&self) -> &proto::Client {

@@ -1,18 +1,24 @@
 //! Retained messages: they survive a restart, and obey retain handling and expiry.
 //! Memory answers; the registry remembers, a moment later; what a crash took from it is read again out of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use muster_core::event::{EventKind, EventKinds};
 use muster_core::journal::Journal;
-use muster_core::registry::{Mark, Registry, RetainedChange};
+use muster_core::registry::{Mark, Registry, Reserved, RetainedChange};
 use muster_core::topic;
 
 use crate::envelope::Envelope;
 use crate::error::BrokerError;
 use crate::under_way::{Pending, UnderWay};
+
+/// A message that is about to be retained.
+pub(crate) struct Retaining<'a> {
+    room: Reserved<'a>,
+    under_way: UnderWay<'a>,
+}
 
 /// The last retained message of each topic.
 pub(crate) struct Retained {
@@ -21,6 +27,8 @@ pub(crate) struct Retained {
     registry: Registry,
     /// Publishes that are not retained yet.
     pending: Pending,
+    /// Topics that were cleared a moment ago, by the offset of the event. Locked after `messages`.
+    cleared: Mutex<HashMap<String, Option<u64>>>,
     messages_max: usize,
     bytes_max: usize,
 }
@@ -43,22 +51,35 @@ impl Retained {
             Some((topic, envelope?))
         });
         let messages = RwLock::new(messages.collect());
-        let retained =
-            Self { messages, journal, registry, pending: Pending::default(), messages_max, bytes_max };
+        let (pending, cleared) = (Pending::default(), Mutex::default());
+        let retained = Self { messages, journal, registry, pending, cleared, messages_max, bytes_max };
         retained.read_again(mark).await?;
         Ok(retained)
     }
 
-    /// Says that a message which is about to be written to the log will be retained.
-    pub(crate) fn begin(&self) -> UnderWay<'_> {
-        self.pending.begin(&self.journal)
+    /// Says that a message which is about to be written to the log will be retained. Waits for room in the registry, so
+    /// that nothing waits between the event and what follows from it. None where nothing can be stored any more.
+    pub(crate) async fn begin(&self) -> Option<Retaining<'_>> {
+        let room = self.registry.reserve().await?;
+        Some(Retaining { room, under_way: self.pending.begin(&self.journal) })
     }
 
-    /// Retains a message that was published with the retain flag; an empty one clears its topic.
-    pub(crate) async fn apply(&self, publish: UnderWay<'_>, topic: &str, envelope: &Envelope) {
-        let Some(room) = self.registry.reserve().await else { return };
+    /// Retains a message that was published with the retain flag; an empty one clears its topic. Of two at the same
+    /// time the one counts whose event is the later.
+    pub(crate) fn apply(
+        &self,
+        Retaining { room, under_way }: Retaining<'_>,
+        topic: &str,
+        envelope: &Envelope,
+    ) {
         let mut messages = self.messages.write().unwrap_or_else(PoisonError::into_inner);
+        let offset = self.offset_of(envelope);
+        if messages.get(topic).is_some_and(|it| self.offset_of(it) > offset) || self.is_cleared(topic, offset)
+        {
+            return;
+        }
         let change = if envelope.payload.is_empty() {
+            self.note_cleared(topic, offset);
             if messages.remove(topic).is_none() {
                 return;
             }
@@ -75,7 +96,7 @@ impl Retained {
             messages.insert(topic.to_owned(), own);
             RetainedChange::Set { topic: topic.to_owned(), message, set_at_ms: envelope.received_at_ms }
         };
-        drop(publish);
+        drop(under_way);
         room.change_retained(change, self.mark());
     }
 
@@ -97,11 +118,32 @@ impl Retained {
         while let Some(batch) = reader.try_next_batch()? {
             for event in batch.events() {
                 if let Some(envelope) = Envelope::of(event).filter(|it| it.retain) {
-                    self.apply(self.begin(), &event.topic, &envelope).await;
+                    if let Some(retaining) = self.begin().await {
+                        self.apply(retaining, &event.topic, &envelope);
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// The offset of a message's event; none where it is of another log, and so older than all that happens here.
+    fn offset_of(&self, envelope: &Envelope) -> Option<u64> {
+        u64::try_from(u128::from_be_bytes(envelope.id).wrapping_sub(self.journal.log_id())).ok()
+    }
+
+    /// Whether the topic was cleared by an event after this offset.
+    fn is_cleared(&self, topic: &str, offset: Option<u64>) -> bool {
+        let cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
+        cleared.get(topic).is_some_and(|at| *at > offset)
+    }
+
+    /// Remembers that the topic was cleared while a message may be under way that was published before.
+    fn note_cleared(&self, topic: &str, offset: Option<u64>) {
+        let first = self.pending.first(&self.journal);
+        let mut cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
+        cleared.retain(|_, at| at.is_some_and(|at| at >= first));
+        cleared.insert(topic.to_owned(), offset);
     }
 
     fn mark(&self) -> Mark {

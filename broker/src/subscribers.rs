@@ -150,6 +150,15 @@ impl Recipients<'_> {
         targets.iter().any(Target::outlives)
     }
 
+    /// Adds those that are not among them yet.
+    pub(crate) fn join(&mut self, targets: Vec<Target>) {
+        for target in targets {
+            if !self.targets.contains(&target) {
+                self.targets.push(target);
+            }
+        }
+    }
+
     /// Gives the message, whose event has this offset, to all of them; how many messages, this one or older ones, found
     /// no room.
     pub(crate) fn give(self, offset: u64, message: &Arc<Message>) -> u64 {

@@ -282,6 +282,39 @@ async fn a_client_gets_no_more_than_its_receive_maximum_at_a_time() {
 }
 
 #[tokio::test]
+async fn what_is_sent_again_keeps_to_the_new_receive_maximum() {
+    let harness = Harness::start().await;
+    let connect = |receive_maximum| Connect::v5("narrow").resume().expiry(60).prop(&[33, 0, receive_maximum]);
+    let mut wide = Client::connected(harness.addr(), connect(9)).await;
+    wide.subscribe(1, &[("t", 1)]).await;
+    let mut publisher = harness.v4("p").await;
+    for at in 1..=6u16 {
+        publisher.publish1(at, "t", &at.to_string()).await;
+    }
+    let mut pkids = Vec::new();
+    for _ in 0..5 {
+        pkids.push(wide.message().await.pkid);
+    }
+    wide.message().await;
+    drop(wide);
+    let mut narrow = Client::connected(harness.addr(), connect(2)).await;
+    for (at, pkid) in (1..).zip(&pkids) {
+        let again = narrow.message().await;
+        assert_eq!((again.text(), again.dup, again.pkid), (at.to_string(), true, *pkid));
+        if at >= 2 {
+            narrow.quiet().await;
+            narrow.send_ack(0x40, pkids[at - 2]).await;
+        }
+    }
+    publisher.publish1(7, "t", "7").await;
+    assert_eq!(narrow.message().await.text(), "6");
+    narrow.quiet().await;
+    narrow.send_ack(0x40, pkids[4]).await;
+    let new = narrow.message().await;
+    assert_eq!((new.text().as_str(), new.dup), ("7", false));
+}
+
+#[tokio::test]
 async fn a_client_gets_no_packet_that_is_larger_than_it_takes() {
     let harness = Harness::start().await;
     harness.want_all();

@@ -160,6 +160,30 @@ async fn who_goes_while_the_disk_is_full_is_recorded_when_there_is_room() {
 }
 
 #[tokio::test]
+async fn who_comes_back_while_the_disk_is_full_loses_no_session() {
+    let disk = MoodyDisk::new();
+    let harness = start(&disk).await;
+    let kept = || Connect::v5("kept").resume().expiry(3_600);
+    let mut client = Client::connected(harness.addr(), kept()).await;
+    client.subscribe(1, &[("t", 1)]).await;
+    drop(client);
+    assert_eq!(harness.disconnected("kept").await, "tcp_closed");
+    let mut publisher = harness.v5("p").await;
+    publisher.publish1(1, "t", "owed").await;
+    harness.journal.durable(harness.journal.next_offset() - 1).await.unwrap();
+    disk.set(FULL);
+    assert_eq!(publisher.publish1(2, "t", "full").await, 0x97);
+    for _ in 0..3 {
+        assert_eq!(Client::open(harness.addr(), kept()).await.code(), 0x97);
+    }
+    disk.set(WELL);
+    harness.journal.log().writable().await.unwrap();
+    let mut back = Client::connected(harness.addr(), kept()).await;
+    assert!(back.session_present());
+    assert_eq!(back.message().await.text(), "owed");
+}
+
+#[tokio::test]
 async fn a_broken_disk_acknowledges_nothing() {
     let disk = MoodyDisk::new();
     let harness = start(&disk).await;

@@ -161,6 +161,40 @@ async fn a_persistent_session_keeps_subscriptions_and_messages() {
     assert_eq!(harness.broker.client_subscriptions("away").unwrap(), []);
 }
 
+/// What a kill at this moment would leave: nobody tidies up.
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn identifiers_of_an_earlier_session_are_not_taken_for_those_of_a_new_one_after_a_kill() {
+    let killed = Harness::start().await;
+    let mut first = killed.v5("c").await;
+    first.publish2(1, "t", "earlier").await;
+    first.disconnect().await;
+    // A session that is kept, made a moment before the kill.
+    let _second = Client::connected(killed.addr(), Connect::v5("c").expiry(3_600)).await;
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    copy_folder(killed.dir.path(), dir.path());
+    let harness = Harness::in_dir(dir, Limits::default(), |_| {}).await;
+    let mut back = Client::connected(harness.addr(), Connect::v5("c").resume().expiry(3_600)).await;
+    assert!(back.session_present());
+    back.publish2(1, "t", "new").await;
+    let published = harness.events().await;
+    let payloads: Vec<_> =
+        published.iter().filter(|it| it.kind == EventKind::MessagePublish).map(|it| it.payload()).collect();
+    assert_eq!(payloads, ["earlier", "new"]);
+}
+
 #[tokio::test]
 async fn a_session_ends_with_its_expiry() {
     let harness = Harness::start().await;

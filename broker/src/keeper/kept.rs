@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::ledger::{Ledger, Left, Row};
 use super::{Keeper, Options};
 use crate::codec::Qos;
-use crate::inbox::{Arrived, INBOX_MESSAGES_MAX, Message};
+use crate::inbox::{Arrived, Message};
 
 /// How long a message waits before it is looked at again whether the log takes its event.
 const RETRY_WAIT: Duration = Duration::from_millis(50);
@@ -72,6 +72,11 @@ impl Kept {
         self.session
     }
 
+    /// Nothing that the log has before this offset concerns it any more.
+    pub(crate) fn seen_to(&self) -> u64 {
+        self.ledger().seen_to
+    }
+
     /// Gives it a message for one of its subscriptions; how many older ones had to make room.
     pub(crate) fn owe(self: &Arc<Self>, offset: u64, options: Options, message: &Arc<Message>) -> u64 {
         let mut arrived = Arrived::new(message, &options, &self.clientid);
@@ -85,12 +90,11 @@ impl Kept {
             drop(ledger);
             return 0;
         }
-        ledger.inbox.push_back(arrived);
-        let gone = if ledger.inbox.len() > INBOX_MESSAGES_MAX { ledger.inbox.pop_front() } else { None };
+        let gone = ledger.inbox.push(arrived);
         // A debt that is dropped wants the ledger itself.
         drop(ledger);
         self.arrived.notify_one();
-        u64::from(gone.is_some())
+        gone.len() as u64
     }
 
     /// A debt for a message that the session owes itself: a retained one for a new subscription. None where it is
@@ -164,11 +168,9 @@ impl Kept {
             let offset = arrived.debt.as_ref().map(|debt| debt.key.message);
             offset.filter(|offset| *offset >= durable_offset)
         };
-        match ledger.inbox.front().map(not_durable) {
+        match ledger.inbox.first().map(not_durable) {
             Some(Some(offset)) => Next::NotDurable(offset),
-            Some(None) => {
-                ledger.inbox.pop_front().map_or(Next::Nothing, |owed| Next::Message(Box::new(owed)))
-            }
+            Some(None) => ledger.inbox.pop().map_or(Next::Nothing, |owed| Next::Message(Box::new(owed))),
             None => Next::Nothing,
         }
     }

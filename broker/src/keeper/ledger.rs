@@ -1,17 +1,17 @@
 //! The ledger of a session: which debts it has, and which of them have a row. Plain data; whoever has it has the
 //! session's lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use muster_core::sessions::{Change, DeliveryKey, Stage, StoredDelivery, StoredInbound};
 
 use crate::codec::Qos;
-use crate::inbox::{Arrived, Message};
+use crate::inbox::{Arrivals, Message};
 
 pub(super) struct Ledger {
     /// What has arrived and was not taken in.
-    pub(super) inbox: VecDeque<Arrived>,
+    pub(super) inbox: Arrivals,
     /// Debts without a row.
     unstored: BTreeMap<DeliveryKey, Row>,
     /// Debts with one, and their QoS.
@@ -26,7 +26,7 @@ pub(super) struct Ledger {
     pub(super) inbound: HashMap<u16, (u64, bool)>,
     /// Those that it has released: their rows go when the log needs not be read from there.
     pub(super) released: HashMap<u16, u64>,
-    seen_to: u64,
+    pub(super) seen_to: u64,
     pub(super) is_ended: bool,
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Left {
 impl Ledger {
     pub(super) fn new(seen_to: u64) -> Self {
         Self {
-            inbox: VecDeque::new(),
+            inbox: Arrivals::default(),
             unstored: BTreeMap::new(),
             stored: HashMap::new(),
             settled: Vec::new(),

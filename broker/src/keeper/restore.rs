@@ -21,7 +21,7 @@ use crate::groups::inner_filter;
 use crate::hub::Hub;
 use crate::inbox::{Inbox, Message};
 use crate::record::Recorder;
-use crate::session::{Actor, Session, wait_offline};
+use crate::session::{Actor, Session, Stay, wait_offline};
 use crate::subscribers::{Mailbox, Target};
 
 /// A session on its way back.
@@ -119,12 +119,8 @@ impl Returning {
         let StoredSession { session, clientid, gone_at_ms, seen_to, .. } = stored;
         let memory = Memory::decode(&clientid, &stored.facts);
         let kept = Kept::new(&hub.keeper, session, &clientid, seen_to);
-        let queue_messages_max = hub.config.limits.queue_messages_max;
-        let mut it = Box::new(Session::new(
-            memory.created_at_ms,
-            queue_messages_max,
-            Mailbox::Kept(Arc::clone(&kept)),
-        ));
+        let mailbox = Mailbox::Kept(Arc::clone(&kept));
+        let mut it = Box::new(Session::new(memory.created_at_ms, &hub.config.limits, mailbox));
         it.expiry_seconds = memory.expiry_seconds;
         let mut since = HashMap::new();
         for subscription in stored.subscriptions {
@@ -178,7 +174,7 @@ impl Returning {
         }
         let ends_at = Instant::now() + lifetime;
         let will = will.map(|(will, delay)| (will, Instant::now() + delay));
-        hub.tasks.spawn(wait_offline(actor, will, ends_at));
+        hub.tasks.spawn(wait_offline(Box::new(Stay { actor, will, ends_at })));
     }
 }
 
@@ -188,11 +184,11 @@ async fn publish_alone(hub: &Arc<Hub>, will: StoredWill) {
     let Some((will, _)) = due(will, hub.clock.wall_ms()) else { return };
     let id = hub.session_ids.fetch_add(1, Ordering::Relaxed);
     let mailbox = Mailbox::Passing(Inbox::new(id, &clientid));
-    let session = Box::new(Session::new(memory.created_at_ms, hub.config.limits.queue_messages_max, mailbox));
+    let session = Box::new(Session::new(memory.created_at_ms, &hub.config.limits, mailbox));
     let now_ms = hub.clock.wall_ms();
     let actor = actor(hub, &clientid, &memory, session, now_ms, true).await;
     let now = Instant::now();
-    hub.tasks.spawn(wait_offline(actor, Some((will, now)), now));
+    hub.tasks.spawn(wait_offline(Box::new(Stay { actor, will: Some((will, now)), ends_at: now })));
 }
 
 /// What is left of a life that began when the client went.

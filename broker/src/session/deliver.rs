@@ -49,11 +49,12 @@ impl Actor {
         }
     }
 
-    /// Queues a delivery; the oldest is dropped where there is no room.
+    /// Queues a delivery; the oldest are dropped where there is no room.
     pub(super) async fn enqueue(&mut self, delivery: Delivery) {
-        if let Some(oldest) = self.session.outbox.push(delivery) {
+        while let Some(oldest) = self.session.outbox.make_room(&delivery) {
             self.dropped(&oldest, Drop::QueueFull).await;
         }
+        self.session.outbox.push(delivery);
         self.facts.queued.store(self.session.outbox.queue_len(), Ordering::Relaxed);
     }
 

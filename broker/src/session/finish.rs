@@ -13,9 +13,10 @@ use muster_core::log::LogError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout};
 
+use super::Actor;
 use super::deliver::Drop;
+use super::offline::Stay;
 use super::online::{Connection, End};
-use super::{Actor, offline};
 use crate::clients::KickReason;
 use crate::codec::{DecodeError, Will, encode, reason};
 use crate::listener::Socket;
@@ -24,7 +25,8 @@ use crate::listener::Socket;
 const LINGER: Duration = Duration::from_secs(1);
 
 impl Connection {
-    pub(super) async fn finish(mut self: Box<Self>, end: End) {
+    /// What stays of the session, if it outlives its connection and nobody has taken it.
+    pub(super) async fn finish(mut self: Box<Self>, end: End) -> Option<Box<Stay>> {
         if matches!(end, End::Shutdown) {
             self.flush_acks().await;
         }
@@ -44,7 +46,7 @@ impl Connection {
                 actor.forget_will().await;
             }
         }
-        actor.settle(end, will).await;
+        actor.settle(end, will).await
     }
 
     /// Acknowledges what is durable or about to be.
@@ -89,7 +91,7 @@ impl Actor {
     }
 
     /// Decides about will and session.
-    async fn settle(mut self, end: End, will: Option<Will>) {
+    async fn settle(mut self, end: End, will: Option<Will>) -> Option<Box<Stay>> {
         let outlives = self.session.expiry_seconds > 0;
         match end {
             End::TakenOver { clean, reply } => {
@@ -100,6 +102,7 @@ impl Actor {
                 }
                 self.forget_will().await;
                 self.hand_over(keep, reply).await;
+                None
             }
             End::Kicked { reply, .. } => {
                 if let Some(will) = will {
@@ -109,18 +112,20 @@ impl Actor {
                 self.end().await;
                 // Who asked may have gone.
                 let _ = reply.send(());
+                None
             }
             // A server that stops says nothing about its devices: their wills are not published.
             End::Shutdown => {
                 self.forget_will().await;
                 self.suspend().await;
+                None
             }
             _ => self.leave(will).await,
         }
     }
 
     /// The client has gone: the session stays, or ends with the connection.
-    async fn leave(mut self, will: Option<Will>) {
+    async fn leave(mut self, will: Option<Will>) -> Option<Box<Stay>> {
         let lifetime = Duration::from_secs(u64::from(self.session.expiry_seconds));
         let delay = will.as_ref().map(Will::delay).unwrap_or_default();
         if lifetime.is_zero() || delay.is_zero() {
@@ -129,24 +134,24 @@ impl Actor {
             }
             self.forget_will().await;
             if lifetime.is_zero() {
-                return self.end().await;
+                self.end().await;
+                return None;
             }
-            return self.stay(None, lifetime).await;
+            return Some(self.stay(None, lifetime).await);
         }
         self.will_is_due(delay).await;
         let now = Instant::now();
-        self.stay(will.map(|will| (will, now + delay)), lifetime).await;
+        Some(self.stay(will.map(|will| (will, now + delay)), lifetime).await)
     }
 
-    async fn stay(mut self, will: Option<(Will, Instant)>, lifetime: Duration) {
+    async fn stay(mut self, will: Option<(Will, Instant)>, lifetime: Duration) -> Box<Stay> {
         for delivery in self.session.outbox.drain_qos0() {
             self.dropped(&delivery, Drop::Qos0).await;
         }
         self.answers = None;
         // Nobody waits for it.
         let _ticket = self.hub.keeper.write(Vec::from_iter(self.memory())).await;
-        let ends_at = Instant::now() + lifetime;
-        offline::run(self, will, ends_at).await;
+        Box::new(Stay { actor: self, will, ends_at: Instant::now() + lifetime })
     }
 }
 

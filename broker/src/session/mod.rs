@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 
 use crate::access::Subject;
 use crate::authz::Cache;
-use crate::clients::{Control, Facts, Registration};
+use crate::clients::{Asked, Facts, Registration};
 use crate::codec::Qos;
+use crate::config::Limits;
 use crate::hub::Hub;
 use crate::info::SubscriptionInfo;
 use crate::keeper::{Kept, Memory, Options};
@@ -33,7 +34,7 @@ mod subscribe;
 mod will;
 
 pub(crate) use finish::close;
-pub(crate) use offline::run as wait_offline;
+pub(crate) use offline::{Stay, run as wait_offline};
 pub(crate) use online::{Parts, run};
 
 use outbox::Outbox;
@@ -105,7 +106,7 @@ impl Subscription {
 }
 
 impl Session {
-    pub(crate) fn new(created_at_ms: i64, queue_messages_max: usize, mailbox: Mailbox) -> Self {
+    pub(crate) fn new(created_at_ms: i64, limits: &Limits, mailbox: Mailbox) -> Self {
         Self {
             created_at_ms,
             expiry_seconds: 0,
@@ -114,7 +115,7 @@ impl Session {
             mailbox,
             ticket: None,
             unreleased: HashMap::new(),
-            outbox: Outbox::new(queue_messages_max),
+            outbox: Outbox::new(limits.queue_messages_max, limits.queue_bytes_max),
             backlog: VecDeque::new(),
         }
     }
@@ -161,7 +162,7 @@ pub(crate) struct Actor {
     pub(crate) subject: Box<Subject>,
     /// What was answered about its permissions; made when something is.
     pub(crate) answers: Option<Box<Cache>>,
-    pub(crate) control: mpsc::Receiver<Control>,
+    pub(crate) control: mpsc::Receiver<Asked>,
     pub(crate) registration: Registration,
     pub(crate) session: Box<Session>,
     /// A will of this connection is stored.
@@ -188,6 +189,7 @@ impl Actor {
             clientid: self.clientid().to_owned(),
             facts: memory.encode(),
             gone_at_ms: (gone_at_ms != 0).then_some(gone_at_ms),
+            seen_to: kept.seen_to(),
         })
     }
 

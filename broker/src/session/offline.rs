@@ -9,36 +9,47 @@ use super::Actor;
 use crate::clients::Control;
 use crate::codec::Will;
 
-/// Runs until the session is handed on or has ended. `will` is published at its time, or when the session ends.
-pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at: Instant) {
-    let (mut will, will_at) = will.map_or((None, None), |(will, at)| (Some(will), Some(at)));
+/// A session whose client is away.
+pub(crate) struct Stay {
+    pub(crate) actor: Actor,
+    /// Published at its time, or when the session ends.
+    pub(crate) will: Option<(Will, Instant)>,
+    pub(crate) ends_at: Instant,
+}
+
+/// Runs until the session is handed on or has ended. Whatever is large lives only while it happens: most sessions only
+/// wait.
+pub(crate) async fn run(stay: Box<Stay>) {
+    let Stay { mut actor, will, ends_at } = *stay;
+    let (will, will_at) = will.map_or((None, None), |(will, at)| (Some(Box::new(will)), Some(at)));
+    let mut will = will;
     loop {
         tokio::select! {
-            control = actor.control.recv() => match control {
+            control = actor.control.recv() => match control.map(|it| *it) {
                 Some(Control::TakeOver { clean, reply }) => {
                     // A client that is back in time is not dead (MQTT 5.0, 3.1.3.2.2); one that wants a new session
                     // has ended the old one.
                     if let Some(will) = will.filter(|_| clean) {
-                        actor.publish_will(will).await;
+                        Box::pin(actor.publish_will(*will)).await;
                     }
-                    actor.forget_will().await;
-                    return actor.hand_over(!clean, reply).await;
+                    Box::pin(actor.forget_will()).await;
+                    return Box::pin(actor.hand_over(!clean, reply)).await;
                 }
                 Some(Control::Kick { reply, .. }) => {
                     if let Some(will) = will {
-                        actor.publish_will(will).await;
+                        Box::pin(actor.publish_will(*will)).await;
                     }
-                    actor.end().await;
+                    Box::pin(actor.end()).await;
                     // Who asked may have gone.
                     let _ = reply.send(());
                     return;
                 }
                 // Who asked may have gone, here and below.
                 Some(Control::Subscribe { subscriptions, done }) => {
-                    let _ = done.send(actor.proxy_subscribe(subscriptions).await);
+                    let _ = done.send(Box::pin(actor.proxy_subscribe(subscriptions)).await);
                 }
                 Some(Control::Unsubscribe { filters, done }) => {
-                    let _ = done.send(actor.proxy_unsubscribe(filters).await);
+                    let _ = done.send(Box::pin(actor.proxy_unsubscribe(filters)).await);
                 }
                 Some(Control::KeepAlive { done, .. }) => {
                     let _ = done.send(false);
@@ -50,19 +61,19 @@ pub(crate) async fn run(mut actor: Actor, will: Option<(Will, Instant)>, ends_at
                     let _ = reply.send(actor.session.outbox.held(&query));
                 }
                 // A will that waits goes on waiting after the next start.
-                Some(Control::Shutdown) | None => return actor.suspend().await,
+                Some(Control::Shutdown) | None => return Box::pin(actor.suspend()).await,
             },
-            arrived = actor.session.mailbox.next() => actor.arrived(arrived).await,
+            arrived = actor.session.mailbox.next() => Box::pin(actor.arrived(arrived)).await,
             () = at(will_at), if will.is_some() => {
                 if let Some(will) = will.take() {
-                    actor.publish_will(will).await;
+                    Box::pin(actor.publish_will(*will)).await;
                 }
             }
             () = sleep_until(ends_at) => {
                 if let Some(will) = will {
-                    actor.publish_will(will).await;
+                    Box::pin(actor.publish_will(*will)).await;
                 }
-                return actor.end().await;
+                return Box::pin(actor.end()).await;
             }
         }
     }

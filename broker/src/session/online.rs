@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::publish::{PendingAck, first_durable};
 use super::send::{Later, first_stored};
-use super::{Actor, Session};
+use super::{Actor, Session, offline};
 use crate::access::Action;
 use crate::authz::DenyAction;
 use crate::clients::{Control, KickReason};
@@ -52,6 +52,8 @@ pub(crate) struct Connection {
     pub(crate) packet_bytes_max: usize,
     pub(super) aliases: HashMap<u16, String>,
     pub(super) pending_acks: VecDeque<PendingAck>,
+    /// Identifiers under which an earlier connection sent messages and this one has not.
+    pub(super) unsent: VecDeque<u16>,
     /// What waits for the store, in the order in which it will be stored.
     pub(super) pending_stored: VecDeque<(Ticket, Later)>,
 }
@@ -107,7 +109,11 @@ enum Step {
 pub(crate) async fn run(parts: Box<Parts>) {
     let mut connection = Box::new(Connection::new(*parts));
     let end = Box::pin(connection.serve()).await;
-    Box::pin(connection.finish(end)).await;
+    // What the connection needed is given back before the session waits for its client.
+    let stays = Box::pin(connection.finish(end)).await;
+    if let Some(stay) = stays {
+        offline::run(stay).await;
+    }
 }
 
 impl Connection {
@@ -129,6 +135,7 @@ impl Connection {
             packet_bytes_max: parts.packet_bytes_max,
             aliases: HashMap::new(),
             pending_acks: VecDeque::new(),
+            unsent: VecDeque::new(),
             pending_stored: VecDeque::new(),
         }
     }
@@ -149,6 +156,8 @@ impl Connection {
                 Step::Frame(frame) => Box::pin(self.on_frame(frame)).await,
                 Step::Arrived(arrived) => {
                     Box::pin(self.actor.arrived(arrived)).await;
+                    // Whoever is sent very much lets others have their turn.
+                    tokio::task::coop::consume_budget().await;
                     Ok(())
                 }
                 Step::Stored => {
@@ -198,7 +207,7 @@ impl Connection {
             () = first_stored(hub, pending_stored) => Step::Stored,
             durable = first_durable(&hub.journal, pending_acks) => Step::Durable(durable),
             written = write(writer, out), if must_write => Step::Written(written),
-            control = control.recv() => Step::Control(control),
+            control = control.recv() => Step::Control(control.map(|it| *it)),
             () = until(silence) => Step::Silence,
             () = until(expiry) => Step::Expiry,
         }

@@ -32,6 +32,10 @@ impl Delivery {
     pub(super) fn envelope(&self) -> &Envelope {
         &self.message.envelope
     }
+
+    fn bytes(&self) -> usize {
+        self.message.bytes()
+    }
 }
 
 /// How far an unacknowledged message is.
@@ -67,7 +71,9 @@ struct Queued {
 #[derive(Debug)]
 pub(super) struct Outbox {
     queue: VecDeque<Queued>,
+    queue_bytes: usize,
     queue_messages_max: usize,
+    queue_bytes_max: usize,
     inflight: VecDeque<Inflight>,
     last_pkid: u16,
     /// The place that the next message gets, in queue or window. The first is 1.
@@ -75,17 +81,37 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(queue_messages_max: usize) -> Self {
-        let (queue, inflight) = (VecDeque::new(), VecDeque::new());
-        Self { queue, queue_messages_max, inflight, last_pkid: 0, next_place: 1 }
+    pub(super) fn new(queue_messages_max: usize, queue_bytes_max: usize) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            queue_messages_max,
+            queue_bytes_max,
+            inflight: VecDeque::new(),
+            last_pkid: 0,
+            next_place: 1,
+        }
     }
 
-    /// Queues a message; gives back the oldest one where there is no room for both.
-    pub(super) fn push(&mut self, delivery: Delivery) -> Option<Delivery> {
-        let dropped = if self.queue.len() >= self.queue_messages_max { self.queue.pop_front() } else { None };
+    /// The oldest message, which has to go, where there is no room for a new one beside it. One message has room,
+    /// whatever it weighs.
+    pub(super) fn make_room(&mut self, for_new: &Delivery) -> Option<Delivery> {
+        let is_full = self.queue.len() >= self.queue_messages_max
+            || self.queue_bytes.saturating_add(for_new.bytes()) > self.queue_bytes_max;
+        if is_full { self.pop_front() } else { None }
+    }
+
+    /// Queues a message.
+    pub(super) fn push(&mut self, delivery: Delivery) {
         let place = self.next_place();
+        self.queue_bytes += delivery.bytes();
         self.queue.push_back(Queued { place, delivery });
-        dropped.map(|it| it.delivery)
+    }
+
+    fn pop_front(&mut self) -> Option<Delivery> {
+        let delivery = self.queue.pop_front()?.delivery;
+        self.queue_bytes -= delivery.bytes();
+        Some(delivery)
     }
 
     fn next_place(&mut self) -> u64 {
@@ -100,11 +126,11 @@ impl Outbox {
         if next.delivery.qos > Qos::AtMostOnce && self.inflight.len() >= inflight_max {
             return None;
         }
-        let next = self.queue.pop_front();
+        let next = self.pop_front();
         if self.queue.is_empty() && self.queue.capacity() > 64 {
             self.queue = VecDeque::new();
         }
-        next.map(|it| it.delivery)
+        next
     }
 
     /// A packet identifier that is not in use.
@@ -132,6 +158,12 @@ impl Outbox {
         let is_meant = |it: &&mut Inflight| it.pkid == pkid && matches!(it.stage, Stage::Storing(_));
         let found = self.inflight.iter_mut().find(is_meant)?;
         found.stage = Stage::Sent;
+        Some(found.delivery.clone())
+    }
+
+    /// The message that was sent under an identifier and is not acknowledged.
+    pub(super) fn sent_as(&self, pkid: u16) -> Option<Delivery> {
+        let found = self.inflight.iter().find(|it| it.pkid == pkid && it.stage == Stage::Sent)?;
         Some(found.delivery.clone())
     }
 
@@ -208,6 +240,7 @@ impl Outbox {
     pub(super) fn drain_qos0(&mut self) -> VecDeque<Delivery> {
         let is_qos0 = |it: &Queued| it.delivery.qos == Qos::AtMostOnce;
         let (gone, kept): (VecDeque<_>, _) = self.queue.drain(..).partition(is_qos0);
+        self.queue_bytes = kept.iter().map(|it| it.delivery.bytes()).sum();
         self.queue = kept;
         gone.into_iter().map(|it| it.delivery).collect()
     }
@@ -278,11 +311,16 @@ mod tests {
 
     #[test]
     fn what_is_held_is_shown_in_pages() {
-        let mut outbox = Outbox::new(4);
+        let mut outbox = Outbox::new(4, 100);
         for payload in ["gone", "one", "two", "three"] {
-            assert!(outbox.push(delivery(payload, Qos::AtLeastOnce)).is_none());
+            let new = delivery(payload, Qos::AtLeastOnce);
+            assert!(outbox.make_room(&new).is_none());
+            outbox.push(new);
         }
-        assert!(outbox.push(delivery("four", Qos::AtMostOnce)).is_some(), "the oldest made room");
+        let new = delivery("four", Qos::AtMostOnce);
+        assert!(outbox.make_room(&new).is_some(), "the oldest made room");
+        assert!(outbox.make_room(&new).is_none(), "no other has to");
+        outbox.push(new);
         let texts = |page: Vec<(u64, String)>| page.into_iter().map(|(_, it)| it).collect::<Vec<_>>();
         let first = shown(&outbox, Held::Queued, 0, 2, 100);
         let (place, _) = first[1];
@@ -298,5 +336,28 @@ mod tests {
         assert_eq!(texts(shown(&outbox, Held::Inflight, 0, 9, 100)), ["one"]);
         assert!(outbox.acked(1).is_some());
         assert_eq!(shown(&outbox, Held::Inflight, 0, 9, 100), []);
+    }
+
+    #[test]
+    fn what_is_queued_is_bounded_in_bytes_too() {
+        // A topic of one byte, and payloads of nine.
+        let mut outbox = Outbox::new(1_000, 35);
+        let mut gone = 0;
+        for _ in 0..10 {
+            let new = delivery("123456789", Qos::AtLeastOnce);
+            while outbox.make_room(&new).is_some() {
+                gone += 1;
+            }
+            outbox.push(new);
+        }
+        assert_eq!((outbox.queue_len(), gone), (3, 7));
+        let large = delivery("0123456789012345678901234567890123456789", Qos::AtLeastOnce);
+        while outbox.make_room(&large).is_some() {
+            gone += 1;
+        }
+        outbox.push(large);
+        assert_eq!((outbox.queue_len(), gone), (1, 10), "alone it has room");
+        assert!(outbox.pop(1).is_some());
+        assert!(outbox.make_room(&delivery("1", Qos::AtLeastOnce)).is_none(), "its bytes are free again");
     }
 }

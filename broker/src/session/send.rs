@@ -42,6 +42,7 @@ pub(super) enum Later {
 impl Connection {
     pub(super) async fn on_puback(&mut self, ack: Ack) {
         if let Some(delivery) = self.actor.session.outbox.acked(ack.pkid) {
+            self.is_sent_now(ack.pkid);
             self.count_window();
             self.actor.hub.counters.deliveries_acked.add(1);
             self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
@@ -51,12 +52,14 @@ impl Connection {
     pub(super) async fn on_pubrec(&mut self, ack: Ack) {
         let pkid = ack.pkid;
         if ack.reason >= reason::UNSPECIFIED_ERROR {
+            self.is_sent_now(pkid);
             if let Some(delivery) = self.actor.session.outbox.refused(pkid) {
                 self.count_window();
                 self.actor.delivery_event(EventKind::MessageAcked, &delivery, "", ack.props).await;
             }
             return;
         }
+        self.is_sent_now(pkid);
         let (known, first) = self.actor.session.outbox.received(pkid);
         if let Some(delivery) = first {
             self.actor.hub.counters.deliveries_acked.add(1);
@@ -123,7 +126,7 @@ impl Connection {
 
     pub(super) fn may_pump(&self) -> bool {
         let Session { outbox, backlog, .. } = &*self.actor.session;
-        let has_some = outbox.queue_len() > 0 || !backlog.is_empty();
+        let has_some = outbox.queue_len() > 0 || !backlog.is_empty() || self.may_resend();
         has_some && self.out.len() < self.actor.hub.config.limits.write_bytes_max
     }
 
@@ -131,6 +134,9 @@ impl Connection {
     pub(super) async fn pump(&mut self) {
         let write_bytes_max = self.actor.hub.config.limits.write_bytes_max;
         let mut moved = false;
+        while self.may_resend() && self.out.len() < write_bytes_max {
+            self.resend_one().await;
+        }
         while self.out.len() < write_bytes_max {
             if self.actor.session.outbox.queue_len() == 0 && !self.actor.session.backlog.is_empty() {
                 self.actor.enqueue_retained().await;
@@ -185,7 +191,8 @@ impl Connection {
         }
     }
 
-    /// Sends again what an earlier connection of the session left unacknowledged.
+    /// Sends again what an earlier connection of the session left unacknowledged; messages only as far as the client
+    /// takes so many now.
     pub(super) async fn resend(&mut self) {
         let waiting: Vec<_> = self.actor.session.outbox.inflight().cloned().collect();
         let is_released = waiting.iter().any(|it| it.stage == Stage::Released);
@@ -201,15 +208,31 @@ impl Connection {
                         self.send(|out, version| encode::ack(out, version, PUBREL, pkid, reason::SUCCESS))
                     }
                 },
-                Stage::Sent => {
-                    let now_ms = self.actor.recorder.wall_ms();
-                    let expiry = remaining_seconds(inflight.delivery.envelope(), now_ms);
-                    if self.write_publish(&inflight.delivery, pkid, true, expiry).is_err() {
-                        // It takes smaller packets than before; nothing will ever acknowledge this one.
-                        self.actor.session.outbox.forget(pkid);
-                    }
-                }
+                Stage::Sent => self.unsent.push_back(pkid),
             }
+        }
+    }
+
+    /// Whether there is room for a message that an earlier connection has sent.
+    fn may_resend(&self) -> bool {
+        let underway = self.actor.session.outbox.inflight_len() - self.unsent.len();
+        !self.unsent.is_empty() && underway < self.inflight_max
+    }
+
+    /// A late acknowledgement, meant for an earlier connection, is one all the same.
+    fn is_sent_now(&mut self, pkid: u16) {
+        self.unsent.retain(|it| *it != pkid);
+    }
+
+    async fn resend_one(&mut self) {
+        let Some(pkid) = self.unsent.pop_front() else { return };
+        let Some(delivery) = self.actor.session.outbox.sent_as(pkid) else { return };
+        let expiry = remaining_seconds(delivery.envelope(), self.actor.recorder.wall_ms());
+        if self.write_publish(&delivery, pkid, true, expiry).is_err() {
+            // It takes smaller packets than before; nothing will ever acknowledge this one.
+            self.actor.session.outbox.forget(pkid);
+            self.count_window();
+            self.actor.dropped(&delivery, Drop::TooLarge).await;
         }
     }
 

@@ -131,8 +131,12 @@ impl Connection {
     pub(super) fn complete(&mut self, pending: PendingSubAck) {
         let PendingSubAck { pkid, codes, retained, .. } = pending;
         self.send(|out, version| encode::suback(out, version, pkid, &codes));
-        let backlog = retained.into_iter().map(|filter| RetainedBacklog { filter, after: None });
-        self.actor.session.backlog.extend(backlog);
+        let backlog = &mut self.actor.session.backlog;
+        for filter in retained {
+            // Asked for again, they come from the first on; one entry a filter, so that there are not more than filters.
+            backlog.retain(|it| it.filter != filter);
+            backlog.push_back(RetainedBacklog { filter, after: None });
+        }
     }
 }
 

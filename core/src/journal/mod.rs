@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message as _;
 use tokio::sync::watch;
 
 mod cache;
@@ -13,7 +15,7 @@ pub use cache::{SHARED_BYTES_MAX, Selection};
 pub use reader::{EventBatch, EventReader};
 
 use crate::clock::SharedClock;
-use crate::event::{EventId, NewEvent};
+use crate::event::{EventId, EventKind, NewEvent, proto};
 use crate::log::{Disk, Log, LogConfig, LogError, NewRecord, OpenReport};
 use cache::Cache;
 
@@ -94,6 +96,20 @@ impl Journal {
     pub async fn append(&self, event: NewEvent) -> Result<Appended, LogError> {
         let offset = self.log.append(record(event)).await?;
         Ok(self.appended(offset))
+    }
+
+    /// As [`Journal::append`], of an event in parts. It is encoded in this call: an event is large, and no future that
+    /// waits for room holds one.
+    pub fn append_parts<'a>(
+        &'a self,
+        timestamp_ms: i64,
+        kind: EventKind,
+        topic: &str,
+        body: &proto::Event,
+    ) -> impl Future<Output = Result<Appended, LogError>> + Send + use<'a> {
+        let topic = Bytes::copy_from_slice(topic.as_bytes());
+        let record = NewRecord { timestamp_ms, kind: kind.code(), topic, body: body.encode_to_vec().into() };
+        async move { Ok(self.appended(self.log.append(record).await?)) }
     }
 
     /// As [`Journal::append`], but never waits.

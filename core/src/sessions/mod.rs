@@ -95,6 +95,8 @@ pub enum Change {
         facts: String,
         /// Since when its client is away, milliseconds since 1970; none while it is connected.
         gone_at_ms: Option<i64>,
+        /// Nothing that the log has before this offset concerns it; counts where the session is new.
+        seen_to: u64,
     },
     /// The session ended: nothing of it is kept.
     Ended {

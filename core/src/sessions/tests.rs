@@ -16,7 +16,13 @@ fn delivery(message: u64, stage: Stage) -> StoredDelivery {
 }
 
 fn session(session: u64, gone_at_ms: Option<i64>) -> Change {
-    Change::Session { session, clientid: format!("c{session}"), facts: "{}".to_owned(), gone_at_ms }
+    Change::Session {
+        session,
+        clientid: format!("c{session}"),
+        facts: "{}".to_owned(),
+        gone_at_ms,
+        seen_to: 0,
+    }
 }
 
 async fn write(store: &SessionStore, changes: Vec<Change>) -> Ticket {

@@ -61,11 +61,17 @@ pub(super) const fn stage_number(stage: Stage) -> u8 {
 
 fn one(to: &Transaction<'_>, change: &Change) -> Result<(), Error> {
     match change {
-        Change::Session { session, clientid, facts, gone_at_ms } => {
+        Change::Session { session, clientid, facts, gone_at_ms, seen_to } => {
             let sql =
-                "INSERT INTO session (id, clientid, facts, gone_at_ms, seen_to) VALUES (?1, ?2, ?3, ?4, 0)
+                "INSERT INTO session (id, clientid, facts, gone_at_ms, seen_to) VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (id) DO UPDATE SET facts = excluded.facts, gone_at_ms = excluded.gone_at_ms";
-            to.prepare_cached(sql)?.execute(params![signed(*session), clientid, facts, gone_at_ms])?;
+            to.prepare_cached(sql)?.execute(params![
+                signed(*session),
+                clientid,
+                facts,
+                gone_at_ms,
+                signed(*seen_to)
+            ])?;
         }
         Change::Ended { session } => end(to, *session)?,
         Change::Subscribed(session, it) => {
