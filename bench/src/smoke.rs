@@ -96,6 +96,16 @@ async fn a_given_number_of_messages_is_sent() {
 }
 
 #[tokio::test]
+async fn a_given_number_at_a_rate_is_over_when_it_was_sent() {
+    let broker = null_broker().await;
+    let rate = Some(1_000.0);
+    let some = Load { messages: Some(5), rate, time: Duration::from_secs(600), ..load(broker) };
+    let outcome = traffic("publish", some, Shape::Publish).await.expect("a run");
+    assert_eq!((outcome.due, outcome.acked), (20, Some(20)));
+    assert!(outcome.measured_s < 60.0, "{outcome:?}");
+}
+
+#[tokio::test]
 async fn clients_come_and_come_back() {
     let broker = null_broker().await;
     for outcome in [

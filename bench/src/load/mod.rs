@@ -195,8 +195,11 @@ pub(crate) async fn traffic(name: &str, load: Load, shape: Shape) -> io::Result<
     let telling = shared.load.progress.then(|| tokio::spawn(progress::tell(Arc::clone(&shared))));
     let cpu = measure_window(&shared).await;
     while publishing.join_next().await.is_some() {}
-    if let Some(pacer) = pacer {
-        pacer.await.map_err(io::Error::other)??;
+    match pacer {
+        Some(pacer) if pacer.is_finished() => pacer.await.map_err(io::Error::other)??,
+        // The messages were fewer than the time.
+        Some(pacer) => pacer.abort(),
+        None => {}
     }
     let fan = match shape {
         Shape::Publish | Shape::Devices => 0,

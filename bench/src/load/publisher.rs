@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::Interest;
 use tokio::sync::Notify;
 use tokio::time::{sleep_until, timeout_at};
 
@@ -154,15 +154,34 @@ impl Publisher {
             let all_sent = self.shared.load.messages.is_some_and(|all| self.next_message >= all);
             let over = all_sent || self.pace.over(now);
             self.ping(now, over);
-            if !self.out.is_empty() {
-                self.connection.stream.write_all(&self.out).await?;
-                self.out.clear();
-            }
+            self.write().await?;
             if over && self.nothing_is_on_the_way() {
                 return Ok(());
             }
             self.wait(over).await?;
         }
+    }
+
+    /// Writes all, and reads meanwhile: what a broker that is slow to take more has said must not wait for that.
+    async fn write(&mut self) -> io::Result<()> {
+        let mut written = 0;
+        while written < self.out.len() {
+            let stream = &self.connection.stream;
+            let ready = stream.ready(Interest::READABLE | Interest::WRITABLE).await?;
+            if ready.is_writable() {
+                match stream.try_write(self.out.get(written..).unwrap_or_default()) {
+                    Ok(count) => written += count,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            // What it answers goes to the end of what is written here.
+            if ready.is_readable() && self.connection.input.fill_now(stream)? {
+                self.take_acks()?;
+            }
+        }
+        self.out.clear();
+        Ok(())
     }
 
     fn nothing_is_on_the_way(&self) -> bool {

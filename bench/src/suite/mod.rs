@@ -20,7 +20,7 @@ use crate::client::Target;
 use crate::codec::Version;
 use crate::cores;
 use crate::load::{Load, Shape, connect, traffic};
-use crate::outcome::{Outcome, known};
+use crate::outcome::{Outcome, known, milliseconds};
 use crate::report::{self, Results, Row};
 use contender::Contender::{
     self, Mosquitto, MosquittoPersistent, Muster, MusterWithRule, Nats, NatsSync, Null, Rumqttd,
@@ -218,12 +218,11 @@ fn url_of(server: &Server) -> String {
 }
 
 fn progress(scenario: &str, contender: &str, round: usize, rounds: usize, outcome: &Outcome) {
-    let p99 = outcome.latency.map_or(0, |latency| latency.p99_us);
+    let p99 = outcome.latency.map_or_else(|| "-".to_owned(), |latency| milliseconds(latency.p99_us));
     eprintln!(
-        "{scenario} {round}/{rounds}: {contender}: {:.0} {} a second, p99 {:.2} ms, lost {}, duplicated {}",
+        "{scenario} {round}/{rounds}: {contender}: {:.0} {} a second, p99 {p99}, lost {}, duplicated {}",
         outcome.rate,
         outcome.unit,
-        p99 as f64 / 1000.0,
         known(outcome.lost),
         outcome.duplicated
     );
