@@ -16,12 +16,16 @@ use crate::counts::Latencies;
 use crate::outcome::Outcome;
 use crate::process::own_cpu_s;
 
-/// How long one attempt to connect may take before it is made again: as long as the system waits before it asks anew.
-const ATTEMPT_MAX: Duration = Duration::from_secs(1);
+/// How long a first attempt to connect may take before it is made again: as long as the system waits before it asks
+/// anew. Each further one may take twice as long as the one before it, since a server that is slow under a storm would
+/// otherwise answer none but those who have gone.
+const ATTEMPT_FIRST: Duration = Duration::from_secs(1);
+/// How long any attempt may take.
+const ATTEMPT_MAX: Duration = Duration::from_secs(8);
 /// How long a client waits after an attempt that failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Attempts of one client.
-const ATTEMPTS_MAX: usize = 60;
+const ATTEMPTS_MAX: usize = 20;
 
 /// Connects so many clients, all at once or at a rate, each with one subscription; the rate is until the last is in.
 pub(crate) async fn connect(name: &str, load: Load, at_once: usize) -> io::Result<Outcome> {
@@ -151,17 +155,20 @@ async fn storm(
 /// Tries until it is in and has subscribed.
 async fn persist(load: &Load, number: usize, clean: bool) -> Arrival {
     let id = format!("{}-storm-{number}", load.prefix);
-    let mut failures = Vec::new();
+    let (mut failures, mut time_max) = (Vec::new(), ATTEMPT_FIRST);
     for _ in 0..ATTEMPTS_MAX {
         let attempt = async {
-            let mut connection = Connection::open(&load.target, &id, clean, ATTEMPT_MAX).await?;
+            let mut connection = Connection::open(&load.target, &id, clean, time_max).await?;
             connection.subscribe(&load.command_topic(number), 1).await?;
             Ok::<_, io::Error>(connection)
         };
-        match timeout(ATTEMPT_MAX, attempt).await {
+        match timeout(time_max, attempt).await {
             Ok(Ok(connection)) => return Arrival { connection: Some(connection), failures },
             Ok(Err(error)) => failures.push(Failure::of(&error)),
             Err(_) => failures.push(Failure::TimedOut),
+        }
+        if failures.last() == Some(&Failure::TimedOut) {
+            time_max = (time_max * 2).min(ATTEMPT_MAX);
         }
         sleep(AGAIN_AFTER).await;
     }

@@ -20,8 +20,9 @@ use crate::payload;
 
 /// Messages of QoS 0 that are written at once: nothing is acknowledged that would end a batch.
 const UNACKNOWLEDGED_BATCH: u16 = 32;
-/// After so many messages of QoS 0 the broker is asked whether it has read them.
-const PING_MESSAGES: u64 = 256;
+/// After so many messages of QoS 0 the broker is asked whether it has read them: what a hundred publishers wrote since
+/// then is a hundredth of what is counted in a second.
+const PING_MESSAGES: u64 = 64;
 /// After this time it is asked too, if there are fewer.
 const PING_US: u64 = 50_000;
 
