@@ -23,6 +23,9 @@ const UNACKNOWLEDGED_BATCH: u16 = 32;
 /// After so many messages of QoS 0 the broker is asked whether it has read them: what a hundred publishers wrote since
 /// then is a hundredth of what is counted in a second.
 const PING_MESSAGES: u64 = 64;
+/// Messages of QoS 0 of one publisher that are written and not known to be read: without a bound the kernel's buffers
+/// fill for a second or more before a run is steady.
+const UNREAD_MAX: u64 = 1_024;
 /// After this time it is asked too, if there are fewer.
 const PING_US: u64 = 50_000;
 
@@ -185,6 +188,11 @@ impl Publisher {
         Ok(())
     }
 
+    fn has_room(&self) -> bool {
+        let unread = if self.shared.load.qos == 0 { self.next_message - self.read } else { 0 };
+        !self.free.is_empty() && unread < UNREAD_MAX
+    }
+
     fn nothing_is_on_the_way(&self) -> bool {
         if self.shared.load.qos == 0 {
             self.read == self.next_message
@@ -199,7 +207,7 @@ impl Publisher {
         let (messages_max, qos) = (load.messages.unwrap_or(u64::MAX), load.qos);
         let open = matches!(self.pace, Pace::Open { .. });
         let mut count = 0;
-        while self.next_message < messages_max && count < self.slots.len() as u64 {
+        while self.has_room() && self.next_message < messages_max && count < self.slots.len() as u64 {
             let Some(id) = self.free.last().copied() else { break };
             let Some(due) = self.pace.due(now) else { break };
             if qos > 0 {
@@ -233,8 +241,8 @@ impl Publisher {
     }
 
     async fn wait(&mut self, over: bool) -> io::Result<()> {
+        let room = !over && self.has_room();
         let connection = &mut self.connection;
-        let room = !over && !self.free.is_empty();
         match self.pace {
             // QoS 0, or acks came while it wrote.
             Pace::Closed { .. } if room => {
