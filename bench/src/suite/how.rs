@@ -34,6 +34,8 @@ pub(super) fn traffic(load: &Load) -> String {
     words.push(format!("MQTT {}", mqtt(load.target.version)));
     if load.qos > 0 {
         words.push(format!("at most {} of a publisher on the way", load.window));
+    } else {
+        words.push("at most 1,024 of a publisher not known to be read".to_owned());
     }
     if let Some(messages) = load.messages {
         words.push(format!("{messages} messages each"));
