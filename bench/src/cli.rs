@@ -101,7 +101,7 @@ struct Flow {
     /// Open loop: messages a second of all publishers together. Without it, closed loop
     #[arg(long, value_parser = rate)]
     rate: Option<f64>,
-    /// Messages of one publisher on the way at a time, with QoS 1 and 2; QoS 0 has a bound of its own, 1024 not yet read
+    /// Messages of one publisher on the way at a time, with QoS 1 and 2; QoS 0 has a bound of its own, 1024 unread
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     window: u16,
     /// Messages of each publisher, measured from the first on; without it, as many as fit into the time
