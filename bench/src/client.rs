@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::codec::{self, Packet, Version};
 
@@ -28,14 +30,29 @@ impl Input {
 
     /// Waits for more bytes. May be dropped while it waits.
     pub(crate) async fn fill(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+        self.make_room();
+        match stream.read_buf(&mut self.bytes).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes what has come already; whether anything had.
+    pub(crate) fn fill_now(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        self.make_room();
+        match stream.try_read_buf(&mut self.bytes) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn make_room(&mut self) {
         self.bytes.drain(..self.taken);
         self.taken = 0;
         if self.bytes.len() == self.bytes.capacity() {
             self.bytes.reserve(self.bytes.len().clamp(INPUT_BYTES_FIRST, INPUT_BYTES_MAX));
-        }
-        match stream.read_buf(&mut self.bytes).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
         }
     }
 
@@ -50,6 +67,66 @@ impl Input {
     }
 }
 
+/// Where a broker is, and how clients introduce themselves.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) broker: SocketAddr,
+    pub(crate) version: Version,
+    pub(crate) username: Option<String>,
+    /// Never printed.
+    pub(crate) password: Option<String>,
+}
+
+impl Target {
+    pub(crate) fn new(broker: SocketAddr, version: Version) -> Self {
+        Self { broker, version, username: None, password: None }
+    }
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("broker", &self.broker).finish_non_exhaustive()
+    }
+}
+
+/// Why a connection could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Failure {
+    Refused,
+    Reset,
+    TimedOut,
+    /// By CONNACK or SUBACK.
+    SaidNo,
+    Other,
+}
+
+impl Failure {
+    pub(crate) const ALL: [Self; 5] = [Self::Refused, Self::Reset, Self::TimedOut, Self::SaidNo, Self::Other];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "attempts refused by the system",
+            Self::Reset => "attempts cut off",
+            Self::TimedOut => "attempts without an answer",
+            Self::SaidNo => "attempts that the broker said no to",
+            Self::Other => "attempts that failed otherwise",
+        }
+    }
+
+    pub(crate) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => Self::Reset,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            io::ErrorKind::PermissionDenied => Self::SaidNo,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// A client that was let in.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -59,19 +136,24 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects, and waits for the broker's word.
+    /// Connects, and waits for the broker's word, so long at most.
     pub(crate) async fn open(
-        broker: SocketAddr,
-        version: Version,
+        target: &Target,
         client_id: &str,
         clean: bool,
+        time_max: Duration,
     ) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(broker).await?;
+        timeout(time_max, Self::introduce(target, client_id, clean)).await?
+    }
+
+    async fn introduce(target: &Target, client_id: &str, clean: bool) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(target.broker).await?;
         stream.set_nodelay(true)?;
         let mut out = Vec::with_capacity(64);
-        codec::connect(&mut out, version, client_id, clean);
+        let credentials = (target.username.as_deref(), target.password.as_deref());
+        codec::connect(&mut out, target.version, client_id, clean, credentials);
         stream.write_all(&out).await?;
-        let mut connection = Self { stream, input: Input::new(version), version };
+        let mut connection = Self { stream, input: Input::new(target.version), version: target.version };
         connection.answer(|packet| matches!(packet, Packet::ConnAck { code: 0 })).await?;
         Ok(connection)
     }
@@ -87,7 +169,10 @@ impl Connection {
     async fn answer(&mut self, good: impl Fn(&Packet<'_>) -> bool) -> io::Result<()> {
         loop {
             if let Some(packet) = self.input.next()? {
-                let no = || io::Error::other(format!("the broker answered {packet:?}"));
+                let no = || {
+                    let text = format!("the broker answered {packet:?}");
+                    io::Error::new(io::ErrorKind::PermissionDenied, text)
+                };
                 return if good(&packet) { Ok(()) } else { Err(no()) };
             }
             self.input.fill(&mut self.stream).await?;
@@ -95,8 +180,8 @@ impl Connection {
     }
 
     /// Leaves as MQTT wants it.
-    pub(crate) async fn close(mut self) {
-        // The run is over: whether the broker hears it is all the same.
-        let _told = self.stream.write_all(&codec::DISCONNECT).await;
+    pub(crate) fn close(self) {
+        // The run is over: whether the broker hears it is all the same, and one that does not read is not waited for.
+        let _told = self.stream.try_write(&codec::DISCONNECT);
     }
 }

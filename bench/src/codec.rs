@@ -9,6 +9,7 @@ pub(crate) const PUBREC: u8 = 0x50;
 pub(crate) const PUBREL: u8 = 0x62;
 pub(crate) const PUBCOMP: u8 = 0x70;
 pub(crate) const DISCONNECT: [u8; 2] = [0xe0, 0];
+pub(crate) const PINGREQ: [u8; 2] = [0xc0, 0];
 
 /// The version that a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -41,6 +42,7 @@ pub(crate) enum Packet<'a> {
         id: u16,
         code: u8,
     },
+    PingResp,
     Disconnect,
     Other,
 }
@@ -57,7 +59,16 @@ impl std::fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-pub(crate) fn connect(out: &mut Vec<u8>, version: Version, client_id: &str, clean: bool) {
+/// A name and a password, where a broker wants them.
+pub(crate) type Credentials<'a> = (Option<&'a str>, Option<&'a str>);
+
+pub(crate) fn connect(
+    out: &mut Vec<u8>,
+    version: Version,
+    client_id: &str,
+    clean: bool,
+    (username, password): Credentials<'_>,
+) {
     let v5 = version == Version::V5;
     // A session that is kept is kept for an hour.
     let properties: &[u8] = match (v5, clean) {
@@ -65,15 +76,18 @@ pub(crate) fn connect(out: &mut Vec<u8>, version: Version, client_id: &str, clea
         (true, true) => &[0],
         (true, false) => &[5, 0x11, 0, 0, 0x0e, 0x10],
     };
+    let texts = [Some(client_id), username, password];
+    let texts_bytes = texts.iter().flatten().map(|text| 2 + text.len()).sum::<usize>();
     out.push(0x10);
-    length(out, 10 + properties.len() + 2 + client_id.len());
+    length(out, 10 + properties.len() + texts_bytes);
     text(out, "MQTT");
     out.push(if v5 { 5 } else { 4 });
-    out.push(if clean { 2 } else { 0 });
+    let flag = |bit: u8, set: bool| if set { bit } else { 0 };
+    out.push(flag(2, clean) | flag(0x80, username.is_some()) | flag(0x40, password.is_some()));
     // Ten minutes: no run is as long, so that nobody pings.
     out.extend_from_slice(&600_u16.to_be_bytes());
     out.extend_from_slice(properties);
-    text(out, client_id);
+    texts.into_iter().flatten().for_each(|it| text(out, it));
 }
 
 pub(crate) fn subscribe(out: &mut Vec<u8>, version: Version, filter: &str, qos: u8) {
@@ -171,6 +185,7 @@ fn read(first: u8, body: &[u8], v5: bool) -> Option<Packet<'_>> {
         3 => read_publish(first, body, v5)?,
         4..=7 => Packet::Ack { kind: first, id: u16_at(body, 0)?, code: body.get(2).copied().unwrap_or(0) },
         9 => Packet::SubAck { code: *body.last()? },
+        13 => Packet::PingResp,
         14 => Packet::Disconnect,
         _ => Packet::Other,
     })
@@ -239,8 +254,11 @@ mod tests {
     fn connect_says_its_length() {
         for (version, clean) in [(Version::V4, true), (Version::V5, true), (Version::V5, false)] {
             let mut out = Vec::new();
-            connect(&mut out, version, "device-1", clean);
-            assert_eq!(usize::from(out[1]), out.len() - 2, "{version:?} {clean}");
+            for credentials in [(None, None), (Some("me"), None), (Some("me"), Some("secret"))] {
+                out.clear();
+                connect(&mut out, version, "device-1", clean, credentials);
+                assert_eq!(usize::from(out[1]), out.len() - 2, "{version:?} {clean} {credentials:?}");
+            }
         }
     }
 }

@@ -17,10 +17,15 @@ const LATENCY_US_MAX: u64 = 300_000_000;
 /// Counters of one run. All of them only grow.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
+    /// What should have been sent: by the schedule of an open loop; of a closed one all that was.
+    pub(crate) due: AtomicU64,
     pub(crate) sent: AtomicU64,
+    /// With QoS 0, where nothing is acknowledged: what the server has read, as its answers to PINGREQ tell.
     pub(crate) acked: AtomicU64,
-    /// Acknowledged (or, with QoS 0, sent) while it was measured.
+    /// The same while it was measured.
     pub(crate) in_window: AtomicU64,
+    /// When the last of them came.
+    pub(crate) last_us: AtomicU64,
     pub(crate) received: AtomicU64,
     /// Received while it was measured.
     pub(crate) received_in_window: AtomicU64,
@@ -61,6 +66,14 @@ impl Latencies {
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         for latency_us in batch.drain(..) {
             shard.saturating_record(latency_us.max(1));
+        }
+    }
+
+    /// Adds the same value so many times.
+    pub(crate) fn record_many(&self, latency_us: u64, count: u64) {
+        if let Some(shard) = self.0.first() {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.saturating_record_n(latency_us.max(1), count);
         }
     }
 

@@ -8,6 +8,7 @@ mod clock;
 mod codec;
 mod cores;
 mod counts;
+mod echo;
 mod load;
 mod null_broker;
 mod outcome;

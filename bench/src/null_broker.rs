@@ -71,6 +71,7 @@ fn reply(packet: &[u8], out: &mut Vec<u8>) {
             let [high, low] = pair(body);
             out.extend_from_slice(&[0x90, 3, high, low, 1]);
         }
+        12 => out.extend_from_slice(&[0xd0, 0]),
         _ => {}
     }
 }

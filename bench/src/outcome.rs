@@ -22,16 +22,24 @@ pub(crate) struct Outcome {
     pub(crate) rate: f64,
     pub(crate) unit: String,
     pub(crate) measured_s: f64,
+    /// What should have been sent.
+    #[serde(default)]
+    pub(crate) due: u64,
     pub(crate) sent: u64,
-    pub(crate) acked: u64,
+    /// None where nothing is acknowledged.
+    pub(crate) acked: Option<u64>,
     /// What subscribers or the sink should have.
     pub(crate) expected: u64,
     pub(crate) received: u64,
-    pub(crate) lost: u64,
+    /// None where nobody can know.
+    pub(crate) lost: Option<u64>,
     pub(crate) duplicated: u64,
     pub(crate) refused: u64,
     pub(crate) errors: u64,
     pub(crate) latency: Option<Latency>,
+    /// How much later than due an open loop sent: the generator's own part of the latency, and full windows.
+    #[serde(default)]
+    pub(crate) lag: Option<Latency>,
     /// Processor time of the server while it was measured; none where its process is not known.
     pub(crate) server_cpu_s: Option<f64>,
     /// The same for each million of what `unit` says.
@@ -46,24 +54,32 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// Whether all that was due came, once.
+    pub(crate) fn complete(&self) -> bool {
+        let all_sent = self.due <= self.sent && self.acked.is_none_or(|acked| acked >= self.sent);
+        all_sent && self.lost.unwrap_or(0) == 0 && self.duplicated == 0 && self.received >= self.expected
+    }
+
     /// As a table of two columns.
     pub(crate) fn markdown(&self) -> String {
         let mut lines = vec![format!("| {} | |", self.scenario), "| --- | ---: |".to_owned()];
         let mut line = |name: &str, value: String| lines.push(format!("| {name} | {value} |"));
         line(&format!("{} a second", self.unit), format!("{:.1}", self.rate));
         for (name, count) in [
-            ("sent", self.sent),
+            ("due", Some(self.due)),
+            ("sent", Some(self.sent)),
             ("acknowledged", self.acked),
-            ("expected at receivers", self.expected),
-            ("received", self.received),
+            ("expected at receivers", Some(self.expected)),
+            ("received", Some(self.received)),
             ("lost", self.lost),
-            ("duplicated", self.duplicated),
-            ("refused", self.refused),
-            ("errors", self.errors),
+            ("duplicated", Some(self.duplicated)),
+            ("refused", Some(self.refused)),
+            ("errors", Some(self.errors)),
         ] {
-            line(name, count.to_string());
+            line(name, known(count));
         }
-        if let Some(latency) = self.latency {
+        for (what, latency) in [("", self.latency), ("sent late, ", self.lag)] {
+            let Some(latency) = latency else { continue };
             for (name, us) in [
                 ("p50", latency.p50_us),
                 ("p90", latency.p90_us),
@@ -71,7 +87,7 @@ impl Outcome {
                 ("p99.9", latency.p999_us),
                 ("slowest", latency.max_us),
             ] {
-                line(name, milliseconds(us));
+                line(&format!("{what}{name}"), milliseconds(us));
             }
         }
         if let Some(cpu) = self.cpu_s_per_million {
@@ -92,6 +108,11 @@ impl Outcome {
         self.cpu_s_per_million = cpu_s.filter(|_| count > 0).map(|cpu_s| cpu_s * 1e6 / count as f64);
         self.server_peak_bytes = peak_bytes;
     }
+}
+
+/// A count, or a dash where nobody knows it.
+pub(crate) fn known(count: Option<u64>) -> String {
+    count.map_or_else(|| "-".to_owned(), |count| count.to_string())
 }
 
 pub(crate) fn milliseconds(us: u64) -> String {

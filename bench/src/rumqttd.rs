@@ -1,4 +1,4 @@
-//! Bare rumqttd, whose router Muster has behind its sessions: what that crate does on its own, in memory.
+//! Bare rumqttd, a broker in Rust that is a crate: what it does on its own, in memory.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

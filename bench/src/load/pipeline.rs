@@ -8,8 +8,8 @@ use tokio::time::sleep;
 
 use super::{Load, Shape, traffic};
 use crate::clock::now_us;
-use crate::counts::{histogram, summary};
 use crate::outcome::{Latency, Outcome};
+use crate::process::Watched;
 
 /// How often rows are counted; a rate can be too small by as much, never too large.
 const LOOK: Duration = Duration::from_millis(100);
@@ -19,7 +19,7 @@ const STALLED: Duration = Duration::from_secs(8);
 /// Where the rows arrive.
 #[derive(Debug, Clone)]
 pub(crate) enum Sink {
-    /// A connection string, and a table with columns p, n, t and, for latencies, `arrived timestamptz`.
+    /// A connection string, and a table with columns p, n and t; with `track_commit_timestamp` there are latencies.
     Postgres { url: String, table: String },
     /// A file, and a table with columns p and n.
     Sqlite { file: std::path::PathBuf, table: String },
@@ -33,38 +33,47 @@ struct Arrived {
     latency: Option<Latency>,
 }
 
-pub(crate) async fn pipeline(name: &str, load: Load, sink: &Sink) -> io::Result<Outcome> {
-    let (watched, start, cpu) = (load.watched.clone(), now_us(), load.watched.cpu_s());
+/// `database` are the processes behind the sink, whose time is told apart.
+pub(crate) async fn pipeline(name: &str, load: Load, sink: &Sink, database: &Watched) -> io::Result<Outcome> {
+    let (watched, start) = (load.watched.clone(), now_us());
+    let (server, base) = (load.watched.meter(), database.meter());
+    let (server_before, base_before) = (server.used(), base.used());
     let published =
         traffic(name, Load { warm_up: Duration::ZERO, subscribers: 0, ..load }, Shape::Publish).await?;
     let published_us = now_us();
+    // With QoS 0 nothing is promised: all that was sent may come.
+    let expected = published.acked.unwrap_or(published.sent);
     let (mut rows, mut since) = (0, now_us());
     loop {
         let now_there = sink.count().await.map_err(io::Error::other)?;
         if now_there != rows {
             (rows, since) = (now_there, now_us());
         }
-        if rows >= published.acked || now_us() - since > STALLED.as_micros() as u64 {
+        if rows >= expected || now_us() - since > STALLED.as_micros() as u64 {
             break;
         }
         sleep(LOOK).await;
     }
-    let seconds = (since - start) as f64 / 1e6;
-    let cpu = watched.cpu_s().zip(cpu).map(|(after, before)| after - before);
+    let seconds = since.saturating_sub(start).max(1) as f64 / 1e6;
+    let (cpu, base_cpu) = (server.since(server_before.as_ref()), base.since(base_before.as_ref()));
     let arrived = sink.arrived().await.map_err(io::Error::other)?;
     let mut outcome = Outcome {
         unit: "rows".to_owned(),
         rate: arrived.distinct as f64 / seconds,
         measured_s: seconds,
-        expected: published.acked,
+        expected,
         received: arrived.rows,
-        lost: published.acked.saturating_sub(arrived.distinct),
-        duplicated: arrived.rows - arrived.distinct,
+        lost: Some(published.due.max(expected).saturating_sub(arrived.distinct)),
+        duplicated: published.duplicated + arrived.rows.saturating_sub(arrived.distinct),
         latency: arrived.latency,
         ..published
     };
-    let publishing_s = (published_us - start) as f64 / 1e6;
-    outcome.more.insert("published a second".to_owned(), outcome.acked as f64 / publishing_s);
+    let publishing_s = published_us.saturating_sub(start).max(1) as f64 / 1e6;
+    outcome.more.insert("published a second".to_owned(), outcome.sent as f64 / publishing_s);
+    if let Some(cpu_s) = base_cpu.filter(|_| arrived.distinct > 0) {
+        let each = cpu_s * 1e6 / arrived.distinct as f64;
+        outcome.more.insert("the database's own CPU s a million".to_owned(), each);
+    }
     outcome.set_server(cpu, arrived.distinct, watched.peak_bytes());
     Ok(outcome)
 }
@@ -75,7 +84,7 @@ impl Sink {
             Self::Postgres { url, table } => {
                 let row =
                     postgres(url).await?.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await?;
-                Ok(u64::try_from(row.get::<_, i64>(0))?)
+                Ok(u64::try_from(row.try_get::<_, i64>(0)?)?)
             }
             Self::Sqlite { file, table } => Ok(sqlite(file, &format!("SELECT count(*) FROM {table}"))?.0),
         }
@@ -83,19 +92,7 @@ impl Sink {
 
     async fn arrived(&self) -> anyhow::Result<Arrived> {
         match self {
-            Self::Postgres { url, table } => {
-                let sql = format!(
-                    "SELECT p::bigint, n::bigint, (extract(epoch FROM arrived) * 1e6)::bigint - t::bigint FROM {table}"
-                );
-                let rows = postgres(url).await?.query(&sql, &[]).await?;
-                let (mut seen, mut latencies) = (std::collections::HashSet::new(), histogram()?);
-                for row in &rows {
-                    seen.insert((row.get::<_, i64>(0), row.get::<_, i64>(1)));
-                    latencies.saturating_record(u64::try_from(row.get::<_, i64>(2)).unwrap_or(1).max(1));
-                }
-                let (rows, distinct) = (rows.len() as u64, seen.len() as u64);
-                Ok(Arrived { rows, distinct, latency: summary(&latencies) })
-            }
+            Self::Postgres { url, table } => arrived_in_postgres(url, table).await,
             Self::Sqlite { file, table } => {
                 let sql =
                     format!("SELECT sum(c), count(*) FROM (SELECT count(*) c FROM {table} GROUP BY p, n)");
@@ -104,6 +101,32 @@ impl Sink {
             }
         }
     }
+}
+
+/// A row is there when its transaction has committed, which the server notes only where it was told to.
+async fn arrived_in_postgres(url: &str, table: &str) -> anyhow::Result<Arrived> {
+    let client = postgres(url).await?;
+    let sql = format!("SELECT count(*), count(DISTINCT (p::bigint, n::bigint)) FROM {table}");
+    let row = client.query_one(&sql, &[]).await?;
+    let (rows, distinct) = (row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?);
+    let noted = client.query_one("SELECT current_setting('track_commit_timestamp') = 'on'", &[]).await?;
+    let latency = if noted.try_get(0)? && rows > 0 { commits(&client, table).await? } else { None };
+    Ok(Arrived { rows: u64::try_from(rows)?, distinct: u64::try_from(distinct)?, latency })
+}
+
+/// From when a message was due until the commit of its row, in microseconds.
+async fn commits(client: &tokio_postgres::Client, table: &str) -> anyhow::Result<Option<Latency>> {
+    let sql = format!(
+        "SELECT percentile_disc(ARRAY[0.5, 0.9, 0.99, 0.999, 1]) WITHIN GROUP (ORDER BY          (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1e6)::bigint - t::bigint) FROM {table}"
+    );
+    let row = client.query_one(&sql, &[]).await?;
+    let Some(found) = row.try_get::<_, Option<Vec<Option<i64>>>>(0)? else { return Ok(None) };
+    let found: Option<Vec<u64>> =
+        found.into_iter().map(|us| us.map(|us| u64::try_from(us).unwrap_or(1).max(1))).collect();
+    let Some(Ok([p50_us, p90_us, p99_us, p999_us, max_us])) = found.map(<[u64; 5]>::try_from) else {
+        return Ok(None);
+    };
+    Ok(Some(Latency { p50_us, p90_us, p99_us, p999_us, max_us }))
 }
 
 pub(crate) async fn postgres(url: &str) -> anyhow::Result<tokio_postgres::Client> {

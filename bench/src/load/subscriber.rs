@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
@@ -38,7 +39,7 @@ impl Subscriber {
 
     pub(crate) async fn run(mut self) {
         match self.receive().await {
-            Ok(()) => self.connection.close().await,
+            Ok(()) => self.connection.close(),
             Err(_) => add(&self.shared.counts.errors, 1),
         }
     }
@@ -88,6 +89,9 @@ impl Subscriber {
         add(&counts.received, new + again);
         add(&counts.duplicated, again);
         add(&counts.unexpected, strangers);
+        if new > 0 {
+            counts.last_us.fetch_max(now, Ordering::Relaxed);
+        }
         if self.shared.times.measured(now) {
             add(&counts.received_in_window, new);
         }

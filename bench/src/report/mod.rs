@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::Outcome;
@@ -19,16 +21,41 @@ use crate::suite::{cached, newest_nats};
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) machine: Vec<(String, String)>,
-    pub(crate) command: String,
+    /// The last run.
+    #[serde(default)]
+    pub(crate) run: Run,
     pub(crate) scenarios: BTreeMap<String, Measured>,
     pub(crate) limits: BTreeMap<String, Spread>,
+    /// When, and by which run.
+    #[serde(default)]
+    pub(crate) limits_date: String,
+    #[serde(default)]
+    pub(crate) limits_run: Run,
     /// Scenario, contender, reason.
     pub(crate) not_had: BTreeMap<String, BTreeMap<String, String>>,
 }
 
+/// What was measured, and by which command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub(crate) commit: String,
+    pub(crate) command: String,
+    /// When it began.
+    pub(crate) date: String,
+}
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Measured {
+    /// When it was done.
     pub(crate) date: String,
+    #[serde(default)]
+    pub(crate) run: Run,
+    /// How long all rounds took.
+    #[serde(default)]
+    pub(crate) took_s: f64,
+    /// What was done, and how it is done again.
+    #[serde(default)]
+    pub(crate) how: String,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -38,11 +65,19 @@ pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) durability: String,
     pub(crate) runs: Vec<Outcome>,
+    /// Rounds that gave nothing, and why.
+    #[serde(default)]
+    pub(crate) failures: Vec<String>,
 }
 
 impl Row {
     pub(crate) fn new(name: &str, durability: &str) -> Self {
-        Self { name: name.to_owned(), durability: durability.to_owned(), runs: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            durability: durability.to_owned(),
+            runs: Vec::new(),
+            failures: Vec::new(),
+        }
     }
 
     pub(crate) fn spread(&self, of: impl Fn(&Outcome) -> Option<f64>) -> Spread {
@@ -73,16 +108,34 @@ impl Spread {
 }
 
 impl Results {
+    /// What earlier runs gave; nothing where there was none. What cannot be read is not written over.
     pub(crate) fn load() -> anyhow::Result<Self> {
-        Ok(serde_json::from_str(&fs::read_to_string(folder().join("results/results.json"))?)?)
+        let file = folder().join("results/results.json");
+        match fs::read_to_string(&file) {
+            Ok(text) => serde_json::from_str(&text).with_context(|| {
+                format!("{}: it is no result of this version; move it away", file.display())
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| file.display().to_string()),
+        }
     }
 
-    pub(crate) fn set(&mut self, scenario: &str, rows: Vec<Row>) {
-        if let Some(missing) = self.not_had.get_mut(scenario) {
-            missing.retain(|name, _| !rows.iter().any(|row| row.name == *name));
+    /// A contender of whom every round failed is named with those that could not be had.
+    pub(crate) fn set(&mut self, scenario: &str, rows: Vec<Row>, how: &str, took: Duration) {
+        self.not_had.remove(scenario);
+        let (rows, without): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| !row.runs.is_empty());
+        for row in without {
+            self.missing(scenario, &row.name, row.failures.first().map_or("no round", String::as_str));
         }
-        let date = jiff::Zoned::now().strftime("%F %H:%M").to_string();
-        self.scenarios.insert(scenario.to_owned(), Measured { date, rows });
+        let (date, run, how) = (now(), self.run.clone(), how.to_owned());
+        let measured = Measured { date, run, took_s: took.as_secs_f64(), how, rows };
+        self.scenarios.insert(scenario.to_owned(), measured);
+    }
+
+    pub(crate) fn set_limits(&mut self, limits: BTreeMap<String, Spread>, took: Duration) {
+        self.limits = limits;
+        self.limits_date = format!("{}, after {:.0} s", now(), took.as_secs_f64());
+        self.limits_run = self.run.clone();
     }
 
     pub(crate) fn missing(&mut self, scenario: &str, contender: &str, reason: &str) {
@@ -106,10 +159,8 @@ impl Results {
             ("system".to_owned(), first("/proc/version", "Linux")),
             ("cores".to_owned(), pinned.to_owned()),
             ("files on".to_owned(), said("df", &["--output=fstype,source", &place.display().to_string()])),
-            (
-                "Muster".to_owned(),
-                said("git", &["-C", &folder().display().to_string(), "describe", "--always", "--dirty"]),
-            ),
+            ("Muster".to_owned(), commit()),
+            ("built with".to_owned(), said("rustc", &["--version"])),
             ("mosquitto".to_owned(), said("/usr/sbin/mosquitto", &["-h"])),
             ("NATS".to_owned(), nats),
             ("rumqttd".to_owned(), "the crate in Cargo.lock, 0.20".to_owned()),
@@ -117,8 +168,26 @@ impl Results {
             ("Node-RED".to_owned(), node_red()),
             ("Benthos".to_owned(), benthos()),
         ];
-        self.command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+        self.run = Run { commit: commit(), command, date: now() };
     }
+}
+
+fn now() -> String {
+    jiff::Zoned::now().strftime("%F %H:%M").to_string()
+}
+
+/// What ends the name of a commit that is not all that was measured.
+pub(crate) const CHANGED: &str = " and changes that are in no commit";
+
+/// What is checked out, and whether the tree is that: what the bench itself writes does not count.
+fn commit() -> String {
+    let root = folder().join("..").display().to_string();
+    let commit = said("git", &["-C", &root, "rev-parse", "--short=10", "HEAD"]);
+    let (results, page) = (":(exclude)bench/results", ":(exclude)bench/*.md");
+    let status = ["-C", &root, "status", "--porcelain", "--untracked-files=no", "--", ".", results, page];
+    let changed = Command::new("git").args(status).output().is_ok_and(|it| !it.stdout.is_empty());
+    if changed { commit + CHANGED } else { commit }
 }
 
 /// The first line that says something with a number or a name, of a program's output.
@@ -158,12 +227,18 @@ pub(crate) fn again() -> anyhow::Result<()> {
 pub(crate) fn write(results: &Results) -> anyhow::Result<()> {
     let charts = folder().join("results");
     fs::create_dir_all(&charts)?;
-    fs::write(charts.join("results.json"), serde_json::to_string_pretty(results)? + "\n")?;
+    // By another name first, so that an end in the middle leaves what was there.
+    let new = charts.join("results.json.new");
+    fs::write(&new, serde_json::to_string_pretty(results)? + "\n")?;
+    fs::rename(&new, charts.join("results.json"))?;
     for (name, measured) in &results.scenarios {
         fs::write(charts.join(format!("{name}.svg")), svg::chart(name, measured))?;
     }
-    let limits = fs::read_to_string(folder().join("limits.md")).unwrap_or_default();
-    fs::write(folder().join("RESULTS.md"), page::markdown(results, &limits))?;
+    let [limits, mended] = ["limits.md", "mended.md"].map(|file| {
+        let file = folder().join(file);
+        fs::read_to_string(&file).with_context(|| file.display().to_string())
+    });
+    fs::write(folder().join("RESULTS.md"), page::markdown(results, &limits?, &mended?))?;
     eprintln!("wrote {}", folder().join("RESULTS.md").display());
     Ok(())
 }

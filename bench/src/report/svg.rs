@@ -20,9 +20,9 @@ pub(crate) fn figure(scenario: &str) -> (&'static str, fn(&crate::outcome::Outco
         "publish" | "publish-qos2" | "publish-mqtt5" => {
             ("publishes acknowledged a second", |run| Some(run.rate))
         }
-        "publish-qos0" => ("publishes sent a second", |run| Some(run.rate)),
+        "publish-qos0" => ("publishes read a second", |run| Some(run.rate)),
         "devices-1000" | "devices-10000" => ("CPU seconds a million publishes", |run| run.cpu_s_per_million),
-        _ if scenario.starts_with("pipeline") => ("rows a second", |run| Some(run.rate)),
+        "pipeline-postgres" | "pipeline-sqlite" => ("rows a second", |run| Some(run.rate)),
         _ => ("p99, ms", |run| run.latency.map(|latency| latency.p99_us as f64 / 1e3)),
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-use crate::client::Connection;
+use crate::client::{Connection, Target};
 use crate::codec::Version;
 use crate::cores::server;
 use crate::process::Watched;
@@ -46,12 +46,17 @@ impl Contender {
         }
     }
 
-    /// What PUBACK means.
-    pub(crate) const fn durability(self) -> &'static str {
+    /// What PUBACK means, where there is one.
+    pub(crate) const fn durability(self, qos: u8) -> &'static str {
+        if qos == 0 {
+            return "nothing is acknowledged";
+        }
         match self {
             Self::Muster | Self::MusterWithRule | Self::NatsSync => "fsynced before PUBACK",
             Self::Mosquitto | Self::Rumqttd => "memory only",
-            Self::MosquittoPersistent => "written at times, no fsync before PUBACK",
+            Self::MosquittoPersistent => {
+                "owed to a session that is away; all of it written each second, not before PUBACK"
+            }
             Self::Nats => "written to a file, fsynced at times, not before PUBACK",
             Self::Null => "nothing",
         }
@@ -83,7 +88,11 @@ impl Contender {
             Self::Muster => start_muster(&program, folder, None, &[]).await,
             Self::MusterWithRule => start_muster(&program, folder, Some(SQLITE_RULE), &[]).await,
             Self::Mosquitto => start_mosquitto(&program, folder, "persistence false").await,
-            Self::MosquittoPersistent => start_mosquitto(&program, folder, "persistence true").await,
+            Self::MosquittoPersistent => {
+                let running = start_mosquitto(&program, folder, PERSISTENCE).await?;
+                keep_a_session(running.address).await?;
+                Ok(running)
+            }
             Self::Nats => start_nats(&program, folder, "").await,
             Self::NatsSync => start_nats(&program, folder, "sync_interval: always").await,
             Self::Rumqttd => start_listening(&program, "rumqttd").await,
@@ -91,6 +100,9 @@ impl Contender {
         }
     }
 }
+
+/// Without a session that is kept and away nothing would be written, and by default nothing for half an hour.
+const PERSISTENCE: &str = "persistence true\nautosave_interval 1";
 
 /// Each message becomes a row.
 pub(crate) const SQLITE_RULE: &str = "CREATE RULE bench INTO sqlite.bench AS SELECT clientid, topic, payload.p AS p, \
@@ -182,13 +194,20 @@ async fn start_nats(program: &Path, folder: &Path, sync: &str) -> anyhow::Result
     let config = folder.join("nats.conf");
     std::fs::write(&config, text)?;
     let running = started(server(program).arg("-c").arg(config), folder, address).await?;
-    let mut kept = Connection::open(address, Version::V4, "bench-kept", false).await?;
-    kept.subscribe("bench/+/up", 1).await?;
-    kept.close().await;
+    keep_a_session(address).await?;
     Ok(running)
 }
 
-async fn start_listening(program: &Path, command: &str) -> anyhow::Result<Running> {
+/// A session that is kept and away: each message is owed to it.
+async fn keep_a_session(address: SocketAddr) -> anyhow::Result<()> {
+    let target = Target::new(address, Version::V4);
+    let mut kept = Connection::open(&target, "bench-kept", false, START_MAX).await?;
+    kept.subscribe("bench/+/up", 1).await?;
+    kept.close();
+    Ok(())
+}
+
+pub(super) async fn start_listening(program: &Path, command: &str) -> anyhow::Result<Running> {
     let address = free_address();
     let folder = std::env::temp_dir();
     started(server(program).args([command, &address.to_string()]), &folder, address).await

@@ -1,5 +1,5 @@
-//! What the machine gives when nobody is in the way: the disk, memory, PostgreSQL's COPY, a producer of Kafka. The
-//! loopback's limit is the contender that does nothing, in the scenario `publish`.
+//! What the machine gives when nobody is in the way: the disk, memory, loopback, PostgreSQL's COPY, SQLite's INSERT, a
+//! producer of Kafka. They take turns in rounds, after the scenarios.
 
 use std::collections::BTreeMap;
 use std::io::{Seek as _, Write as _};
@@ -8,25 +8,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::SinkExt as _;
-use muster_test_servers::Server;
 use tokio::time::Instant;
 
 use crate::counts::histogram;
+use crate::echo;
 use crate::load::pipeline::postgres;
 use crate::report::{Results, Spread};
 
-use super::LIMITS;
+use super::contender::start_listening;
 use super::kafka::{self, produce_rate};
+use super::{LIMITS, own, pipeline, url_of};
 
 /// How long each limit is measured in each round.
 const TIME: Duration = Duration::from_secs(1);
-/// Rows of one COPY.
-const COPY_ROWS: u64 = 100_000;
+/// Rows that are handed to PostgreSQL at a time.
+const COPY_BLOCK_ROWS: u64 = 1_000;
+/// Rows of one transaction of SQLite, as the script that is measured beside Muster writes them.
+const INSERT_ROWS: i64 = 10_000;
+/// As the scenario `publish`: clients, packets of each on the way, and their bytes.
+const ECHO: (usize, usize, usize) = (100, 20, 256);
 
 /// By name, with its unit in the name.
+type Found = BTreeMap<String, Vec<f64>>;
+
 pub(super) async fn run(place: &Path, rounds: usize, results: &mut Results) -> anyhow::Result<()> {
-    let mut found: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    let mut add = |name: &str, value: f64| found.entry(name.to_owned()).or_default().push(value);
+    let mut found = Found::new();
+    let begun = Instant::now();
+    results.not_had.remove(LIMITS);
     let server = own("postgres").await;
     let kafka = own("kafka").await.map(Arc::new);
     if let Some(kafka) = &kafka
@@ -36,22 +44,17 @@ pub(super) async fn run(place: &Path, rounds: usize, results: &mut Results) -> a
     }
     for round in 1..=rounds {
         eprintln!("limits {round}/{rounds}");
-        let (syncs, p50_us, p99_us) = sync_rate(place)?;
-        add("fdatasync of 4 KiB, a second", syncs);
-        add("fdatasync of 4 KiB, p50, ms", p50_us as f64 / 1e3);
-        add("fdatasync of 4 KiB, p99, ms", p99_us as f64 / 1e3);
-        add("sequential write, MB a second", sequential_write(place)?);
-        add("memcpy, MB a second", memcpy());
+        if let Err(error) = of_the_machine(place, &mut found).await {
+            results.missing(LIMITS, "the machine", &format!("round {round}: {error:#}"));
+        }
         if let Some(server) = &server {
-            let address = server.address();
-            let url = format!("postgres://postgres@{}:{}/postgres", address.ip(), address.port());
-            add("COPY into PostgreSQL, rows a second", copy_rate(&url).await?);
+            let rate = copy_rate(&url_of(server)).await;
+            add(results, &mut found, "COPY into PostgreSQL, the pipeline's table, rows a second", rate);
         }
         if let Some(kafka) = kafka.clone() {
-            match tokio::task::spawn_blocking(move || produce_rate(&kafka)).await? {
-                Ok(rate) => add("librdkafka's plain producer into Kafka, messages of 256 B a second", rate),
-                Err(error) => results.missing(LIMITS, "Kafka", &format!("{error:#}")),
-            }
+            let rate = tokio::task::spawn_blocking(move || produce_rate(&kafka)).await?;
+            let name = "librdkafka's plain producer into Kafka, messages of 256 B a second";
+            add(results, &mut found, name, rate);
         }
     }
     for (name, missing) in [("PostgreSQL", server.is_none()), ("Kafka", kafka.is_none())] {
@@ -60,14 +63,66 @@ pub(super) async fn run(place: &Path, rounds: usize, results: &mut Results) -> a
         }
     }
     // Blocking, since it waits for their ends.
-    tokio::task::spawn_blocking(|| drop((server, kafka))).await?;
-    results.limits = found.into_iter().map(|(name, values)| (name, Spread::of(values))).collect();
+    let _ended = tokio::task::spawn_blocking(|| drop((server, kafka))).await;
+    let limits = found.into_iter().map(|(name, values)| (name, Spread::of(values))).collect();
+    results.set_limits(limits, begun.elapsed());
     Ok(())
 }
 
-/// A server for this run; none where it cannot be installed or does not start.
-async fn own(name: &'static str) -> Option<Server> {
-    tokio::task::spawn_blocking(move || Server::own(name)).await.ok().flatten()
+fn add(results: &mut Results, found: &mut Found, name: &str, rate: anyhow::Result<f64>) {
+    match rate {
+        Ok(rate) => found.entry(name.to_owned()).or_default().push(rate),
+        Err(error) => results.missing(LIMITS, name, &format!("{error:#}")),
+    }
+}
+
+async fn of_the_machine(place: &Path, found: &mut Found) -> anyhow::Result<()> {
+    let (syncs, p50_us, p99_us) = sync_rate(place)?;
+    for (name, value) in [
+        ("fdatasync of 4 KiB, a second", syncs),
+        ("fdatasync of 4 KiB, p50, ms", p50_us as f64 / 1e3),
+        ("fdatasync of 4 KiB, p99, ms", p99_us as f64 / 1e3),
+        ("sequential write, MB a second", sequential_write(place)?),
+        ("memcpy, MB a second", memcpy()),
+        (
+            "echo on loopback, 100 clients, 20 of 256 B on the way of each, packets a second",
+            echo_rate().await?,
+        ),
+        ("INSERT into SQLite, 10,000 rows a synced transaction, rows a second", insert_rate(place)?),
+    ] {
+        found.entry(name.to_owned()).or_default().push(value);
+    }
+    Ok(())
+}
+
+async fn echo_rate() -> anyhow::Result<f64> {
+    let running = start_listening(&std::env::current_exe()?, "echo").await?;
+    let (clients, window, bytes) = ECHO;
+    let rate = echo::rate(running.address, clients, window, bytes, TIME).await;
+    running.stop().await;
+    Ok(rate?)
+}
+
+/// The columns of the pipeline, with SQLite's promises as Muster asks for them.
+fn insert_rate(place: &Path) -> anyhow::Result<f64> {
+    let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(place)?;
+    let mut db = rusqlite::Connection::open(folder.path().join("limit.db"))?;
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE bench (clientid, topic, p, n, t)",
+    )?;
+    let (start, mut rows) = (Instant::now(), 0_i64);
+    while start.elapsed() < TIME {
+        let transaction = db.transaction()?;
+        let mut insert = transaction.prepare_cached("INSERT INTO bench VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        for row in 0..INSERT_ROWS {
+            let (client, topic) = ("bench-publisher-42", "bench/42/up");
+            insert.execute((client, topic, row, rows + row, 1_795_000_000_000_000_i64))?;
+        }
+        drop(insert);
+        transaction.commit()?;
+        rows += INSERT_ROWS;
+    }
+    Ok(rows as f64 / start.elapsed().as_secs_f64())
 }
 
 fn sync_rate(place: &Path) -> anyhow::Result<(f64, u64, u64)> {
@@ -108,23 +163,22 @@ fn memcpy() -> f64 {
 
 async fn copy_rate(url: &str) -> anyhow::Result<f64> {
     let client = postgres(url).await?;
-    client
-        .batch_execute(
-            "DROP TABLE IF EXISTS limit_copy; CREATE TABLE limit_copy (clientid text, topic text, p bigint, n bigint, \
-             t bigint)",
-        )
-        .await?;
+    client.batch_execute(pipeline::CREATE).await?;
     let start = Instant::now();
-    let sink = client.copy_in::<_, std::io::Cursor<Vec<u8>>>("COPY limit_copy FROM STDIN").await?;
+    let sink = client
+        .copy_in::<_, std::io::Cursor<Vec<u8>>>("COPY bench (clientid, topic, p, n, t) FROM STDIN")
+        .await?;
     let mut sink = std::pin::pin!(sink);
-    for block in 0..COPY_ROWS / 1000 {
+    let mut rows = 0;
+    while start.elapsed() < TIME {
         let mut text = String::new();
-        for row in 0..1000 {
-            let n = block * 1000 + row;
+        for row in 0..COPY_BLOCK_ROWS {
+            let n = rows + row;
             text.push_str(&format!("bench-publisher-{row}\tbench/{row}/up\t{row}\t{n}\t1795000000000000\n"));
         }
         sink.send(std::io::Cursor::new(text.into_bytes())).await?;
+        rows += COPY_BLOCK_ROWS;
     }
     sink.as_mut().finish().await?;
-    Ok(COPY_ROWS as f64 / start.elapsed().as_secs_f64())
+    Ok(rows as f64 / start.elapsed().as_secs_f64())
 }

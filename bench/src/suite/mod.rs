@@ -1,6 +1,7 @@
 //! The suite: each scenario with each contender, in turns, several rounds; and the limits of the machine in between.
 
 mod contender;
+mod how;
 mod kafka;
 mod limits;
 mod peers;
@@ -8,12 +9,18 @@ mod pipeline;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use muster_test_servers::Server;
+use tokio::time::Instant;
+
+use crate::cli::{count, some_seconds};
+use crate::client::Target;
 use crate::codec::Version;
 use crate::cores;
 use crate::load::{Load, Shape, connect, traffic};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, known, milliseconds};
 use crate::report::{self, Results, Row};
 use contender::Contender::{
     self, Mosquitto, MosquittoPersistent, Muster, MusterWithRule, Nats, NatsSync, Null, Rumqttd,
@@ -26,10 +33,10 @@ pub(crate) use contender::{find, start_mosquitto};
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// Rounds of each scenario; contenders take turns in each
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = count)]
     rounds: usize,
-    /// How long each run is measured
-    #[arg(long, default_value_t = 2.0)]
+    /// How long each run is measured, in seconds
+    #[arg(long, default_value_t = 2.0, value_parser = some_seconds)]
     seconds: f64,
     /// Only these scenarios, by their names; `publish-*` is all whose names begin with `publish-`, and `limits` the
     /// limits of the machine
@@ -100,8 +107,12 @@ struct Scenario {
 const BROKERS: &[Contender] = &[Muster, Mosquitto, Rumqttd];
 const SATURATED: &[Contender] =
     &[Muster, MusterWithRule, Mosquitto, MosquittoPersistent, Rumqttd, Nats, NatsSync, Null];
-const PACED: &[Contender] = &[Muster, Mosquitto, MosquittoPersistent, Nats, NatsSync];
+const PACED: &[Contender] = &[Muster, Mosquitto, MosquittoPersistent, Nats, NatsSync, Null];
 const CONNECTED: &[Contender] = &[Muster, Mosquitto, Rumqttd, Nats];
+/// At a rate of connections NATS needs half a minute a round, and says no more than in a storm.
+const CONNECTED_PACED: &[Contender] = &[Muster, Mosquitto, Rumqttd];
+/// With the floor of what the generator and loopback can tell.
+const DEVICES: &[Contender] = &[Muster, Mosquitto, Null];
 const TWO: &[Contender] = &[Muster, Mosquitto];
 
 /// Clients that come, or come back, in storms.
@@ -132,15 +143,20 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
         one("publish-5000", PACED, publish, paced(5_000.0)),
         one("publish-qos0", BROKERS, publish, load(&|it| it.qos = 0)),
         one("publish-qos2", TWO, publish, load(&|it| it.qos = 2)),
-        one("publish-mqtt5", TWO, publish, load(&|it| it.version = Version::V5)),
+        one(
+            "publish-mqtt5",
+            TWO,
+            publish,
+            load(&|it| it.target = Arc::new(Target::new(it.target.broker, Version::V5))),
+        ),
         one("fan-in", BROKERS, Traffic(Shape::FanIn), fan(100, 1, 20_000.0)),
         one("fan-out", BROKERS, Traffic(Shape::FanOut), fan(1, 100, 500.0)),
         one("p2p", BROKERS, Traffic(Shape::PeerToPeer), fan(100, 100, 20_000.0)),
-        one("devices-1000", TWO, Traffic(Shape::Devices), devices(1_000)),
-        one("devices-10000", TWO, Traffic(Shape::Devices), devices(MANY)),
+        one("devices-1000", DEVICES, Traffic(Shape::Devices), devices(1_000)),
+        one("devices-10000", DEVICES, Traffic(Shape::Devices), devices(MANY)),
         one("idle", BROKERS, Idle, idle),
         one("connect", CONNECTED, Connect(STORM), storm(None)),
-        one("connect-2000", CONNECTED, Connect(STORM), storm(Some(2_000.0))),
+        one("connect-2000", CONNECTED_PACED, Connect(STORM), storm(Some(2_000.0))),
         one("reconnect-storm", TWO, Storm(STORM), storm(None)),
         one("reconnect-storm-64", TWO, Storm(64), storm(None)),
     ]
@@ -151,26 +167,21 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     options.check()?;
     let place = options.place()?;
     let pinned = cores::pin();
-    let mut results = Results::load().unwrap_or_default();
+    let mut results = Results::load()?;
     results.describe(&place, &pinned);
     for scenario in scenarios(&options).into_iter().filter(|it| options.wants(it.name)) {
+        let begun = Instant::now();
         let mut rows: BTreeMap<usize, Row> = BTreeMap::new();
         for round in 1..=options.rounds {
             for (at, contender) in scenario.contenders.iter().enumerate() {
-                match measure(&scenario, *contender, &place).await {
-                    Ok(outcome) => {
-                        progress(scenario.name, contender.name(), round, options.rounds, &outcome);
-                        let row = Row::new(contender.name(), contender.durability());
-                        rows.entry(at).or_insert(row).runs.push(outcome);
-                    }
-                    Err(error) => {
-                        eprintln!("{} {}: not had: {error:#}", scenario.name, contender.name());
-                        results.missing(scenario.name, contender.name(), &format!("{error:#}"));
-                    }
-                }
+                let row = Row::new(contender.name(), contender.durability(scenario.load.qos));
+                let row = rows.entry(at).or_insert(row);
+                let outcome = measure(&scenario, *contender, &place).await;
+                took(scenario.name, row, (round, options.rounds), outcome);
             }
         }
-        results.set(scenario.name, rows.into_values().collect());
+        let rows = rows.into_values().collect();
+        results.set(scenario.name, rows, &how::how(&scenario), begun.elapsed());
         report::write(&results)?;
     }
     pipeline::run(&options, &place, &mut results).await?;
@@ -180,14 +191,39 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     report::write(&results)
 }
 
+/// A round of a contender, which may have failed.
+fn took(scenario: &str, row: &mut Row, (round, rounds): (usize, usize), outcome: anyhow::Result<Outcome>) {
+    match outcome {
+        Ok(outcome) => {
+            progress(scenario, &row.name, round, rounds, &outcome);
+            row.runs.push(outcome);
+        }
+        Err(error) => {
+            eprintln!("{scenario} {round}/{rounds}: {}: failed: {error:#}", row.name);
+            row.failures.push(format!("round {round}: {error:#}"));
+        }
+    }
+}
+
+/// A server for this run; none where it cannot be installed or does not start.
+async fn own(name: &'static str) -> Option<Server> {
+    // Blocking, since it waits for its start; where that fails it ends by a panic, which is only told here.
+    tokio::task::spawn_blocking(move || Server::own(name)).await.ok().flatten()
+}
+
+/// PostgreSQL's connection string.
+fn url_of(server: &Server) -> String {
+    let address = server.address();
+    format!("postgres://postgres@{}:{}/postgres", address.ip(), address.port())
+}
+
 fn progress(scenario: &str, contender: &str, round: usize, rounds: usize, outcome: &Outcome) {
-    let p99 = outcome.latency.map_or(0, |latency| latency.p99_us);
+    let p99 = outcome.latency.map_or_else(|| "-".to_owned(), |latency| milliseconds(latency.p99_us));
     eprintln!(
-        "{scenario} {round}/{rounds}: {contender}: {:.0} {} a second, p99 {:.1} ms, lost {}, duplicated {}",
+        "{scenario} {round}/{rounds}: {contender}: {:.0} {} a second, p99 {p99}, lost {}, duplicated {}",
         outcome.rate,
         outcome.unit,
-        p99 as f64 / 1000.0,
-        outcome.lost,
+        known(outcome.lost),
         outcome.duplicated
     );
 }
@@ -196,7 +232,8 @@ async fn measure(scenario: &Scenario, contender: Contender, place: &Path) -> any
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(place)?;
     let running = contender.start(folder.path()).await?;
     let mut load = scenario.load.clone();
-    (load.broker, load.watched) = (running.address, running.watched());
+    load.target = Arc::new(Target::new(running.address, load.target.version));
+    load.watched = running.watched();
     let outcome = match scenario.action {
         Action::Traffic(shape) => traffic(scenario.name, load, shape).await,
         Action::Idle => connect::idle(scenario.name, load).await,
