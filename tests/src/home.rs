@@ -73,7 +73,8 @@ impl Home {
         self.command_of(&crate::muster::binary(), arguments)
     }
 
-    fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+    /// Another program, in the same way.
+    pub fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = tools::command(program);
         command.args(arguments).current_dir(self.path());
         for (name, _) in std::env::vars_os() {

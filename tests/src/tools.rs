@@ -1,6 +1,6 @@
-//! Foreign programs that the tests drive: mosquitto's clients, `sqlite3`, a Python with paho, schemathesis. A test that
-//! needs one asks by [`need!`](crate::need); where it is missing the test fails in CI, and is counted as not run
-//! elsewhere.
+//! Foreign programs that the tests drive: mosquitto's clients, `sqlite3`, Pythons with paho and mongomock,
+//! schemathesis. A test that needs one asks by [`need!`](crate::need); where it is missing the test fails in CI, and is
+//! counted as not run elsewhere.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -24,13 +24,14 @@ macro_rules! need {
     };
 }
 
-/// Where a program is; `paho` is the Python that has it.
+/// Where a program is; `paho` and `mongomock` are the Pythons that have them.
 ///
 /// # Panics
 /// When it is missing and `CI=true`: there, nothing may be left out.
 pub fn find(tool: &str) -> Option<PathBuf> {
     let found = match tool {
-        "paho" => std::env::var_os("E2E_PYTHON").map(PathBuf::from).filter(|python| has_paho(python)),
+        "paho" => std::env::var_os("E2E_PYTHON").map(PathBuf::from).filter(|it| has(it, "paho.mqtt.client")),
+        "mongomock" => std::env::var_os("E2E_MONGOMOCK").map(PathBuf::from).filter(|it| has(it, "mongomock")),
         "schemathesis" => std::env::var_os("E2E_SCHEMATHESIS").map(PathBuf::from).filter(|it| it.is_file()),
         _ => in_path(tool),
     };
@@ -48,9 +49,9 @@ fn in_path(tool: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(tool)).find(|file| file.is_file())
 }
 
-fn has_paho(python: &Path) -> bool {
+fn has(python: &Path, module: &str) -> bool {
     let mut command = std::process::Command::new(python);
-    command.args(["-c", "import paho.mqtt.client"]).stderr(Stdio::null());
+    command.args(["-c", &format!("import {module}")]).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 

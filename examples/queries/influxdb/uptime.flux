@@ -1,10 +1,8 @@
 // How long one device was online in the last seven days. A connection that lasts, or that began or ended outside of
 // these days, counts with its part within them. What began or ended more than a year ago is not found.
-import "experimental"
-
 device = "meter-1"
-since = int(v: experimental.subDuration(d: 7d, from: now())) / 1000000
-until = int(v: now()) / 1000000
+until = int(v: now()) / 1000000 // milliseconds
+since = until - 7 * 24 * 60 * 60 * 1000
 
 ended = from(bucket: "fleet")
   |> range(start: -365d)

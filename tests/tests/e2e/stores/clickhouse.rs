@@ -1,11 +1,12 @@
 //! ClickHouse, asked over HTTP.
 
+use jiff::Timestamp;
 use muster_test_servers::Server;
 use muster_tests::Home;
 use muster_tests::muster::http_client;
 use muster_tests::wait::soon;
 
-use super::store::{Asked, Rows, Store, query};
+use super::store::{Asked, Rows, Store, as_answers, query, shipped};
 use super::{alarms, backfill, scene};
 
 struct ClickHouse(Server);
@@ -55,6 +56,13 @@ impl Store for ClickHouse {
             _ => "*",
         };
         Some(self.ask(&format!("SELECT {columns} FROM (\n{sql})")).await)
+    }
+
+    async fn shipped(&self, _: &Home, name: &str) -> Option<Rows> {
+        let rows = self.ask(&shipped::<Self>(name, "sql")).await;
+        // Its columns are in UTC, and do not say so.
+        let ms = |text: &str| format!("{text}Z").parse::<Timestamp>().expect("a time").as_millisecond();
+        Some(as_answers(name, rows, ms))
     }
 
     async fn rows(&self, _: &Home, table: &str, columns: &[&str]) -> Rows {

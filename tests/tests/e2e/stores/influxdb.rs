@@ -8,7 +8,7 @@ use muster_tests::muster::http_client;
 use muster_tests::wait::soon;
 use serde_json::Value;
 
-use super::store::{Asked, Rows, Store, query, rfc3339};
+use super::store::{Asked, Rows, Store, as_answers, query, rfc3339, shipped};
 use super::{alarms, backfill, scene};
 
 /// The administrator that `tests/servers/influxdb` makes.
@@ -45,6 +45,26 @@ impl InfluxDb {
             }
         }
         rows
+    }
+
+    /// The answer to a query of the examples, about a client where it is about one.
+    async fn told(&self, name: &str, text: &str, client: &str) -> Rows {
+        let mut rows = match name {
+            "offline" => self.flux(text, &["clientid", "disconnected_at", "reason"]).await,
+            "uptime" => self.flux(text, &["device", "online_seconds"]).await,
+            _ => self.flux(text, &["clientid", "disconnects"]).await,
+        };
+        if name == "uptime" && rows.is_empty() {
+            // Nothing is known of nobody.
+            rows = vec![vec![client.to_owned(), "0".to_owned()]];
+        }
+        if name == "flapping" {
+            // Flux sorts by one direction at a time: equals have no order.
+            rows.sort_by_key(|row| {
+                (std::cmp::Reverse(row[1].parse::<u64>().expect("a count")), row[0].clone())
+            });
+        }
+        as_answers(name, rows, |ms| ms.parse().expect("milliseconds"))
     }
 
     async fn influxql(&self, text: &str) -> Value {
@@ -85,32 +105,18 @@ impl Store for InfluxDb {
         let range = format!("range(start: {since}, stop: {until})");
         let words = match name {
             "uptime" => vec![
-                ("int(v: experimental.subDuration(d: 7d, from: now())) / 1000000", since_ms.as_str()),
+                ("until - 7 * 24 * 60 * 60 * 1000", since_ms.as_str()),
                 ("int(v: now()) / 1000000", until_ms.as_str()),
-                ("import \"experimental\"", ""),
                 ("meter-1", asked.client.as_str()),
             ],
             "flapping" => vec![("range(start: -7d)", range.as_str())],
             _ => Vec::new(),
         };
-        let text = query::<Self>(name, "flux", &words);
-        let mut rows = match name {
-            "offline" => self.flux(&text, &["clientid", "disconnected_at", "reason"]).await,
-            "uptime" => self.flux(&text, &["device", "online_seconds"]).await,
-            _ => self.flux(&text, &["clientid", "disconnects"]).await,
-        };
-        if name == "uptime" {
-            // Nothing is known of nobody.
-            let ms = rows.first().map_or(0.0, |row| row[1].parse::<f64>().expect("a number") * 1_000.0);
-            rows = vec![vec![asked.client.clone(), format!("{ms:.0}")]];
-        }
-        if name == "flapping" {
-            // Flux sorts by one direction at a time: equals have no order.
-            rows.sort_by_key(|row| {
-                (std::cmp::Reverse(row[1].parse::<u64>().expect("a count")), row[0].clone())
-            });
-        }
-        Some(rows)
+        Some(self.told(name, &query::<Self>(name, "flux", &words), &asked.client).await)
+    }
+
+    async fn shipped(&self, _: &Home, name: &str) -> Option<Rows> {
+        Some(self.told(name, &shipped::<Self>(name, "flux"), "meter-1").await)
     }
 
     async fn rows(&self, _: &Home, table: &str, columns: &[&str]) -> Rows {

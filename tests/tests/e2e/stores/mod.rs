@@ -1,6 +1,6 @@
-//! The examples for databases (`examples/databases`, `examples/queries`) against the real servers: what the tables
-//! hold and what the queries answer is what a plain model makes of the log. One file a target that says how it is
-//! reached and read.
+//! The examples for targets (`examples/rules/TARGET`, `examples/queries/TARGET`) against the real servers: what the
+//! tables hold and what the queries answer is what a plain model makes of the log. One file a target that says how it
+//! is reached and read.
 
 mod alarms;
 mod backfill;

@@ -1,10 +1,11 @@
 //! PostgreSQL: the real server.
 
+use jiff::Timestamp;
 use muster_test_servers::Server;
 use muster_tests::Home;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use super::store::{Asked, Rows, Store, query};
+use super::store::{Asked, Rows, Store, as_answers, query, shipped};
 use super::{alarms, backfill, scene};
 
 struct Postgres(Server);
@@ -51,6 +52,12 @@ impl Store for Postgres {
             _ => "*",
         };
         Some(self.ask(&format!("SELECT {columns} FROM (\n{sql}) AS it")).await)
+    }
+
+    async fn shipped(&self, _: &Home, name: &str) -> Option<Rows> {
+        let rows = self.ask(&shipped::<Self>(name, "sql")).await;
+        let ms = |text: &str| text.parse::<Timestamp>().expect("a time").as_millisecond();
+        Some(as_answers(name, rows, ms))
     }
 
     async fn rows(&self, _: &Home, table: &str, columns: &[&str]) -> Rows {

@@ -11,8 +11,8 @@ use super::expected;
 use super::store::{Asked, QUERIES, Store, migrate, rules, start, until_told};
 use crate::common::pipeline;
 
-/// Who takes part, and somebody who does not.
-const CLIENTS: [&str; 7] = ["before", "steady", "flappy", "taken", "gone", "late", "nobody"];
+/// Who takes part, and somebody who does not. The first is whom the queries name.
+const CLIENTS: [&str; 7] = ["meter-1", "steady", "flappy", "taken", "gone", "late", "nobody"];
 
 async fn connect(muster: &Muster, client: &str) -> Client {
     Client::connect(muster.mqtt, Version::V5, client).await
@@ -52,7 +52,7 @@ pub(super) async fn play<S: Store>(store: S) {
     home.write_rules("stalling.sql", &stall);
     migrate(&home, &store).await;
     let muster = start(&home, &store).await;
-    let _before = connect(&muster, "before").await;
+    let _before = connect(&muster, "meter-1").await;
     flap(&muster, 2).await;
     connect(&muster, "gone").await.disconnect().await;
     let since_ms = now_ms().await;
@@ -104,6 +104,11 @@ async fn compare<S: Store>(store: &S, home: &Home, since_ms: i64, until_ms: i64)
     assert!(told.iter().any(|row| !row[3].is_empty()), "an alarm that is over: {told:?}");
     assert_eq!(expected::sorted(alarms), told, "the alarms");
     for query in QUERIES {
+        let std::ops::Range { start, end } = S::SHIPPED_MS;
+        let asked = Asked { client: CLIENTS[0].to_owned(), since_ms: start, until_ms: end };
+        if let Some(answer) = store.shipped(home, query).await {
+            assert_eq!(answer, expected::answer(&log, query, &asked), "{query} as it is shipped");
+        }
         for client in if query == "uptime" { &CLIENTS[..] } else { &CLIENTS[..1] } {
             let asked = Asked { client: (*client).to_owned(), since_ms, until_ms };
             if let Some(answer) = store.answer(home, query, &asked).await {

@@ -1,16 +1,18 @@
 //! The embedded SQLite.
 
+use std::path::Path;
+
 use muster_tests::Home;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 
-use super::store::{Asked, Rows, Store, query};
+use super::store::{self, Asked, Rows, Store, as_answers, query};
 use super::{alarms, backfill, scene};
 
 struct Sqlite;
 
 /// The rows of a question to a database file.
-pub(super) fn ask(file: &std::path::Path, sql: &str) -> Rows {
+pub(super) fn ask(file: &Path, sql: &str) -> Rows {
     let database = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the file");
     let mut statement = match database.prepare(sql) {
         Ok(statement) => statement,
@@ -30,27 +32,35 @@ pub(super) fn ask(file: &std::path::Path, sql: &str) -> Rows {
     rows.expect("rows").map(|row| row.expect("a row")).collect()
 }
 
-/// The answer to a query of `examples/queries/sqlite`.
-pub(super) fn answer(file: &std::path::Path, name: &str, asked: &Asked) -> Rows {
+/// The answer of an SQLite file to a query of a target that keeps such files.
+pub(super) fn answer<S: Store>(file: &Path, name: &str, asked: &Asked) -> Rows {
     let (since, until) = (asked.since_ms.to_string(), asked.until_ms.to_string());
-    let mut words = vec![
-        ("unixepoch('now', '-7 days') * 1000", since.as_str()),
-        ("unixepoch('now') * 1000", until.as_str()),
-    ];
-    if name == "uptime" {
-        words.push(("meter-1", asked.client.as_str()));
-    }
-    let sql = query::<Sqlite>(name, "sql", &words);
-    let columns = match name {
-        "offline" => "clientid, since, reason",
-        "uptime" => "clientid, CAST(round(online_seconds * 1000) AS INTEGER)",
-        _ => "*",
+    let words = match name {
+        "uptime" => vec![
+            ("(julianday('now') - 2440587.5 - 7) * 86400000", since.as_str()),
+            ("(julianday('now') - 2440587.5) * 86400000", until.as_str()),
+            ("meter-1", asked.client.as_str()),
+        ],
+        _ => vec![
+            ("unixepoch('now', '-7 days') * 1000", since.as_str()),
+            ("(unixepoch('now') + 1) * 1000", until.as_str()),
+        ],
     };
-    ask(file, &format!("SELECT {columns} FROM (\n{sql})"))
+    as_answers(name, ask(file, &query::<S>(name, "sql", &words)), ms)
+}
+
+/// The same of the query as it is shipped.
+pub(super) fn shipped<S: Store>(file: &Path, name: &str) -> Rows {
+    as_answers(name, ask(file, &store::shipped::<S>(name, "sql")), ms)
+}
+
+/// Times are numbers here.
+fn ms(text: &str) -> i64 {
+    text.parse().expect("milliseconds")
 }
 
 /// Columns of a table.
-pub(super) fn rows(file: &std::path::Path, table: &str, columns: &[&str]) -> Rows {
+pub(super) fn rows(file: &Path, table: &str, columns: &[&str]) -> Rows {
     ask(file, &format!("SELECT \"{}\" FROM {table}", columns.join("\", \"")))
 }
 
@@ -59,7 +69,11 @@ impl Store for Sqlite {
     const MIGRATES: bool = false;
 
     async fn answer(&self, home: &Home, name: &str, asked: &Asked) -> Option<Rows> {
-        Some(answer(&home.data().join("devices.db"), name, asked))
+        Some(answer::<Self>(&home.data().join("devices.db"), name, asked))
+    }
+
+    async fn shipped(&self, home: &Home, name: &str) -> Option<Rows> {
+        Some(shipped::<Self>(&home.data().join("devices.db"), name))
     }
 
     async fn rows(&self, home: &Home, table: &str, columns: &[&str]) -> Rows {

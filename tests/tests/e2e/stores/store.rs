@@ -1,6 +1,7 @@
 //! What the tests must know of a target: what its example asks of the environment, and how its tables and queries are
 //! read. It must never know what should be in them.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -24,7 +25,7 @@ pub(super) struct Asked {
 
 /// A target, with its server.
 pub(super) trait Store {
-    /// Its file in `examples/databases` and its folder in `examples/queries`.
+    /// Its folder in `examples/rules` and in `examples/queries`.
     const NAME: &'static str;
 
     /// What the example's file takes from the environment.
@@ -36,8 +37,15 @@ pub(super) trait Store {
     const MIGRATES: bool = true;
 
     /// The answer to one of [`QUERIES`]: clients, milliseconds and counts, as [`super::expected`] has them. None where
-    /// there is no such query that the server understands.
+    /// a program is missing that this takes.
     async fn answer(&self, home: &Home, query: &str, asked: &Asked) -> Option<Rows>;
+
+    /// The same of the query as it is shipped, to the letter: about `meter-1` and [`Self::SHIPPED_MS`].
+    async fn shipped(&self, home: &Home, query: &str) -> Option<Rows>;
+
+    /// What lies between the moments that the queries ask about as they are shipped: the last seven days, which hold
+    /// all that a test does, unless they name dates.
+    const SHIPPED_MS: Range<i64> = 0..i64::MAX;
 
     /// Columns of all rows of a table.
     async fn rows(&self, home: &Home, table: &str, columns: &[&str]) -> Rows;
@@ -49,19 +57,43 @@ fn examples() -> PathBuf {
 
 /// The example's rules.
 pub(super) fn rules<S: Store>() -> String {
-    let file = examples().join("databases").join(format!("{}.sql", S::NAME));
+    let file = examples().join("rules").join(S::NAME).join("devices.sql");
     std::fs::read_to_string(file).expect("the example")
+}
+
+/// The file of a query.
+pub(super) fn query_file<S: Store>(name: &str, extension: &str) -> PathBuf {
+    examples().join("queries").join(S::NAME).join(format!("{name}.{extension}"))
 }
 
 /// A query of the examples, with some of its words replaced, all of which must stand there.
 pub(super) fn query<S: Store>(name: &str, extension: &str, words: &[(&str, &str)]) -> String {
-    let file = examples().join("queries").join(S::NAME).join(format!("{name}.{extension}"));
+    let file = query_file::<S>(name, extension);
     let mut text = std::fs::read_to_string(&file).expect("the query");
     for (word, instead) in words {
         assert!(name == "offline" || text.contains(word), "{} has no {word}", file.display());
         text = text.replace(word, instead);
     }
     text
+}
+
+/// A query of the examples as it is shipped.
+pub(super) fn shipped<S: Store>(name: &str, extension: &str) -> String {
+    query::<S>(name, extension, &[])
+}
+
+/// Answers of a database that shows times as text and durations in seconds, as [`Store::answer`] has them.
+pub(super) fn as_answers(query: &str, rows: Rows, ms: impl Fn(&str) -> i64) -> Rows {
+    let told = |mut row: Vec<String>| {
+        match query {
+            "offline" => row[1] = ms(&row[1]).to_string(),
+            "uptime" => row[1] = format!("{:.0}", row[1].parse::<f64>().expect("seconds") * 1_000.0),
+            _ => {}
+        }
+        row.truncate(if query == "offline" { 3 } else { 2 });
+        row
+    };
+    rows.into_iter().map(told).collect()
 }
 
 /// A time as RFC 3339 has it.

@@ -12,7 +12,11 @@ use tokio::process::Child;
 use super::store::{Asked, Rows, Store};
 use super::{alarms, backfill, scene, sqlite};
 
-struct Webhook {
+/// The receiver, which takes records of a topic as well.
+pub(super) const RECEIVER: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/rules/webhook/receiver.py");
+
+pub(super) struct Webhook {
     folder: TempDir,
     url: String,
     _receiver: Child,
@@ -21,9 +25,8 @@ struct Webhook {
 impl Webhook {
     async fn start(python: PathBuf) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/databases/webhook_receiver.py");
         let mut command = tools::command(python);
-        command.arg(script).arg(folder.path().join("devices.db")).arg("127.0.0.1:0");
+        command.arg(RECEIVER).arg(folder.path().join("devices.db")).arg("127.0.0.1:0");
         command.env("DEVICES_TOKEN", "secret").stdout(Stdio::piped());
         let mut receiver = tools::spawn(&mut command);
         let mut lines = BufReader::new(receiver.stdout.take().expect("a pipe")).lines();
@@ -41,9 +44,12 @@ impl Store for Webhook {
         vec![("DEVICES_URL", self.url.clone()), ("DEVICES_TOKEN", "secret".to_owned())]
     }
 
-    /// Its tables are those of the embedded SQLite, and so are the queries.
     async fn answer(&self, _: &Home, name: &str, asked: &Asked) -> Option<Rows> {
-        Some(sqlite::answer(&self.folder.path().join("devices.db"), name, asked))
+        Some(sqlite::answer::<Self>(&self.folder.path().join("devices.db"), name, asked))
+    }
+
+    async fn shipped(&self, _: &Home, name: &str) -> Option<Rows> {
+        Some(sqlite::shipped::<Self>(&self.folder.path().join("devices.db"), name))
     }
 
     async fn rows(&self, _: &Home, table: &str, columns: &[&str]) -> Rows {

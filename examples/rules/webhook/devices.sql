@@ -1,6 +1,6 @@
 -- Devices in whatever takes HTTP: who is here (device_status), what happened (device_history), what was wrong
 -- (device_alarms) and what was said (device_messages).
--- webhook_receiver.py is such a receiver: it keeps the tables in an SQLite file of its own.
+-- receiver.py beside this file is such a receiver: it keeps the tables in an SQLite file of its own.
 
 CREATE SINK devices TYPE webhook WITH (
   url = '${env:DEVICES_URL}', batch = 'true', batch_rows = 500, "header.Authorization" = 'Bearer ${env:DEVICES_TOKEN}');

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Receives what webhook.sql sends, and keeps it in tables of an SQLite file. Needs nothing but Python 3.8.
+"""Receives what devices.sql sends, and keeps it in tables of an SQLite file. Needs nothing but Python 3.8.
 
-    DEVICES_TOKEN=secret ./webhook_receiver.py devices.db 127.0.0.1:8000
+    DEVICES_TOKEN=secret ./receiver.py devices.db 127.0.0.1:8000
 
-Or takes rows from its standard input, one a line, for one table, such as the records of a topic of kafka.sql:
+Or takes rows from its standard input, one a line, for one table, such as the records of a topic of
+../kafka/devices.sql:
 
     kafka-console-consumer.sh --bootstrap-server HOST:9092 --topic device_status --from-beginning --timeout-ms 10000 \\
-      --isolation-level read_committed | ./webhook_receiver.py devices.db device_status
+      --isolation-level read_committed | ./receiver.py devices.db device_status
 
 A request may come again, when its answer was lost, or late: a status is replaced only by a larger `seq`, an alarm only
 by a larger `offset`, and a row of history or messages is known by its event's `offset`. It answers 204 when all of the
