@@ -3,6 +3,7 @@
 //! do something.
 
 mod alarms;
+mod calendar;
 mod fold;
 mod follow;
 mod history;
