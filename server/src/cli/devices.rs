@@ -2,15 +2,16 @@
 //! platform keeps; it may run meanwhile.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ConfigArgs, failed_output, time};
 use crate::config::{Config, duration};
 use crate::error::{Error, ErrorKind};
-use crate::presence::{self, Device, Happened, Part, Sort, StoreError, Wanted};
+use crate::presence::{self, AlarmOn, Device, Happened, Part, Sort, StoreError, Wanted};
 use crate::rest::{device_json, happened_json};
 
 /// `muster devices`.
@@ -92,20 +93,20 @@ pub(super) fn list(args: &DevicesArgs) -> Result<(), Error> {
     };
     let database = config.data.join(crate::platform::DATABASE);
     let read = presence::list(&database, &wanted)
-        .and_then(|(devices, total)| Ok((presence::last_day(&database, &devices, now_ms)?, devices, total)));
-    let (last_day, devices, total) = read.map_err(|error| unreadable(&config, error))?;
-    let widest = devices.iter().map(|it| it.clientid.chars().count()).max().unwrap_or_default().max(8);
+        .and_then(|(devices, total)| Ok((described(&database, devices, now_ms)?, total)));
+    let (devices, total) = read.map_err(|error| unreadable(&config, error))?;
+    let widest = devices.iter().map(|it| it.device.clientid.chars().count()).max().unwrap_or_default().max(8);
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut print = || -> io::Result<()> {
         if args.json {
-            for (device, last_day) in devices.iter().zip(&last_day) {
-                writeln!(out, "{}", device_json(device, *last_day, now_ms))?;
+            for it in &devices {
+                writeln!(out, "{}", it.json(now_ms))?;
             }
             return out.flush();
         }
         writeln!(out, "{:<widest$}  {:<7}  {:<24}  {:>8}  reason", "clientid", "state", "since", "connects")?;
-        for device in &devices {
-            writeln!(out, "{}", row(device, widest, now_ms))?;
+        for it in &devices {
+            writeln!(out, "{}", row(it, widest, now_ms))?;
         }
         let shown = devices.len();
         if (shown as u64) < total {
@@ -124,14 +125,13 @@ pub(super) fn one(args: &DeviceArgs) -> Result<(), Error> {
     let wanted = Wanted { clientid: Some(args.clientid.clone()), limit: 1, ..Wanted::default() };
     let read = || {
         let (devices, _) = presence::list(&database, &wanted)?;
-        let Some(device) = devices.first().cloned() else { return Ok(None) };
-        let last_day = presence::last_day(&database, &devices, now_ms)?.pop().unwrap_or_default();
+        let Some(known) = described(&database, devices, now_ms)?.pop() else { return Ok(None) };
         let part = Part { limit: args.limit, ..Part::default() };
-        let history = presence::history(&database, device.number, &part)?;
-        Ok(Some((device, last_day, history)))
+        let history = presence::history(&database, known.device.number, &part)?;
+        Ok(Some((known, history)))
     };
     let known = read().map_err(|error| unreadable(&config, error))?;
-    let Some((device, last_day, history)) = known else {
+    let Some((known, history)) = known else {
         let message = format!("no device {:?} was ever seen; `muster devices` lists all", args.clientid);
         return Err(Error::new(ErrorKind::Negative, message));
     };
@@ -139,14 +139,10 @@ pub(super) fn one(args: &DeviceArgs) -> Result<(), Error> {
     let mut print = || -> io::Result<()> {
         if args.json {
             let history: Vec<_> = history.iter().map(happened_json).collect();
-            writeln!(
-                out,
-                "{}",
-                json!({"device": device_json(&device, last_day, now_ms), "history": history})
-            )?;
+            writeln!(out, "{}", json!({"device": known.json(now_ms), "history": history}))?;
             return out.flush();
         }
-        about(&mut out, &device, last_day, now_ms)?;
+        about(&mut out, &known, now_ms)?;
         for it in &history {
             writeln!(out, "{}", line(it))?;
         }
@@ -155,7 +151,28 @@ pub(super) fn one(args: &DeviceArgs) -> Result<(), Error> {
     print().or_else(failed_output)
 }
 
-fn about(out: &mut impl Write, it: &Device, last_day: (u64, u64), now_ms: i64) -> io::Result<()> {
+/// A device with what else is told of it.
+struct Described {
+    device: Device,
+    last_day: (u64, u64),
+    alarms: Vec<AlarmOn>,
+}
+
+impl Described {
+    fn json(&self, now_ms: i64) -> Value {
+        device_json(&self.device, self.last_day, &self.alarms, now_ms)
+    }
+}
+
+fn described(database: &Path, devices: Vec<Device>, now_ms: i64) -> Result<Vec<Described>, StoreError> {
+    let last_day = presence::last_day(database, &devices, now_ms)?;
+    let alarms = presence::alarms_on(database, &devices)?;
+    let all = devices.into_iter().zip(last_day).zip(alarms);
+    Ok(all.map(|((device, last_day), alarms)| Described { device, last_day, alarms }).collect())
+}
+
+fn about(out: &mut impl Write, known: &Described, now_ms: i64) -> io::Result<()> {
+    let Described { device: it, last_day, alarms } = known;
     let state = if it.online { "online" } else { "offline" };
     let reason = it.reason.as_deref().filter(|_| !it.online).map(|it| format!(" ({it})")).unwrap_or_default();
     let lasts = span(now_ms.saturating_sub(it.since_ms));
@@ -170,13 +187,16 @@ fn about(out: &mut impl Write, it: &Device, last_day: (u64, u64), now_ms: i64) -
     writeln!(out, "  address          {}", it.peername)?;
     writeln!(out, "  protocol         {} {}", it.proto_name, it.proto_ver)?;
     writeln!(out, "  last seen        {}", time(it.last_seen_ms))?;
-    let (connects, disconnects) = last_day;
+    let (connects, disconnects) = *last_day;
     writeln!(out, "  connects         {}, {connects} in the last day", it.connects)?;
     writeln!(out, "  disconnects      {}, {disconnects} in the last day", it.disconnects)?;
     let away_ms = if it.online { 0 } else { now_ms.saturating_sub(it.since_ms) };
     writeln!(out, "  longest outage   {}", span(it.longest_outage_ms.max(away_ms)))?;
     if it.flapping_until_ms > now_ms {
         writeln!(out, "  flapping         until {}, unless it goes on", time(it.flapping_until_ms))?;
+    }
+    for AlarmOn { name, severity, activated_at_ms } in alarms {
+        writeln!(out, "  alarm            {name} ({severity}) since {}", time(*activated_at_ms))?;
     }
     writeln!(out)
 }
@@ -199,14 +219,18 @@ fn line(it: &Happened) -> String {
     text.trim_end().to_owned()
 }
 
-fn row(device: &Device, widest: usize, now_ms: i64) -> String {
+fn row(known: &Described, widest: usize, now_ms: i64) -> String {
+    let Described { device, alarms, .. } = known;
     let Device { clientid, online, since_ms, connects, reason, .. } = device;
     let state = if *online { "online" } else { "offline" };
     // Why it went is of interest while it is gone.
     let reason = reason.as_deref().filter(|_| !online).unwrap_or_default();
     let flapping = if device.flapping_until_ms > now_ms { " (flapping)" } else { "" };
+    let names: Vec<_> = alarms.iter().map(|it| it.name.as_str()).collect();
+    let alarms = if names.is_empty() { String::new() } else { format!(" (alarm: {})", names.join(", ")) };
     let clientid = clientid.escape_debug().to_string();
-    format!("{clientid:<widest$}  {state:<7}  {:<24}  {connects:>8}  {reason}{flapping}", time(*since_ms))
+    let since = time(*since_ms);
+    format!("{clientid:<widest$}  {state:<7}  {since:<24}  {connects:>8}  {reason}{flapping}{alarms}")
         .trim_end()
         .to_owned()
 }

@@ -192,7 +192,78 @@ fn check_id(id: &str) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use muster_broker::Wanted;
+    use muster_core::clock::ManualClock;
+    use muster_core::journal::Journal;
+    use muster_core::log::{LogConfig, RealDisk};
+    use muster_core::registry::Registry;
+    use muster_sinks::SinkEnv;
+    use muster_sinks::delivery::DeliveryStore;
+
+    use super::super::managed::tests::managed;
+    use super::super::{Parts, Pipelines};
     use super::*;
+    use crate::republish::Republisher;
+
+    const ALARM: &str = "CREATE ALARM offline INTO sqlite.alarms AS ABSENCE OF \"$events/client/connected\" \
+                         FOR 1m AFTER \"$events/client/disconnected\";\n";
+
+    fn pipelines(folder: &Path) -> Pipelines {
+        let clock = ManualClock::at(1_000);
+        let log = LogConfig::new(folder.join("log"));
+        let (journal, _) = Journal::open(log, RealDisk::shared(), clock.clone()).expect("a journal");
+        let parts = Parts {
+            journal,
+            store: DeliveryStore::open(&folder.join("delivery.db")).expect("a store"),
+            registry: Registry::open(&folder.join("registry.db")).expect("a registry"),
+            env: SinkEnv { data_dir: folder.to_owned(), databases: Default::default(), clock: clock.clone() },
+            republisher: Republisher::new().1,
+            wanted: Wanted::none(),
+            clock,
+            retry_wait_max: Duration::from_secs(1),
+            seed: 1,
+        };
+        Pipelines::new(&folder.join("rules"), parts)
+    }
+
+    #[tokio::test]
+    async fn what_a_file_defines_that_was_broken_at_the_start_is_not_gone_when_a_rule_changes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let rules = dir.path().join("rules");
+        std::fs::create_dir(&rules).expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(rules.join(name), text).expect("a file");
+        write("good.sql", "CREATE RULE good INTO sqlite AS SELECT topic FROM \"g\";");
+        write("alarm.sql", &format!("{ALARM} CREATE RULE"));
+        let pipelines = pipelines(dir.path());
+        pipelines.start().await.expect("what is good runs");
+        let alarms = pipelines.alarms();
+        let shown = || {
+            let it = alarms.borrow();
+            (it.programs.len(), it.is_partial)
+        };
+        assert_eq!(shown(), (0, true));
+        let rule = managed("r", "SELECT topic FROM \"a\"", &["sqlite:t"]);
+        pipelines.create_rule(rule).await.expect("a rule");
+        assert_eq!(shown(), (0, true), "after one was made");
+        pipelines.update_rule("r", RulePatch::default()).await.expect("a change");
+        assert_eq!(shown(), (0, true), "after it was changed");
+        // Nor when somebody makes another mistake.
+        write("good.sql", "CREATE RULE");
+        assert_eq!(pipelines.reload().await, None);
+        pipelines.remove_rule("r").await.expect("it goes");
+        assert_eq!(shown(), (0, true), "after it was removed");
+
+        write("good.sql", "");
+        write("alarm.sql", ALARM);
+        pipelines.reload().await.expect("all files can be read");
+        assert_eq!(shown(), (1, false));
+        pipelines.create_rule(managed("s", "SELECT 1 AS a FROM \"a\"", &[])).await.expect("a rule");
+        assert_eq!(shown(), (1, false));
+        pipelines.stop(Duration::from_secs(5)).await;
+    }
 
     #[test]
     fn ids() {

@@ -134,6 +134,8 @@ struct Loaded {
     file_problems: Vec<String>,
     /// What is wrong with rules made over REST.
     managed_problems: Vec<String>,
+    /// Whether a start left files out, and not all files could be read since: what they define is not gone.
+    is_partial: bool,
 }
 
 /// Whether what runs may still be changed.
@@ -216,6 +218,7 @@ impl Pipelines {
         *lock(&self.managed) = managed;
         report(&chosen.diagnostics, "left out at the start");
         self.note_files(files, &chosen.diagnostics);
+        lock(&self.loaded).is_partial = chosen.diagnostics.iter().any(|it| it.is_error() && !is_managed(it));
         self.note(&chosen);
         if chosen.diagnostics.iter().any(Diagnostic::is_error) {
             // Which pipelines the files with errors would have had, nobody can say: all that ever ran keep their place.
@@ -268,6 +271,7 @@ impl Pipelines {
             warn!("{diagnostic} ({run})");
         }
         self.note_files(files, &chosen.diagnostics);
+        lock(&self.loaded).is_partial = false;
         self.note(&chosen);
         let planned: BTreeSet<_> = chosen.plan.pipelines.keys().cloned().collect();
         let left_out = |rule: &ManagedRule| rule.enable && !chosen.plan.listed.contains_key(&rule.id);
@@ -424,7 +428,7 @@ impl Pipelines {
         loaded.comments.clone_from(&plan.comments);
         loaded.listed.clone_from(&plan.listed);
         lock(&self.recipes).clone_from(&plan.recipes);
-        let is_partial = diagnostics.iter().any(|it| it.is_error() && !is_managed(it));
+        let is_partial = loaded.is_partial;
         self.alarms.send_replace(Definitions { programs: plan.alarms.clone(), is_partial });
     }
 }

@@ -2,14 +2,17 @@
 
 use muster_core::clock::Clock;
 use muster_core::event::proto::event::Detail;
-use muster_core::event::{EventKind, NewEvent, proto};
+use muster_core::event::{Event, EventKind, NewEvent, proto};
 use muster_core::journal::Journal;
-use muster_core::log::LogError;
+use muster_core::log::{LogError, RecordRef};
 
 use crate::presence::Device;
 
 /// Why these sessions ended.
 const REASON: &str = "server_restart";
+
+/// How much of the log is read at a time in search of a sign of life.
+const LOOK_OFFSETS_MAX: u64 = 8_192;
 
 /// Appends `client.disconnected` for each of `open`, and waits until that is durable. `alive_ms` is the last moment
 /// at which the log proves that the node was alive: when exactly the clients went, nobody saw.
@@ -33,14 +36,43 @@ pub(super) async fn close(
     Ok(count)
 }
 
-/// The time of the newest record; none in an empty log.
+/// The last moment at which the log proves that the node was alive: the time of its newest record, those aside with
+/// which a start ended the sessions of the run before it. That start may have been killed over it, long after. None
+/// in a log without such a record.
 pub(super) fn last_alive_ms(journal: &Journal) -> Result<Option<i64>, LogError> {
-    let end = journal.durable_offset();
-    if end <= journal.first_offset() {
-        return Ok(None);
+    let (first, mut end) = (journal.first_offset(), journal.durable_offset());
+    let mut look = 1;
+    while end > first {
+        let from = end.saturating_sub(look).max(first);
+        if let Some(at_ms) = newest_ms(journal, from, end)? {
+            return Ok(Some(at_ms));
+        }
+        end = from;
+        look = (look * 2).min(LOOK_OFFSETS_MAX);
     }
-    let newest = journal.log().reader(end - 1).try_next_batch()?;
-    Ok(newest.and_then(|batch| batch.iter().last().map(|record| record.timestamp_ms())))
+    Ok(None)
+}
+
+/// The time of the newest record in `from..end` with which no start ended a session.
+fn newest_ms(journal: &Journal, from: u64, end: u64) -> Result<Option<i64>, LogError> {
+    let mut reader = journal.log().reader(from);
+    let mut newest = None;
+    while reader.position() < end {
+        let Some(batch) = reader.try_next_batch()? else { break };
+        let records = batch.iter().filter(|record| record.offset() < end);
+        newest = records.filter(|it| !is_end(journal, it)).last().map(|it| it.timestamp_ms()).or(newest);
+    }
+    Ok(newest)
+}
+
+/// Whether a start wrote this when it ended a session. What cannot be read was written by somebody who was alive.
+fn is_end(journal: &Journal, it: &RecordRef<'_>) -> bool {
+    if it.kind() != EventKind::ClientDisconnected.code() {
+        return false;
+    }
+    let (log_id, offset, body) = (journal.log_id(), it.offset(), it.body_bytes());
+    let event = Event::decode(log_id, offset, it.timestamp_ms(), it.kind(), it.topic(), body);
+    matches!(event.map(|it| it.body.detail), Ok(Some(Detail::Disconnected(end))) if end.reason == REASON)
 }
 
 fn end_of(device: Device, node: &str, now_ms: i64, alive_ms: i64, seq: u64) -> NewEvent {
@@ -133,6 +165,16 @@ mod tests {
         for (device, event) in devices.iter().zip(batch.events()) {
             assert!(fold(Some(device), event).is_some_and(|device| !device.online));
         }
+
+        // This start is killed over it: the next one knows as well as it did when the others went.
+        assert_eq!(last_alive_ms(&journal).expect("read"), Some(5_000));
+        let many = (0..20_000).map(|at| open(&format!("c{at}"), 2_000)).collect();
+        assert_eq!(close(&journal, "n", &*clock, many, 5_000).await.expect("close"), 20_000);
+        assert_eq!(last_alive_ms(&journal).expect("read"), Some(5_000));
+        let event = lifecycle(EventKind::NodeStarted, "n", "", 9_500);
+        let offset = journal.append(event).await.expect("append").offset;
+        journal.durable(offset).await.expect("durable");
+        assert_eq!(last_alive_ms(&journal).expect("read"), Some(9_500));
     }
 
     use Column as C;

@@ -128,11 +128,16 @@ fn went(known: Option<&Device>, event: &Event, client: &Client, it: &Disconnecti
     device.went_ms.push(at);
     let surplus = device.went_ms.len().saturating_sub(FLAPPING_DISCONNECTS);
     device.went_ms.drain(..surplus);
-    let first = device.went_ms.first().filter(|_| device.went_ms.len() == FLAPPING_DISCONNECTS);
-    if first.is_some_and(|first| at.saturating_sub(*first) <= FLAPPING_WINDOW_MS) {
+    if is_flapping(&device.went_ms) {
         device.flapping_until_ms = at.saturating_add(FLAPPING_WINDOW_MS);
     }
     Some(device)
+}
+
+/// Whether these are ends enough within the window, in whatever order: a clock may have been stepped between them.
+fn is_flapping(went_ms: &[i64]) -> bool {
+    let (Some(first), Some(last)) = (went_ms.iter().min(), went_ms.iter().max()) else { return false };
+    went_ms.len() == FLAPPING_DISCONNECTS && last.saturating_sub(*first) <= FLAPPING_WINDOW_MS
 }
 
 fn about(device: &mut Device, client: &Client) {
@@ -220,6 +225,17 @@ pub(super) mod tests {
     fn the_end_of_an_old_session_does_not_end_the_new_one() {
         let now = fold_all(&[connected("d", 10, 10, 10), connected("d", 20, 20, 20)]).expect("a device");
         assert_eq!(fold(Some(&now), &disconnected("d", 30, 10, 30, "takenover")), None);
+    }
+
+    #[test]
+    fn ends_on_both_sides_of_a_step_of_the_clock_are_not_close() {
+        let minutes = |all: &[i64]| all.iter().map(|it| it * 60_000).collect::<Vec<_>>();
+        assert!(is_flapping(&minutes(&[100, 102, 104, 106, 110])));
+        assert!(is_flapping(&minutes(&[100, 102, 96, 97, 98])), "a small step changes nothing");
+        assert!(!is_flapping(&minutes(&[100, 102, 104, 106, 111])));
+        assert!(!is_flapping(&minutes(&[100, 220, 340, 460, 5])), "they took hours");
+        assert!(!is_flapping(&minutes(&[100, 101, 102, 103])));
+        assert!(!is_flapping(&[]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use muster_core::event::{Event, EventKind, EventKinds};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde_json::json;
 
+use super::calendar::Calendar;
 use super::fold::{Device, fold};
 use super::moment::fork;
 use super::store::{device, int, put};
@@ -29,7 +30,7 @@ pub(super) struct Batch<'a> {
     devices: HashMap<String, Known>,
     next_number: u64,
     minutes: HashMap<i64, (i64, i64)>,
-    pruned_day: i64,
+    calendar: Calendar,
     changes: usize,
 }
 
@@ -44,15 +45,17 @@ impl<'a> Batch<'a> {
     pub(super) fn begin(tx: &'a Transaction<'a>, first: u64) -> Result<Self, rusqlite::Error> {
         tx.prepare_cached("INSERT OR IGNORE INTO _muster_history (id, first, pruned_day) VALUES (1, ?1, 0)")?
             .execute([int(first)])?;
-        let pruned_day = tx
-            .prepare_cached("SELECT pruned_day FROM _muster_history WHERE id = 1")?
-            .query_row([], |row| row.get(0))?;
+        let calendar = tx
+            .prepare_cached("SELECT pruned_day, era_since, era_events FROM _muster_history WHERE id = 1")?
+            .query_row([], |row| {
+                Ok(Calendar { day: row.get(0)?, era_since_ms: row.get(1)?, era_events: row.get(2)? })
+            })?;
         let highest: i64 = tx
             .prepare_cached("SELECT COALESCE(MAX(number), 0) FROM devices WHERE number > 0")?
             .query_row([], |row| row.get(0))?;
         let next_number = u64::try_from(highest).unwrap_or_default() + 1;
         let (devices, minutes) = (HashMap::new(), HashMap::new());
-        Ok(Self { tx, devices, next_number, minutes, pruned_day, changes: 0 })
+        Ok(Self { tx, devices, next_number, minutes, calendar, changes: 0 })
     }
 
     /// Folds an event about a client.
@@ -80,8 +83,8 @@ impl<'a> Batch<'a> {
         } else {
             went(self.tx, before.as_ref(), device, event, &mut self.minutes)?;
         }
-        let day = device.since_ms.div_euclid(DAY_MS);
-        self.prune(day)
+        let since_ms = device.since_ms;
+        self.calendar.pass(since_ms).map_or(Ok(()), |day| self.prune(day))
     }
 
     /// An event about something else that belongs to a device's history: an alarm.
@@ -101,6 +104,10 @@ impl<'a> Batch<'a> {
     /// Writes what is still in memory; how many events changed a device.
     pub(super) fn finish(mut self) -> Result<usize, rusqlite::Error> {
         self.write_minutes()?;
+        let Calendar { day, era_since_ms, era_events } = self.calendar;
+        self.tx
+            .prepare_cached("UPDATE _muster_history SET pruned_day = ?1, era_since = ?2, era_events = ?3")?
+            .execute([day, era_since_ms, era_events])?;
         for known in self.devices.values().filter(|known| known.is_changed) {
             if let Some(device) = &known.device {
                 put(self.tx, device)?;
@@ -121,15 +128,10 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Removes what is too old when the first event of a day comes: which event that is follows from the log.
+    /// Removes what is too old when a day begins: which event that is follows from the log.
     fn prune(&mut self, day: i64) -> Result<(), rusqlite::Error> {
-        if day <= self.pruned_day {
-            return Ok(());
-        }
-        self.pruned_day = day;
         let before = (day - HISTORY_DAYS_MAX).saturating_mul(DAY_MS);
         let tx = self.tx;
-        tx.execute("UPDATE _muster_history SET pruned_day = ?1", [day])?;
         // A fork is never behind its session's end, so that this looks at old rows alone.
         tx.execute("DELETE FROM _muster_sessions WHERE fork < ?1 AND went < ?1", [before])?;
         tx.execute("DELETE FROM _muster_device_events WHERE at < ?1", [before])?;

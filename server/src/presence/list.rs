@@ -188,7 +188,7 @@ pub fn last_day(path: &Path, devices: &[Device], now_ms: i64) -> Result<Vec<(u64
     let read = || {
         let db = open_reader(path)?;
         let mut count = db.prepare(
-            "SELECT COALESCE(SUM(came_offset IS NOT NULL AND came > ?2), 0) AS connects,
+            "SELECT COALESCE(SUM(came_offset IS NOT NULL AND came > ?2 AND came <= ?3), 0) AS connects,
                     COALESCE(SUM(went > ?2 AND went <= ?3), 0) AS disconnects
              FROM (SELECT * FROM _muster_sessions WHERE device = ?1 ORDER BY session DESC LIMIT 100000)",
         )?;

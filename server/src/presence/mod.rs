@@ -3,6 +3,7 @@
 //! do something.
 
 mod alarms;
+mod calendar;
 mod fold;
 mod follow;
 mod history;
@@ -20,4 +21,4 @@ pub use history::HISTORY_DAYS_MAX;
 pub use list::{Happened, Part, Place, Sort, Wanted, history, last_day, list};
 pub use moment::{BUCKET_MS_MIN, BUCKETS_MAX, Bucket, Present, present, timeline};
 pub use store::{Store, StoreError};
-pub use told::{Told, WantedAlarms, alarm, alarms, silent};
+pub use told::{AlarmOn, Told, WantedAlarms, alarm, alarms, alarms_on, silent};

@@ -20,6 +20,7 @@ const MIGRATIONS: &[(u32, &str)] = &[
     (2, include_str!("../../../migrations/sqlite/0002_alarms.sql")),
     (3, include_str!("../../../migrations/sqlite/0003_alarm_subjects.sql")),
     (4, include_str!("../../../migrations/sqlite/0004_history.sql")),
+    (5, include_str!("../../../migrations/sqlite/0005_eras.sql")),
 ];
 
 /// How long a write waits for another writer of the same database (the embedded sink).
@@ -409,6 +410,69 @@ mod tests {
     }
 
     #[test]
+    fn every_column_is_read_where_it_was_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut store = Store::open(&dir.path().join("muster.db"), 7).expect("open");
+        let text = |name: &str| name.to_owned();
+        let mut written = Device {
+            clientid: text("clientid"),
+            online: true,
+            since_ms: 101,
+            last_seen_ms: 102,
+            reason: Some(text("reason")),
+            connected_at_ms: Some(103),
+            disconnected_at_ms: Some(104),
+            session: 105,
+            seq: 106,
+            connects: 107,
+            disconnects: 108,
+            username: Some(text("username")),
+            peername: text("peername"),
+            sockname: text("sockname"),
+            proto_name: text("proto_name"),
+            proto_ver: 109,
+            keepalive_seconds: 110,
+            clean_start: false,
+            expiry_interval_seconds: 111,
+            mountpoint: Some(text("mountpoint")),
+            attrs: [(text("key"), text("value"))].into(),
+            number: 112,
+            longest_outage_ms: 113,
+            flapping_until_ms: 114,
+            went_ms: vec![115, 116],
+        };
+        // Inserted, and then updated: its number alone stays.
+        for (online, clean_start) in [(true, false), (false, true)] {
+            (written.online, written.clean_start, written.seq) = (online, clean_start, written.seq + 1_000);
+            let tx = store.db.transaction().expect("a transaction");
+            put(&tx, &written).expect("a row");
+            assert_eq!(device(&tx, "clientid").expect("a row"), Some(written.clone()));
+            tx.commit().expect("a commit");
+            let next = |number: &mut i64| *number += 500;
+            [&mut written.since_ms, &mut written.last_seen_ms].into_iter().for_each(next);
+            [&mut written.longest_outage_ms, &mut written.flapping_until_ms].into_iter().for_each(next);
+            written.went_ms.iter_mut().for_each(next);
+            written.connected_at_ms.iter_mut().chain(&mut written.disconnected_at_ms).for_each(next);
+            let next = |number: &mut u64| *number += 500;
+            [&mut written.session, &mut written.connects, &mut written.disconnects]
+                .into_iter()
+                .for_each(next);
+            next(&mut written.expiry_interval_seconds);
+            (written.proto_ver, written.keepalive_seconds) =
+                (written.proto_ver + 500, written.keepalive_seconds + 500);
+            let texts = [&mut written.peername, &mut written.sockname, &mut written.proto_name];
+            let options = [&mut written.reason, &mut written.username, &mut written.mountpoint];
+            let options = options.into_iter().filter_map(Option::as_mut);
+            texts.into_iter().chain(options).for_each(|text| text.push_str(", once more"));
+            written.attrs.insert(text("another"), text("one"));
+        }
+        let by_name = store.db.query_row("SELECT since, connects, went FROM devices", [], |row| {
+            Ok((row.get::<_, i64>("since")?, row.get::<_, i64>("connects")?, row.get::<_, String>("went")?))
+        });
+        assert_eq!(by_name.expect("a row"), (601, 607, "[615,616]".to_owned()));
+    }
+
+    #[test]
     fn the_table_of_another_log_is_emptied() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("muster.db");
@@ -428,6 +492,6 @@ mod tests {
         let db = Connection::open(&path).expect("open directly");
         db.execute("UPDATE _muster_migrations SET version = 99", []).expect("pretend");
         drop(db);
-        assert!(matches!(Store::open(&path, 7), Err(StoreError::Newer { found: 99, known: 4, .. })));
+        assert!(matches!(Store::open(&path, 7), Err(StoreError::Newer { found: 99, known: 5, .. })));
     }
 }

@@ -209,6 +209,7 @@ fn a_device_s_history_is_told_backwards_and_in_parts() {
     let (devices, total) = list(&path, &wanted).unwrap();
     assert_eq!((total, devices[0].longest_outage_ms, devices[0].number), (1, 6_000, 1));
     assert_eq!(last_day(&path, &devices, now_ms).unwrap(), [(6, 6)]);
+    assert_eq!(last_day(&path, &devices, 1_025_000).unwrap(), [(3, 3)], "what is yet to come is not counted");
     assert_eq!(last_day(&path, &devices, 1_030_000 + 86_400_000).unwrap(), [(2, 3)]);
     let later = Wanted { now_ms: now_ms + FLAPPING_WINDOW_MS, ..wanted };
     assert_eq!(list(&path, &later).unwrap().1, 0, "it is quiet again");
@@ -265,21 +266,76 @@ fn pages_go_on_where_they_ended_in_every_order() {
     }
 }
 
+const DAY_MS: i64 = 86_400_000;
+
+/// A device that comes and goes so often, from a moment on, in steps of so many milliseconds.
+fn restless(clientid: &str, first: u64, from: i64, step: i64, events: u64) -> Vec<Event> {
+    let time = |at: u64| from + step * i64::try_from(at).unwrap();
+    let one = |at: u64| match at % 2 {
+        0 => event(EventKind::ClientConnected, clientid, first + at, first + at, time(at), time(at)),
+        _ => {
+            let kind = EventKind::ClientDisconnected;
+            event(kind, clientid, first + at, first + at - 1, time(at), time(at - 1))
+        }
+    };
+    (0..events).map(one).collect()
+}
+
 #[test]
-fn history_that_is_too_old_is_removed_once_a_day() {
+fn history_that_is_too_old_is_removed_once_a_day_and_a_clock_that_is_wrong_for_a_moment_removes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("muster.db");
-    let day = 86_400_000i64;
-    let at = |days: i64| 20_000 * day + days * day;
-    let events = [
+    let at = |days: i64| (20_000 + days) * DAY_MS;
+    let mut events = vec![
         event(EventKind::ClientConnected, "old", 1, 1, at(0), at(0)),
         event(EventKind::ClientDisconnected, "old", 2, 1, at(1), at(0)),
         event(EventKind::ClientConnected, "open", 3, 3, at(1), at(1)),
-        event(EventKind::ClientConnected, "new", 4, 4, at(HISTORY_DAYS_MAX + 3), at(HISTORY_DAYS_MAX + 3)),
     ];
-    folded(&path, &events, &[2]);
+    events.extend(restless("new", 4, at(1), DAY_MS / 60, 150));
+    // The clock shows 2099 while all come again, and then the time.
+    events.extend(restless("strange", 200, at(27_000), 1, 1_000));
+    events.extend(restless("new", 2_000, at(5), 1, 10));
+    folded(&path, &events, &[7]);
+    assert_eq!(present(&path, at(0) + 1, 0, 9).unwrap().count, 1, "nothing is forgotten");
+
+    folded(&path, &restless("new", 3_000, at(HISTORY_DAYS_MAX + 3), DAY_MS / 60, 110), &[2]);
     assert_eq!(present(&path, at(0) + 1, 0, 9).unwrap().count, 0, "that is forgotten");
     assert_eq!(present(&path, at(2), 0, 9).unwrap().count, 1, "an open session is not");
     let (devices, _) = list(&path, &Wanted { limit: 9, ..Wanted::default() }).unwrap();
-    assert_eq!(devices.len(), 3, "the device is still known");
+    assert_eq!(devices.len(), 4, "the device is still known");
+}
+
+/// A clock that shows one era after the other, each for as long as it likes.
+fn eras() -> impl Strategy<Value = Vec<Event>> {
+    let step = prop_oneof![Just(1i64), Just(DAY_MS / 80), Just(DAY_MS * 2)];
+    prop::collection::vec((0usize..4, step, 1u64..150), 1..5).prop_map(|visits| {
+        let (mut events, mut now) = (Vec::new(), 0);
+        for (era, step, count) in visits {
+            let first = events.len() as u64 + 1;
+            let from = [19_000, 19_410, 20_000, 47_000][era] * DAY_MS + now;
+            events.extend(restless(&format!("d{first}"), first, from, step, count));
+            now += step * i64::try_from(count).unwrap();
+        }
+        events
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever is removed on the way, and however the events come in batches, the rows are the same.
+    #[test]
+    fn what_is_removed_follows_from_the_events_alone(
+        events in eras(),
+        batches in prop::collection::vec(1usize..200, 1..4),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (dir.path().join("one.db"), dir.path().join("other.db"));
+        folded(&one, &events, &[1]);
+        folded(&other, &events, &batches);
+        prop_assert_eq!(dump(&one), dump(&other));
+        Store::open(&other, 7).unwrap().forget().unwrap();
+        folded(&other, &events, &[1_000]);
+        prop_assert_eq!(dump(&one), dump(&other));
+    }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::{OptionalExtension as _, Row, named_params};
 
 use super::alarms::{Silence, silences};
+use super::fold::Device;
 use super::store::{StoreError, int, open_reader, uint};
 
 /// An alarm that was raised.
@@ -109,6 +110,43 @@ pub fn alarm(path: &Path, id: u64) -> Result<Option<Told>, StoreError> {
     let read = || {
         let db = open_reader(path)?;
         db.query_row("SELECT * FROM _muster_alarm_history WHERE id = ?1", [int(id)], told).optional()
+    };
+    read().map_err(|source| StoreError::Sqlite { path: path.display().to_string(), source })
+}
+
+/// An alarm that is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlarmOn {
+    /// Its name.
+    pub name: String,
+    /// How grave it is.
+    pub severity: String,
+    /// When it fell due, milliseconds since 1970.
+    pub activated_at_ms: i64,
+}
+
+/// The alarms that are on about each of these devices, the oldest first.
+///
+/// # Errors
+/// The database is not there or SQLite refused.
+pub fn alarms_on(path: &Path, devices: &[Device]) -> Result<Vec<Vec<AlarmOn>>, StoreError> {
+    let read = || {
+        let db = open_reader(path)?;
+        let mut statement = db.prepare(
+            "SELECT name, severity, activated_at FROM _muster_alarm_history
+             WHERE clientid = ?1 AND deactivated_at IS NULL ORDER BY id",
+        )?;
+        let mut of_one = |device: &Device| {
+            let alarms = statement.query_map([&device.clientid], |row| {
+                Ok(AlarmOn {
+                    name: row.get("name")?,
+                    severity: row.get("severity")?,
+                    activated_at_ms: row.get("activated_at")?,
+                })
+            })?;
+            alarms.collect::<Result<Vec<_>, _>>()
+        };
+        devices.iter().map(&mut of_one).collect::<Result<Vec<_>, rusqlite::Error>>()
     };
     read().map_err(|source| StoreError::Sqlite { path: path.display().to_string(), source })
 }

@@ -191,6 +191,98 @@ async fn who_was_here_is_known_after_a_crash_and_when_folded_anew() {
     assert_eq!(buckets.iter().filter_map(|it| it["connects"].as_i64()).sum::<i64>(), 3);
 }
 
+/// Waits until the device has an alarm that is on, and gives its alarms.
+async fn until_alarm(muster: &Muster, clientid: &str) -> Value {
+    let path = format!("/api/v1/devices/{clientid}");
+    until(&format!("{clientid} has an alarm"), PATIENCE, async || {
+        let (status, body) = muster.get(&path).await;
+        let device: Value = serde_json::from_str(&body).unwrap_or_default();
+        (status == 200 && device["alarms"][0].is_object()).then(|| device["alarms"].clone())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_stands_beside_its_device_over_a_broken_file_a_change_of_rules_and_folding_anew() {
+    let alarm = |name: &str, whom: &str| {
+        format!(
+            "CREATE ALARM {name} INTO sqlite.alarms WITH (severity = 'critical') AS ABSENCE OF \
+             \"$events/client/connected\" FOR 100ms AFTER \"$events/client/disconnected\" WHERE clientid {whom};\n"
+        )
+    };
+    let offline = alarm("offline", "<> 'sign'");
+    let home = Home::with_rules(&offline);
+    home.write_rules("sign.sql", &alarm("sign", "= 'sign'"));
+    let muster = home.start().await;
+    let visit = async |muster: &Muster, name: &str| {
+        Client::connect(muster.mqtt, Version::V5, name).await.disconnect().await;
+        until_alarm(muster, name).await
+    };
+    let alarms = visit(&muster, "gone").await;
+    assert_eq!((&alarms[0]["name"], &alarms[0]["severity"]), (&json!("offline"), &json!("critical")));
+    let gone = muster.json("/api/v1/devices/gone").await;
+    assert_eq!(ms(&alarms[0]["activated_at"]), ms(&gone["disconnected_at"]) + 100);
+    visit(&muster, "quiet").await;
+    let keeper = Client::connect(muster.mqtt, Version::V5, "keeper").await;
+    assert_eq!(until_state(&muster, "keeper", true).await["alarms"], json!([]));
+    let listed = muster.json("/api/v1/devices").await;
+    assert_eq!(listed["data"][0]["alarms"], alarms, "{listed}");
+    let text = tools::run(&mut home.command(&["devices"])).await;
+    let of = |name: &str| text.lines().find(|line| line.starts_with(name)).expect("a line").to_owned();
+    assert!(of("gone").ends_with("normal (alarm: offline)") && !of("keeper").contains("alarm"), "{text}");
+    let text = tools::run(&mut home.command(&["device", "gone"])).await;
+    assert!(text.contains("offline (critical) since "), "{text}");
+
+    // What operators say of alarms.
+    let listed = muster.json("/api/v1/alarms?clientid=gone").await;
+    let path = format!("/api/v1/alarms/{}/acknowledge", listed["data"][0]["id"]);
+    assert_eq!(muster.send("POST", &path, json!({"comment": "on my way"})).await.0, 204);
+    let silence = json!({"name": "offline", "clientid": "quiet*", "for": "1h", "comment": "works"});
+    assert_eq!(muster.send("POST", "/api/v1/alarms/silences", silence).await.0, 201);
+    drop(keeper);
+    until_alarm(&muster, "keeper").await;
+    muster.kill().await;
+
+    // The file cannot be read at the start. A rule that changes ends nothing that may be defined there.
+    home.write_rules("rules.sql", &format!("{offline}CREATE RULE"));
+    let muster = home.start().await;
+    let rule = json!({"id": "r", "sql": "SELECT clientid FROM \"a\"", "actions": ["sqlite:r"]});
+    assert_eq!(muster.send("POST", "/api/v5/rules", rule).await.0, 201);
+    assert_eq!(muster.send("DELETE", "/api/v5/rules/r", Value::Null).await.0, 204);
+    // Who has heard of this has heard of the change before.
+    visit(&muster, "sign").await;
+    assert_eq!(until_alarm(&muster, "gone").await, alarms);
+    home.write_rules("rules.sql", &offline);
+    let back = Client::connect(muster.mqtt, Version::V5, "gone").await;
+    until("the alarm is over", PATIENCE, async || {
+        (muster.json("/api/v1/devices/gone").await["alarms"] == json!([])).then_some(())
+    })
+    .await;
+    drop(back);
+    until_alarm(&muster, "gone").await;
+    muster.stop().await;
+    let ends = home.lines("SELECT clientid FROM _muster_alarm_history WHERE deactivated_at IS NOT NULL");
+    assert_eq!(ends, ["gone"]);
+
+    let tables = || {
+        [
+            "devices",
+            "_muster_alarms",
+            "_muster_alarm_history",
+            "_muster_alarm_silences",
+            "_muster_device_events",
+        ]
+        .map(|table| home.lines(&format!("SELECT * FROM {table}")))
+    };
+    let before = tables();
+    assert_eq!([before[2].len(), before[3].len()], [5, 1], "{before:?}");
+    let seen = home.lines("SELECT clientid FROM _muster_alarm_history WHERE comment = 'on my way'");
+    assert_eq!(seen, ["gone"]);
+    let said = tools::run(&mut home.command(&["presence", "rebuild"])).await;
+    assert!(said.contains("4 devices, 0 of them online"), "{said}");
+    assert_eq!(tables(), before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_comes_and_goes_is_flapping() {
     let home = Home::new();

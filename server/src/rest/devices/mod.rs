@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 use super::App;
 use super::reply::{ApiError, ErrorBody, Page, PageParams, Paged, Params, Path, Refused, rfc3339};
 use crate::config::duration;
-use crate::presence::{self, Device, Place, Sort, StoreError, Wanted};
+use crate::presence::{self, AlarmOn, Device, Place, Sort, StoreError, Wanted};
 
 mod history;
 mod messages;
@@ -64,6 +64,8 @@ struct Described {
     longest_outage: i64,
     /// Whether it went five times within ten minutes, the last time not longer ago than that.
     flapping: bool,
+    /// The alarms about it that are on, the oldest first.
+    alarms: Vec<DescribedAlarm>,
     #[schema(required = true)]
     username: Option<String>,
     /// Address and port from which it came.
@@ -78,6 +80,19 @@ struct Described {
     #[schema(required = true)]
     mountpoint: Option<String>,
     client_attrs: std::collections::BTreeMap<String, String>,
+}
+
+/// An alarm about a device.
+#[derive(utoipa::ToSchema)]
+#[schema(as = DeviceAlarm)]
+#[expect(dead_code, reason = "describes what is written as JSON")]
+struct DescribedAlarm {
+    name: String,
+    /// `critical`, `major`, `minor`, `warning` or `info`.
+    severity: String,
+    /// When it fell due.
+    #[schema(format = DateTime)]
+    activated_at: String,
 }
 
 /// One page of devices.
@@ -209,16 +224,21 @@ pub(super) async fn of_table<T: Send + 'static>(
 async fn described(app: &App, devices: Vec<Device>, now_ms: i64) -> Result<Vec<Value>, ApiError> {
     of_table(app, move |database| {
         let last_day = presence::last_day(database, &devices, now_ms)?;
-        Ok(devices.iter().zip(last_day).map(|(it, last_day)| device_json(it, last_day, now_ms)).collect())
+        let alarms = presence::alarms_on(database, &devices)?;
+        let all = devices.iter().zip(last_day).zip(&alarms);
+        Ok(all.map(|((it, last_day), alarms)| device_json(it, last_day, alarms, now_ms)).collect())
     })
     .await
 }
 
-/// A device as JSON; `last_day` is how often it came and went in the last day.
-pub(crate) fn device_json(it: &Device, last_day: (u64, u64), now_ms: i64) -> Value {
+/// A device as JSON; `last_day` is how often it came and went in the last day, `alarms` are those about it that are on.
+pub(crate) fn device_json(it: &Device, last_day: (u64, u64), alarms: &[AlarmOn], now_ms: i64) -> Value {
     let away_ms = if it.online { 0 } else { now_ms.saturating_sub(it.since_ms) };
     let longest_outage_ms = it.longest_outage_ms.max(away_ms);
     let time = |at: Option<i64>| at.map_or(Value::Null, rfc3339);
+    let alarms = alarms.iter().map(
+        |it| json!({"name": it.name, "severity": it.severity, "activated_at": rfc3339(it.activated_at_ms)}),
+    );
     json!({
         "clientid": it.clientid,
         "online": it.online,
@@ -235,6 +255,7 @@ pub(crate) fn device_json(it: &Device, last_day: (u64, u64), now_ms: i64) -> Val
         "disconnects_last_day": last_day.1,
         "longest_outage": longest_outage_ms,
         "flapping": it.flapping_until_ms > now_ms,
+        "alarms": alarms.collect::<Vec<_>>(),
         "username": it.username,
         "peername": it.peername,
         "proto_name": it.proto_name,

@@ -36,6 +36,8 @@ pub(super) enum Fate {
 pub(super) struct RunEnd {
     /// When it was killed; none where it was stopped in order.
     pub(super) killed_at: Option<Instant>,
+    /// The same by Muster's wall clock, milliseconds since 1970; none where that is stepped.
+    pub(super) killed_ms: Option<i64>,
 }
 
 impl RunEnd {
@@ -54,8 +56,8 @@ pub(super) struct Seen {
     pub(super) broker: String,
     /// Which run of Muster it was.
     pub(super) run: usize,
-    /// When CONNACK came.
-    pub(super) accepted: Option<Instant>,
+    /// Whether CONNACK came.
+    pub(super) accepted: bool,
     pub(super) fate: Fate,
 }
 
@@ -180,7 +182,7 @@ impl Device {
             peername: client.local_address().to_string(),
             broker: self.world.broker.to_string(),
             run: self.world.run,
-            accepted: None,
+            accepted: false,
             fate: Fate::Open,
         };
         let index = {
@@ -194,7 +196,7 @@ impl Device {
         };
         match soon("an answer to CONNECT", answer).await {
             Ok(Some(packet)) if packet.kind() == kind::CONNACK && packet.body[1] == 0 => {
-                self.world.note(index, |seen| seen.accepted = Some(Instant::now()));
+                self.world.note(index, |seen| seen.accepted = true);
                 Ok(Some(Open { client, version: connect.version, index }))
             }
             Ok(Some(packet)) if packet.kind() != kind::CONNACK => {

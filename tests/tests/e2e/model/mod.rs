@@ -8,6 +8,7 @@ mod books;
 mod device;
 mod drop;
 mod run;
+mod streams;
 mod target;
 
 use alarms::Clock;
@@ -21,6 +22,8 @@ async fn presence_and_every_table_are_the_fold_of_a_possible_history() {
     if muster_tests::long() {
         targets.extend(Target::mongo().await);
         targets.extend(Target::clickhouse().await);
+        targets.extend(Target::kafka().await);
+        targets.extend(Target::influx().await);
     }
     run::play(targets, Clock::Stepped).await;
 }

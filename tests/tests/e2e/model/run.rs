@@ -1,6 +1,6 @@
 //! The model's run: who does what, and when, by chance; then silence, and the questions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::alarms::{self, Clock};
 use super::books::{Books, Entry};
 use super::device::{Device, RunEnd, Seen, World};
-use super::target::Target;
+use super::target::{self, Target};
 use crate::common::pipelines;
 
 /// A failed target is tried again this soon, so that a run has time for many faults.
@@ -27,6 +27,22 @@ const OUTAGE_MAX: Duration = Duration::from_millis(600);
 /// How far the clock is stepped at most, either way.
 const STEP_MS_MAX: i64 = 3 * 24 * 3_600_000;
 const LANES_MAX: u32 = 4;
+/// The table of a rule that comes and goes, and of one that comes at the end. Both begin with the oldest event.
+const COMING: &str = "coming";
+const LATE: &str = "late";
+/// How many moments presence is asked about, each time it is quiet.
+const MOMENTS: usize = 10;
+/// What is folded from the log into the embedded database.
+const FOLDED: [&str; 8] = [
+    "devices",
+    "_muster_sessions",
+    "_muster_minutes",
+    "_muster_device_events",
+    "_muster_history",
+    "_muster_alarms",
+    "_muster_alarm_history",
+    "_muster_alarm_silences",
+];
 /// How long everybody is away at most between two runs of Muster, where alarms are the question.
 const AWAY_MAX: Duration = Duration::from_millis(2_000);
 /// No rule file at all, as far as the parser goes.
@@ -80,6 +96,8 @@ struct Play {
     ends: Vec<RunEnd>,
     tally: Tally,
     clock: Clock,
+    /// Whether this is the last run, in which every rule is there.
+    is_last: bool,
 }
 
 /// Runs the model against these targets, with a wall clock that is stepped or one that shows the time.
@@ -97,15 +115,15 @@ pub(super) async fn play(targets: Vec<Target>, clock: Clock) {
         ends: Vec::new(),
         tally: Tally::default(),
         clock,
+        is_last: false,
     };
     play.write_rules();
     for left in (1..=form.rounds).rev() {
         play.round(left).await;
     }
-    let (books, unwritten) = play.last_words().await;
+    let books = play.last_words().await;
     println!(
-        "model: seed {seed}, {:.1} s, {:?}, {} connections tried, {} in the log, {unwritten} accepted within a kill and \
-         not in it, {:?}",
+        "model: seed {seed}, {:.1} s, {:?}, {} connections tried, {} in the log, {:?}",
         started.elapsed().as_secs_f64(),
         play.tally,
         play.seen.lock().expect("no test panics with it").len(),
@@ -220,7 +238,8 @@ impl Play {
         self.tally.steps += 1;
     }
 
-    /// The same rules, in other lanes; beside them one that nobody asks about, or none.
+    /// The same rules, in other lanes; beside them one that nobody asks about, or none, one that comes and goes, and at
+    /// last one that has all of the past before it.
     fn write_rules(&mut self) {
         let mut text = alarms::definition(self.random.random_range(0..3));
         for target in &self.targets {
@@ -229,6 +248,12 @@ impl Play {
         if self.random.random_bool(0.5) {
             let other = self.random.random_range(0..3);
             text += &format!("CREATE RULE other{other} INTO sqlite.other AS SELECT clientid FROM \"m/#\";\n");
+        }
+        if self.is_last || self.random.random_bool(0.5) {
+            text += &target::extra_rule(COMING);
+        }
+        if self.is_last {
+            text += &target::extra_rule(LATE);
         }
         self.home.write_rules("rules.sql", &text);
         self.tally.changes += 1;
@@ -250,6 +275,7 @@ impl Play {
         if kill {
             muster.kill().await;
             end.killed_at = Some(Instant::now());
+            end.killed_ms = (self.clock == Clock::Right).then(|| jiff::Timestamp::now().as_millisecond());
             self.tally.kills += 1;
         } else {
             muster.stop().await;
@@ -259,7 +285,8 @@ impl Play {
     }
 
     /// A run without faults, which ends with some devices connected; then a kill and one more look.
-    async fn last_words(&mut self) -> (Books, usize) {
+    async fn last_words(&mut self) -> Books {
+        self.is_last = true;
         self.write_rules();
         let muster = Muster::start(self.home.stepped(&RETRIES)).await;
         let world = self.world(&muster);
@@ -272,14 +299,25 @@ impl Play {
         self.end(muster, &world, true).await;
         drop(open);
         let muster = Muster::start(self.home.stepped(&RETRIES)).await;
-        let found = self.check(&muster).await;
-        assert!(found.0.devices.values().all(|device| !device.online), "nobody has come back");
+        let books = self.check(&muster).await;
+        assert!(books.devices.values().all(|device| !device.online), "nobody has come back");
         muster.stop().await;
-        found
+        self.fold_anew().await;
+        books
+    }
+
+    /// The same log makes the same tables, down to the last row.
+    async fn fold_anew(&self) {
+        let tables = || FOLDED.map(|table| self.home.lines(&format!("SELECT * FROM {table}")));
+        let before = tables();
+        tools::run(&mut self.home.command(&["presence", "rebuild"])).await;
+        for ((table, before), after) in FOLDED.iter().zip(before).zip(tables()) {
+            assert_eq!(before, after, "{table}, folded anew");
+        }
     }
 
     /// Asks until all agree.
-    async fn check(&mut self, muster: &Muster) -> (Books, usize) {
+    async fn check(&mut self, muster: &Muster) -> Books {
         self.tally.checks += 1;
         let end = Instant::now() + self.form.settle_max;
         loop {
@@ -293,7 +331,7 @@ impl Play {
     }
 
     /// Whether the devices, presence and all tables agree with the log.
-    async fn agreement(&mut self, muster: &Muster) -> Result<(Books, usize), String> {
+    async fn agreement(&mut self, muster: &Muster) -> Result<Books, String> {
         // Whatever happens: matched = delivered + dead + pending.
         for pipeline in pipelines(muster).await {
             if pipeline["pending"] != 0 || pipeline["lag_events"] != 0 {
@@ -304,13 +342,19 @@ impl Play {
         let log = LogContents::of_running(&self.home.data().join("log"));
         let books = Books::of(&log);
         let seen = self.seen.lock().expect("no test panics with it").clone();
-        let unwritten = books.agree_with(&seen, &self.ends)?;
+        books.agree_with(&seen, &self.ends)?;
         self.presence_agrees(&books, muster).await?;
+        self.moments_agree(&books, muster).await?;
         for target in &self.targets {
             target_agrees(target, &self.home, &books).await?;
         }
+        if self.is_last {
+            for table in [COMING, LATE] {
+                history_agrees(table, target::extra_rows(&self.home, table), &books)?;
+            }
+        }
         self.tally.alarms = alarms::agree(&self.home, muster, &log, self.clock).await?;
-        Ok((books, unwritten))
+        Ok(books)
     }
 
     async fn presence_agrees(&self, books: &Books, muster: &Muster) -> Result<(), String> {
@@ -318,7 +362,7 @@ impl Play {
             .home
             .lines(
                 "SELECT clientid, online, since, connected_at, disconnected_at, reason, session, seq, connects, \
-                 disconnects, username, peername FROM devices",
+                 disconnects, username, peername, longest_outage, flapping_until FROM devices",
             )
             .into_iter()
             .map(|line| {
@@ -344,6 +388,31 @@ impl Play {
             .collect();
         same("the list of devices", &listed, &expected)
     }
+
+    /// Who was here at moments of the past; with a clock that shows the time, how often each came and went today.
+    async fn moments_agree(&mut self, books: &Books, muster: &Muster) -> Result<(), String> {
+        for _ in 0..MOMENTS {
+            let at = books.moment(&mut self.random);
+            let answer = muster.json(&format!("/api/v1/presence?at={}&limit=1000", at.max(0))).await;
+            let here = answer["data"].as_array().ok_or("no data")?;
+            let here: BTreeSet<_> = here.iter().filter_map(Value::as_str).collect();
+            let expected = books.present(at);
+            if here != expected || answer["count"] != expected.len() {
+                return Err(format!("at {at} were here {answer}, and not {expected:?}"));
+            }
+        }
+        if self.clock == Clock::Stepped {
+            return Ok(());
+        }
+        let listed = muster.json("/api/v1/devices?limit=1000").await;
+        for it in listed["data"].as_array().ok_or("no data")? {
+            let today = [&it["connects_last_day"], &it["disconnects_last_day"]];
+            if today != [&it["connects"], &it["disconnects"]] {
+                return Err(format!("all of it was today: {it}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn listed_device(it: &Value) -> (String, String) {
@@ -354,7 +423,20 @@ fn listed_device(it: &Value) -> (String, String) {
 
 async fn target_agrees(target: &Target, home: &Home, books: &Books) -> Result<(), String> {
     let name = target.name();
-    let mut history = target.history(home).await;
+    history_agrees(name, target.history(home).await, books)?;
+    let Some(status) = target.status(home).await else { return Ok(()) };
+    let last: BTreeMap<String, Entry> =
+        books.history.iter().map(|entry| (entry.clientid.clone(), entry.clone())).collect();
+    // Of one that is here, some targets keep why it went the last time and others do not.
+    let plain = |mut entry: Entry| {
+        entry.reason = entry.reason.filter(|_| entry.event == "client.disconnected");
+        entry
+    };
+    let status: BTreeMap<_, _> = status.into_iter().map(|(id, entry)| (id, plain(entry))).collect();
+    same(&format!("{name}: the status"), &status, &last)
+}
+
+fn history_agrees(name: &str, mut history: Vec<Entry>, books: &Books) -> Result<(), String> {
     let mut expected = books.history.clone();
     history.sort();
     expected.sort();
@@ -366,16 +448,7 @@ async fn target_agrees(target: &Target, home: &Home, books: &Books) -> Result<()
     if history.len() != expected.len() {
         return Err(format!("{name}: {} rows of history for {}", history.len(), expected.len()));
     }
-    let Some(status) = target.status(home).await else { return Ok(()) };
-    let last: BTreeMap<String, Entry> =
-        books.history.iter().map(|entry| (entry.clientid.clone(), entry.clone())).collect();
-    // Of one that is here, some targets keep why it went the last time and others do not.
-    let plain = |mut entry: Entry| {
-        entry.reason = entry.reason.filter(|_| entry.event == "client.disconnected");
-        entry
-    };
-    let status: BTreeMap<_, _> = status.into_iter().map(|(id, entry)| (id, plain(entry))).collect();
-    same(&format!("{name}: the status"), &status, &last)
+    Ok(())
 }
 
 /// Says where two maps differ.

@@ -1,5 +1,6 @@
 //! Where the model's rules write: a history (one row an event) and a status (one row a device), in SQLite, PostgreSQL,
-//! MongoDB, ClickHouse, and as requests to a webhook. It must never know what the rows should be.
+//! MongoDB, ClickHouse, Kafka; and a history alone in InfluxDB and as requests to a webhook. It must never know what
+//! the rows should be.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use serde_json::Value;
 use tokio_postgres::NoTls;
 
 use super::books::Entry;
+use super::streams;
 
 /// What a rule selects: `at` is the event's time.
 const COLUMNS: &str = "clientid, event, reason, session, seq, timestamp AS at";
@@ -27,6 +29,8 @@ pub(super) enum Target {
     Postgres(Served),
     Mongo(Served),
     Clickhouse(Served),
+    Kafka(Served),
+    Influx(Served),
     Webhook { receiver: Webhook, way: Proxy, arrived: Arc<Mutex<Vec<Entry>>> },
 }
 
@@ -82,6 +86,19 @@ impl Target {
         Some(target)
     }
 
+    pub(super) async fn kafka() -> Option<Self> {
+        let server = tokio::task::block_in_place(|| Server::own("kafka"))?;
+        let way = streams::way_to_kafka(&server).await;
+        Some(Self::Kafka(Served { server, way }))
+    }
+
+    pub(super) async fn influx() -> Option<Self> {
+        let served = Served::start("influxdb").await?;
+        let make = format!("CREATE DATABASE {}", streams::INFLUX_DATABASE);
+        streams::ask_influx(served.server.address(), &make).await;
+        Some(Self::Influx(served))
+    }
+
     pub(super) async fn webhook() -> Self {
         let arrived = Arc::new(Mutex::new(Vec::new()));
         let (rows, known) = (Arc::clone(&arrived), Mutex::new(HashSet::new()));
@@ -105,6 +122,8 @@ impl Target {
             Self::Postgres(_) => "pg",
             Self::Mongo(_) => "mongo",
             Self::Clickhouse(_) => "click",
+            Self::Kafka(_) => "kafka",
+            Self::Influx(_) => "influx",
             Self::Webhook { .. } => "hook",
         }
     }
@@ -129,6 +148,18 @@ impl Target {
             Self::Clickhouse(served) => {
                 format!("clickhouse WITH (url = 'http://{}', timeout_ms = 2000)", served.way.address())
             }
+            Self::Kafka(served) => {
+                format!("kafka WITH (brokers = '{}', timeout_ms = 5000)", served.way.address())
+            }
+            Self::Influx(served) => {
+                let (user, password) = streams::INFLUX_TOKEN;
+                format!(
+                    "influxdb WITH (url = 'http://{}', bucket = '{}', token = '{user}:{password}', \
+                     tags = 'clientid', timeout_ms = 2000)",
+                    served.way.address(),
+                    streams::INFLUX_DATABASE
+                )
+            }
             Self::Webhook { way, .. } => {
                 format!(
                     "webhook WITH (url = 'http://{}/hook', timeout_ms = 1000, in_flight = 4)",
@@ -146,6 +177,7 @@ impl Target {
         };
         match self {
             Self::Webhook { .. } => sink + &rule("history", name),
+            Self::Influx(_) => sink + &rule("history", &format!("{name}.device_history")),
             _ => {
                 let tables = ["history", "status"].map(|it| rule(it, &format!("{name}.device_{it}")));
                 sink + &tables.concat()
@@ -169,6 +201,8 @@ impl Target {
             Self::Postgres(Served { way, .. })
             | Self::Mongo(Served { way, .. })
             | Self::Clickhouse(Served { way, .. })
+            | Self::Kafka(Served { way, .. })
+            | Self::Influx(Served { way, .. })
             | Self::Webhook { way, .. } => match how {
                 0 | 1 => way.close(),
                 2 if !is_slow => way.hold(),
@@ -186,6 +220,8 @@ impl Target {
             Self::Postgres(Served { way, .. })
             | Self::Mongo(Served { way, .. })
             | Self::Clickhouse(Served { way, .. })
+            | Self::Kafka(Served { way, .. })
+            | Self::Influx(Served { way, .. })
             | Self::Webhook { way, .. } => way.open(),
         }
     }
@@ -195,9 +231,10 @@ impl Target {
         self.rows(home, "device_history").await
     }
 
-    /// The status of each device by its id; none where the target keeps no such table.
+    /// The status of each device by its id; none where the target keeps no such table. InfluxDB's newest point is the
+    /// one of the latest time, and clocks are stepped.
     pub(super) async fn status(&self, home: &Home) -> Option<BTreeMap<String, Entry>> {
-        if matches!(self, Self::Webhook { .. }) {
+        if matches!(self, Self::Webhook { .. } | Self::Influx(_)) {
             return None;
         }
         let rows = self.rows(home, "device_status").await;
@@ -241,6 +278,14 @@ impl Target {
                 let text = self.ask_clickhouse(&query).await;
                 text.lines().map(|line| entry(&serde_json::from_str(line).expect("JSON"))).collect()
             }
+            Self::Kafka(served) => {
+                let rows = streams::kafka_rows(served.server.address(), table, table == "device_status");
+                rows.iter().map(entry).collect()
+            }
+            Self::Influx(served) => {
+                let rows = streams::influx_rows(served.server.address(), table).await;
+                rows.iter().map(entry).collect()
+            }
             Self::Webhook { arrived, .. } => arrived.lock().expect("no test panics with it").clone(),
         }
     }
@@ -263,6 +308,18 @@ impl Target {
         assert!(status.is_success(), "{query}: {status}: {text}");
         text
     }
+}
+
+/// A further rule for the history, into a table of the embedded database.
+pub(super) fn extra_rule(table: &str) -> String {
+    format!(
+        "CREATE RULE {table} INTO sqlite.{table} WITH (start = 'earliest') AS SELECT {COLUMNS} FROM {SOURCES};\n"
+    )
+}
+
+/// What it has made.
+pub(super) fn extra_rows(home: &Home, table: &str) -> Vec<Entry> {
+    sqlite_rows(home, &format!("SELECT clientid, event, reason, session, seq, at FROM {table}"))
 }
 
 fn sqlite_rows(home: &Home, query: &str) -> Vec<Entry> {
