@@ -36,5 +36,8 @@ CREATE TABLE IF NOT EXISTS summaries (
     activated_at INTEGER NOT NULL,
     severity     TEXT    NOT NULL,
     message      TEXT    NOT NULL,
-    count        INTEGER NOT NULL
+    count        INTEGER NOT NULL,
+    told_count   INTEGER NOT NULL, -- the last that was told, and when
+    told_at      INTEGER NOT NULL,
+    why          TEXT              -- why it ends, unless nobody is left
 ) STRICT;

@@ -5,7 +5,7 @@ use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::topic;
 use muster_core::value::Map;
 
-use crate::ast::{AlarmDef, OptionEntry, Options, Rule, Statement, Trigger};
+use crate::ast::{AlarmDef, Name, OptionEntry, Options, Rule, Statement, Trigger};
 use crate::check::read_rule;
 use crate::diagnostic::{Diagnostic, Problem, nearest};
 use crate::plan;
@@ -143,6 +143,10 @@ fn build(alarm: &AlarmDef) -> (AlarmProgram, Vec<Problem>) {
         names.extend(after.iter().cloned());
         wants
     });
+    problems.extend(names.iter().filter(|name| tells_of_alarms(name)).map(|name| {
+        let problem = Problem::new(name.span, "an alarm cannot be about what alarms say");
+        problem.help("it would answer itself; a rule may read `$events/sys/alarm_activated`")
+    }));
     let kind = match &alarm.trigger {
         Trigger::Absence { .. } if of_wants.kinds == EventKinds::NONE.with(EventKind::MessagePublish) => {
             AlarmKind::Silence
@@ -178,6 +182,12 @@ fn build(alarm: &AlarmDef) -> (AlarmProgram, Vec<Problem>) {
         settings,
     };
     (program, problems)
+}
+
+/// Whether it names events that alarms are told with.
+fn tells_of_alarms(source: &Name) -> bool {
+    let (wants, _) = plan::sources(std::slice::from_ref(source));
+    [EventKind::AlarmActivated, EventKind::AlarmDeactivated].iter().any(|kind| wants.kinds.contains(*kind))
 }
 
 /// What decides which devices it is on for, as text: what was kept under the same text goes on.
@@ -422,6 +432,23 @@ fn like(pattern: &[u8], text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_alarm_is_about_alarms() {
+        for (of, after) in [
+            ("$events/sys/alarm_deactivated", "$events/sys/alarm_activated"),
+            ("$events/client/connected", "$events/sys/alarm_activated"),
+            ("$events/sys/alarm_deactivated", "$events/client/disconnected"),
+            ("$events/client/connected", "$events/client/disconnected"),
+        ] {
+            let sql = format!("CREATE ALARM a AS ABSENCE OF \"{of}\" FOR 60s AFTER \"{after}\";");
+            let (statements, _) = crate::parse("a.sql", &sql);
+            let [Statement::CreateAlarm(alarm)] = statements.as_slice() else { panic!("{statements:?}") };
+            let said: Vec<String> = problems(alarm).iter().map(|it| it.message.clone()).collect();
+            let refused = said.iter().any(|it| it.contains("cannot be about what alarms say"));
+            assert_eq!(refused, sql.contains("sys/alarm"), "{sql}: {said:?}");
+        }
+    }
 
     #[test]
     fn patterns() {

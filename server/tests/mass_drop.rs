@@ -4,7 +4,7 @@
 //! `MUSTER_LONG=1` has 100,000.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,8 +15,9 @@ use muster::config::{Config, Layers};
 use muster::platform::Platform;
 use muster::presence::{Wanted, list};
 use muster_core::clock::SystemClock;
+use muster_core::event::proto::Alarm;
 use muster_core::event::proto::event::Detail;
-use muster_core::event::{EventKind, EventKinds};
+use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::journal::Journal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::task::JoinSet;
@@ -104,6 +105,19 @@ async fn everybody_goes_at_once() {
         memory("VmHWM:")
     );
     assert!(told_late_ms.max(storm_late_ms).max(all_late_ms) <= LATE_MS_MAX, "within {LATE_MS_MAX} ms");
+    let storm = everybody_is_told(platform.journal(), before, count).await;
+    let storms = "SELECT count(*) FROM _muster_alarm_history WHERE kind = 'storm'";
+    until("the list has the number that was told last", || {
+        let sql = format!("{storms} AND json_extract(details, '$.count') = {storm}");
+        (rows(&database, storms), rows(&database, &sql)) == (1, 1)
+    })
+    .await;
+
+    let again = connect(&platform, count).await;
+    until("presence has them all again", || online(&database) == count as u64).await;
+    until("nobody is missed", || platform.pipelines().board().active().is_empty()).await;
+    until("all that was raised is over", || still_on(platform.journal(), before) == 0).await;
+    drop(again);
     platform.stop("test").await.expect("a stop in order");
 }
 
@@ -165,7 +179,7 @@ fn connect_packet(clientid: &str) -> Vec<u8> {
 async fn ends(journal: &Journal, offset: u64, count: usize) -> HashMap<String, usize> {
     let mut reader = journal.reader(offset).with_kinds(EventKinds::NONE.with(EventKind::ClientDisconnected));
     let mut reasons: HashMap<String, usize> = HashMap::new();
-    let mut devices = std::collections::HashSet::new();
+    let mut devices = HashSet::new();
     while devices.len() < count {
         let batch =
             tokio::time::timeout(PATIENCE, reader.next_batch()).await.expect("all ends").expect("events");
@@ -239,6 +253,68 @@ async fn counted(journal: Journal, board: Board, offset: u64, count: usize) -> i
         assert!(Instant::now() < end, "{missed} of {count} are missed");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What alarms say from `offset` on: events of raising and of ending, in order.
+fn said(journal: &Journal, offset: u64) -> Vec<Arc<Event>> {
+    let kinds = EventKinds::NONE.with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
+    let mut reader = journal.reader(offset).with_kinds(kinds);
+    let mut said = Vec::new();
+    while let Some(batch) = reader.try_next_batch().expect("events") {
+        said.extend(batch.events().iter().cloned());
+    }
+    said
+}
+
+fn alarm(event: &Event) -> &Alarm {
+    let Some(Detail::Alarm(alarm)) = &event.body.detail else { panic!("{event:?}") };
+    alarm
+}
+
+/// Waits until what was told is right: some by name, each once, and one storm that stands for all others. Gives for how
+/// many that is.
+async fn everybody_is_told(journal: &Journal, offset: u64, count: usize) -> usize {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let (mut named, mut storms, mut counted) = (HashSet::new(), HashSet::new(), 0);
+        let said = said(journal, offset);
+        for event in said.iter().filter(|it| it.kind == EventKind::AlarmActivated) {
+            let alarm = alarm(event);
+            if alarm.kind != "storm" {
+                assert!(named.insert(event.clientid().to_owned()), "told twice: {event:?}");
+                continue;
+            }
+            storms.insert(alarm.activated_at_ms);
+            let details: serde_json::Value = serde_json::from_str(&alarm.details).expect("JSON");
+            counted = usize::try_from(details["count"].as_u64().expect("a number")).expect("few");
+            let some = details["clientids"].as_array().expect("names");
+            let some: HashSet<_> = some.iter().filter_map(|it| it.as_str()).collect();
+            assert_eq!(some.len(), counted.min(100), "{alarm:?}");
+            assert!(some.iter().all(|id| !named.contains(*id)), "told by name, and counted: {alarm:?}");
+        }
+        assert_eq!((named.len(), storms.len()), (TOLD, 1));
+        if named.len() + counted == count {
+            return counted;
+        }
+        assert!(Instant::now() < end, "{} are told, {counted} counted, of {count}", named.len());
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// How much of what was raised from `offset` on has not ended; nothing ended twice.
+fn still_on(journal: &Journal, offset: u64) -> usize {
+    let mut on: HashSet<(String, i64)> = HashSet::new();
+    let mut over: HashSet<(String, i64)> = HashSet::new();
+    for event in said(journal, offset) {
+        let which = (event.clientid().to_owned(), alarm(&event).activated_at_ms);
+        if event.kind == EventKind::AlarmDeactivated {
+            assert!(on.remove(&which), "it ends after it began: {event:?}");
+            assert!(over.insert(which), "it ends once: {event:?}");
+        } else {
+            assert!(on.insert(which) || alarm(&event).kind == "storm", "raised once: {event:?}");
+        }
+    }
+    on.len()
 }
 
 fn told(board: &Board) -> usize {

@@ -8,6 +8,9 @@ use muster_core::event::{EventKind, NewEvent, proto};
 use muster_core::value::{Map, Value};
 use muster_rules::AlarmProgram;
 
+/// What operators do to end an alarm; the object is `NAME/CLIENTID`, or `NAME` for all of that name.
+pub const FORCE: &str = "alarms.force_deactivate";
+
 /// Why an alarm ended whose client did not come back: `details.reason`.
 pub(super) mod reason {
     /// Another definition of its name would not have raised it.
@@ -77,6 +80,12 @@ pub struct Summary {
     pub message: String,
     /// How many it stood for, those who have come back among them.
     pub count: u64,
+    /// How many that were when it was told last.
+    pub told_count: u64,
+    /// And when that was.
+    pub told_at_ms: i64,
+    /// Why it ends, unless nobody is left.
+    pub why: Option<&'static str>,
     /// Whether its end was appended in this run.
     pub(super) ending: bool,
 }

@@ -14,6 +14,8 @@ mod engine;
 mod known;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod orders;
 mod play;
 mod scan;
 #[cfg(test)]
@@ -21,12 +23,17 @@ mod seam;
 mod state;
 mod store;
 #[cfg(test)]
+mod storms;
+#[cfg(test)]
 mod tests;
 
 pub use engine::{Engine, EngineError};
-pub use known::{Active, Notice, Summary};
+pub use known::{Active, FORCE, Notice, Summary};
 pub use play::play;
 pub use state::State;
+
+/// Most silences at a time.
+pub const SILENCES_MAX: usize = 1_000;
 
 /// The alarms that rule files define.
 #[derive(Debug, Clone, Default)]
@@ -41,7 +48,6 @@ pub struct Definitions {
 #[derive(Debug, Clone, Default)]
 pub struct Board {
     states: Arc<Mutex<BTreeMap<String, State>>>,
-    asked: Arc<tokio::sync::Notify>,
     silences: Arc<Mutex<Vec<Silence>>>,
 }
 
@@ -135,6 +141,11 @@ impl Board {
         let mut silences = self.silences.lock().unwrap_or_else(PoisonError::into_inner);
         silences.retain(|it| it.id != silence.id);
         silences.push(silence);
+        if silences.len() > SILENCES_MAX {
+            // By no clock, which may be ahead for a moment: the one that ends first goes.
+            let first = silences.iter().enumerate().min_by_key(|(_, it)| it.until_ms).map(|(at, _)| at);
+            first.map(|at| silences.remove(at));
+        }
     }
 
     /// They are told again.
@@ -143,22 +154,32 @@ impl Board {
     }
 
     fn is_silent(&self, name: &str, clientid: &str, now_ms: i64) -> bool {
-        let mut silences = self.silences.lock().unwrap_or_else(PoisonError::into_inner);
-        silences.retain(|it| now_ms < it.until_ms);
+        let silences = self.silences.lock().unwrap_or_else(PoisonError::into_inner);
         silences.iter().any(|it| it.covers(name, clientid, now_ms))
     }
 
-    /// Ends `NAME/CLIENTID`, or everything of `NAME`; how many that were.
-    pub fn force_deactivate(&self, name: &str, now_ms: i64) -> usize {
+    /// How many are on of `NAME/CLIENTID`, or of `NAME`.
+    pub fn on(&self, name: &str) -> usize {
         let mut states = self.lock();
-        let ended = match states.get_mut(name) {
-            Some(state) => state.force(None, now_ms),
-            None => name.split_once('/').map_or(0, |(name, client)| {
-                states.get_mut(name).map_or(0, |state| state.force(Some(client), now_ms))
-            }),
-        };
-        drop(states);
-        self.asked.notify_one();
-        ended
+        named(&mut states, name).map_or(0, |(state, client)| state.on(client))
     }
+}
+
+/// Ends `NAME/CLIENTID`, or everything of `NAME`.
+fn force(states: &mut BTreeMap<String, State>, name: &str, now_ms: i64) {
+    if let Some((state, client)) = named(states, name) {
+        state.force(client, now_ms);
+    }
+}
+
+/// Which alarm, and which client if it is about one.
+fn named<'a, 'b>(
+    states: &'a mut BTreeMap<String, State>,
+    name: &'b str,
+) -> Option<(&'a mut State, Option<&'b str>)> {
+    let (alarm, client) = match states.contains_key(name) {
+        true => (name, None),
+        false => name.split_once('/').map(|(alarm, client)| (alarm, Some(client)))?,
+    };
+    Some((states.get_mut(alarm)?, client))
 }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use self::sim_disk::{Faults, SimDisk};
-use super::tests::{lifecycle, program};
+use super::tests::{by_device, lifecycle, line, program};
 use super::{Board, Definitions, Engine};
 
 #[path = "../../../core/tests/support/sim_disk.rs"]
@@ -33,6 +33,8 @@ mod sim_disk;
 
 /// How long the engine may take for what it should do at once.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Who goes went so long before the event that tells of it, as with a connection that ends with the server.
+const WENT_BEFORE_MS: i64 = 7_000;
 const DEVICES: [&str; 4] = ["a-1", "a-2", "b-1", "b-2"];
 
 /// A definition, plainly.
@@ -332,7 +334,11 @@ impl World {
 
     fn event(&self, device: usize, comes: bool) -> NewEvent {
         let kind = if comes { EventKind::ClientConnected } else { EventKind::ClientDisconnected };
-        lifecycle(kind, DEVICES[device], self.now_ms())
+        let mut event = lifecycle(kind, DEVICES[device], self.now_ms());
+        let disconnected_at_ms = self.now_ms() - WENT_BEFORE_MS;
+        let end = proto::Disconnection { disconnected_at_ms, ..proto::Disconnection::default() };
+        event.body.detail = (!comes).then_some(Detail::Disconnected(end));
+        event
     }
 
     async fn see(&mut self, device: usize, comes: bool) {
@@ -452,31 +458,13 @@ impl World {
         while let Some(batch) = reader.try_next_batch().expect("the log is read") {
             for event in batch.events() {
                 let Some(Detail::Alarm(it)) = &event.body.detail else { continue };
+                let went = (it.since_ms + WENT_BEFORE_MS, event.clientid().to_owned(), false);
+                assert!(it.kind != "absence" || self.model.history.contains(&went), "{event:?}");
                 lines.push(line(event.kind, event.clientid(), it));
             }
         }
         lines
     }
-}
-
-fn line(kind: EventKind, device: &str, it: &proto::Alarm) -> String {
-    let what = format!("{device} {} {}", it.kind, it.activated_at_ms);
-    let details: serde_json::Value = serde_json::from_str(&it.details).expect("JSON");
-    match (kind, details["reason"].as_str()) {
-        (EventKind::AlarmActivated, _) => format!("+{what}"),
-        (_, Some(reason)) => format!("-{what} {reason}"),
-        (_, None) => format!("-{what} {}", it.deactivated_at_ms),
-    }
-}
-
-/// The lines of each device, in their order.
-fn by_device(lines: &[String]) -> BTreeMap<&str, Vec<&str>> {
-    let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for line in lines {
-        let device = line.get(1..).and_then(|it| it.split(' ').next()).unwrap_or_default();
-        all.entry(device).or_default().push(line);
-    }
-    all
 }
 
 proptest! {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use muster_core::clock::SharedClock;
-use muster_core::event::{Event, EventKinds};
+use muster_core::event::proto::event::Detail;
+use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::journal::{EventReader, Journal};
 use muster_core::log::{LogError, LogErrorKind};
 use muster_rules::{AlarmProgram, EvalContext};
@@ -19,6 +20,9 @@ use crate::pipelines::eval_context;
 /// So many events the engine reads itself before it takes a scan over.
 pub(super) const CATCH_UP_EVENTS_MAX: u64 = 2_000;
 
+/// The ends of alarms, some of which an operator ordered.
+const FORCED: EventKinds = EventKinds::NONE.with(EventKind::AlarmDeactivated);
+
 /// Definitions by name.
 pub(super) type Programs = BTreeMap<String, Arc<AlarmProgram>>;
 
@@ -26,17 +30,18 @@ pub(super) type Programs = BTreeMap<String, Arc<AlarmProgram>>;
 pub(super) struct Scanned {
     pub(super) programs: Programs,
     pub(super) states: BTreeMap<String, State>,
+    journal: Journal,
     reader: EventReader,
     context: EvalContext,
 }
 
 impl Scanned {
     pub(super) fn new(journal: &Journal, clock: &SharedClock, programs: Programs) -> Self {
-        let kinds = programs.values().fold(EventKinds::NONE, |kinds, it| kinds.union(it.kinds()));
+        let kinds = programs.values().fold(FORCED, |kinds, it| kinds.union(it.kinds()));
         let states =
             programs.iter().map(|(name, it)| (name.clone(), State::new(name, Some(it.clone())))).collect();
         let reader = journal.reader(journal.first_offset()).with_kinds(kinds);
-        Self { programs, states, reader, context: eval_context(clock.clone(), 0) }
+        Self { programs, states, journal: journal.clone(), reader, context: eval_context(clock.clone(), 0) }
     }
 
     /// What those know by now who wait for somebody.
@@ -53,8 +58,14 @@ impl Scanned {
     /// Reads on, up to the event before `end` and no further, or until `stop`.
     pub(super) fn read_to(&mut self, end: u64, stop: &AtomicBool) -> Result<(), LogError> {
         while self.reader.position() < end && !stop.load(Ordering::Relaxed) {
-            let Some(events) = next(&mut self.reader)? else { break };
+            let Some(events) = next(&mut self.reader, &self.journal)? else { break };
             for event in events.iter().filter(|event| event.offset < end) {
+                if let Some(Detail::Alarm(alarm)) = &event.body.detail {
+                    if let Some(state) = self.states.get_mut(&alarm.name) {
+                        state.fold_forced(event, alarm);
+                    }
+                    continue;
+                }
                 for state in self.states.values_mut() {
                     state.fold(event, &mut self.context);
                 }
@@ -67,22 +78,28 @@ impl Scanned {
     }
 }
 
-/// What comes next, without waiting; an event that cannot be read is passed over.
-pub(super) fn next(reader: &mut EventReader) -> Result<Option<Vec<Arc<Event>>>, LogError> {
+/// What comes next, without waiting; what cannot be read any more is passed over.
+pub(super) fn next(reader: &mut EventReader, journal: &Journal) -> Result<Option<Vec<Arc<Event>>>, LogError> {
     match reader.try_next_batch() {
         Ok(batch) => Ok(batch.map(|batch| batch.events().to_vec())),
-        Err(error) if error.kind() == LogErrorKind::Event => {
-            pass_over(reader, &error);
+        Err(error) if may_be_passed(&error) => {
+            pass_over(reader, journal, &error);
             Ok(Some(Vec::new()))
         }
         Err(error) => Err(error),
     }
 }
 
-pub(super) fn pass_over(reader: &mut EventReader, error: &LogError) {
+/// Whether what follows can be read all the same: one event is damaged, or retention has removed some.
+pub(super) fn may_be_passed(error: &LogError) -> bool {
+    matches!(error.kind(), LogErrorKind::Event | LogErrorKind::Trimmed)
+}
+
+pub(super) fn pass_over(reader: &mut EventReader, journal: &Journal, error: &LogError) {
     let offset = reader.position();
-    warn!(%error, offset, "an event that cannot be read is passed over by the alarms");
-    reader.seek(offset + 1);
+    warn!(%error, offset, "what cannot be read is passed over by the alarms");
+    let is_trimmed = error.kind() == LogErrorKind::Trimmed;
+    reader.seek(if is_trimmed { journal.first_offset().max(offset) } else { offset + 1 });
 }
 
 /// A scan that is under way. It ends soon after it is dropped.

@@ -43,6 +43,8 @@ type Last = BTreeMap<String, (u64, i64)>;
 struct World {
     journal: Journal,
     last: Last,
+    /// Those who are back for good.
+    back: BTreeSet<String>,
 }
 
 impl World {
@@ -95,7 +97,7 @@ async fn who_looks_back_while_devices_come_and_go_misses_nothing_and_counts_noth
     let (journal, _) = Journal::open(config, RealDisk::shared(), clock.clone()).expect("a journal");
     let (define, defined) = tokio::sync::watch::channel(Definitions::default());
     let board = Board::default();
-    let mut world = World { journal: journal.clone(), last: Last::new() };
+    let mut world = World { journal: journal.clone(), last: Last::new(), back: BTreeSet::new() };
     for n in 0..PAST {
         world.see(EventKind::ClientDisconnected, &format!("other-{n}")).await;
     }
@@ -124,16 +126,28 @@ async fn who_looks_back_while_devices_come_and_go_misses_nothing_and_counts_noth
         world.flap(n).await;
     }
 
-    // Each is missed once since it went for the last time.
+    // Some return, before or after they are missed.
+    for n in (0..DEVICES + LATE).step_by(10) {
+        let client = format!("d-{n:04}");
+        world.see(EventKind::ClientConnected, &client).await;
+        world.back.insert(client);
+    }
+
+    // Each who stays away is missed once since it went for the last time.
+    let away = |id: &String| !world.back.contains(id);
     let last: Vec<_> = world.last.iter().map(|(id, (_, at_ms))| (id.clone(), *at_ms)).collect();
+    let last: Vec<_> = last.into_iter().filter(|(id, _)| away(id)).collect();
     let missed = |world: &World| {
         let mut told = world.told("gone");
-        told.retain(|(id, since_ms)| world.last.get(id).is_some_and(|(_, at_ms)| at_ms == since_ms));
+        let is_last = |id: &String, ms: i64| world.last.get(id).is_some_and(|(_, at_ms)| *at_ms == ms);
+        told.retain(|(id, since_ms)| away(id) && is_last(id, *since_ms));
         told.sort();
         told
     };
     until("all are missed", || missed(&world).len() >= last.len()).await;
     assert_eq!(missed(&world), last);
+    let is_on = |id: &str| board.active().iter().any(|it| it.name == "gone" && it.clientid == id);
+    until("who is back is not missed", || !world.back.iter().any(|id| is_on(id))).await;
 
     // There is one place in the log from which on each third time counts, and the two before it.
     let flaps = world.told("flaps");
@@ -148,6 +162,7 @@ async fn who_looks_back_while_devices_come_and_go_misses_nothing_and_counts_noth
     assert!(last < first, "none is missed from the first that counts ({first}) on: {last}");
     assert!(before <= first, "{before} <= {first}");
     assert!(last < after, "it counts once the definitions are known to be in force");
+    assert!(amid > 0, "some devices came and went while the definitions looked back");
     println!("{amid} devices came and went while the definitions looked back");
     stop.cancel();
     task.await.expect("it ends in order");

@@ -21,7 +21,7 @@ pub(super) struct Store {
 
 const TABLES: [&str; 6] = ["place", "definitions", "armed", "active", "flaps", "summaries"];
 /// The shape of the database. One of another shape is made anew: all that is in it follows from the log.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 /// All that is known of one client.
 #[derive(Debug)]
@@ -117,22 +117,24 @@ impl Store {
             of(states, row.get(0)?)
                 .restore_flaps(row.get(1)?, serde_json::from_str(&times).unwrap_or_default());
         }
-        let mut all =
-            self.db.prepare("SELECT name, activated_at, severity, message, count FROM summaries")?;
+        let sql =
+            "SELECT name, activated_at, severity, message, count, told_count, told_at, why FROM summaries";
+        let mut all = self.db.prepare(sql)?;
         let mut rows = all.query([])?;
         while let Some(row) = rows.next()? {
-            let count: i64 = row.get(4)?;
+            let (count, told_count): (i64, i64) = (row.get(4)?, row.get(5)?);
+            let why: Option<String> = row.get(7)?;
             let summary = Summary {
                 activated_at_ms: row.get(1)?,
                 severity: row.get(2)?,
                 message: row.get(3)?,
                 count: count.unsigned_abs(),
+                told_count: told_count.unsigned_abs(),
+                told_at_ms: row.get(6)?,
+                why: why.as_deref().and_then(reason::named),
                 ending: false,
             };
             of(states, row.get(0)?).restore_summary(summary);
-        }
-        for state in states.values_mut() {
-            state.restored();
         }
         Ok(stored)
     }
@@ -147,9 +149,11 @@ impl Store {
             match summary {
                 None => tx.execute("DELETE FROM summaries WHERE name = ?1", [name])?,
                 Some(it) => {
-                    let count = i64::try_from(it.count).unwrap_or(i64::MAX);
-                    let sql = "INSERT OR REPLACE INTO summaries VALUES (?1, ?2, ?3, ?4, ?5)";
-                    tx.execute(sql, (name, it.activated_at_ms, &it.severity, &it.message, count))?
+                    let number = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
+                    let (count, told) = ((number(it.count), number(it.told_count)), it.told_at_ms);
+                    let sql = "INSERT OR REPLACE INTO summaries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+                    let (at, severity, message) = (it.activated_at_ms, &it.severity, &it.message);
+                    tx.execute(sql, (name, at, severity, message, count.0, count.1, told, it.why))?
                 }
             };
         }

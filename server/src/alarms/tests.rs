@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
 use super::{Board, Definitions, Engine, Notice, State};
+use crate::presence::Silence;
 
 pub(super) fn program(sql: &str) -> Arc<AlarmProgram> {
     let (statements, problems) = muster_rules::parse("a.sql", sql);
@@ -24,7 +25,7 @@ pub(super) fn program(sql: &str) -> Arc<AlarmProgram> {
     Arc::new(AlarmProgram::compile(alarm).expect("an alarm"))
 }
 
-fn offline(options: &str) -> Arc<AlarmProgram> {
+pub(super) fn offline(options: &str) -> Arc<AlarmProgram> {
     program(&format!(
         "CREATE ALARM offline {options} AS ABSENCE OF \"$events/client/connected\" FOR 60s \
          AFTER \"$events/client/disconnected\" WHERE username <> 'probe';"
@@ -41,32 +42,72 @@ pub(super) fn lifecycle(kind: EventKind, client: &str, at_ms: i64) -> NewEvent {
     NewEvent { timestamp_ms: at_ms, kind, topic: String::new(), body }
 }
 
+/// What an event says, in short.
+pub(super) fn line(kind: EventKind, device: &str, it: &proto::Alarm) -> String {
+    let what = format!("{device} {} {}", it.kind, it.activated_at_ms);
+    let details: serde_json::Value = serde_json::from_str(&it.details).expect("JSON");
+    match (kind, details["reason"].as_str()) {
+        (EventKind::AlarmActivated, _) => format!("+{what}"),
+        (_, Some(reason)) => format!("-{what} {reason}"),
+        (_, None) => format!("-{what} {}", it.deactivated_at_ms),
+    }
+}
+
+/// The lines of each device, in their order.
+pub(super) fn by_device(lines: &[String]) -> BTreeMap<&str, Vec<&str>> {
+    let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in lines {
+        let device = line.get(1..).and_then(|it| it.split(' ').next()).unwrap_or_default();
+        all.entry(device).or_default().push(line);
+    }
+    all
+}
+
 /// A state that reads what it writes.
-struct Bench {
-    state: State,
+pub(super) struct Bench {
+    pub(super) state: State,
     context: EvalContext,
     offset: u64,
-    told: Vec<(EventKind, String, proto::Alarm)>,
+    /// Everything that happened, as the log has it.
+    pub(super) log: Vec<Event>,
+    pub(super) told: Vec<(EventKind, String, proto::Alarm)>,
 }
 
 impl Bench {
-    fn new(program: &Arc<AlarmProgram>) -> Self {
+    pub(super) fn new(program: &Arc<AlarmProgram>) -> Self {
         let state = State::new(program.name(), Some(program.clone()));
         let context = crate::pipelines::eval_context(ManualClock::at(0), 1);
-        Self { state, context, offset: 0, told: Vec::new() }
+        Self { state, context, offset: 0, log: Vec::new(), told: Vec::new() }
     }
 
     fn event(&mut self, event: NewEvent) -> Event {
         self.offset += 1;
-        event.at(1, self.offset)
+        let event = event.at(1, self.offset);
+        self.log.push(event.clone());
+        event
     }
 
-    fn see(&mut self, kind: EventKind, client: &str, at_ms: i64) {
-        let event = self.event(lifecycle(kind, client, at_ms));
+    pub(super) fn see(&mut self, kind: EventKind, client: &str, at_ms: i64) {
+        self.see_event(lifecycle(kind, client, at_ms));
+    }
+
+    pub(super) fn see_event(&mut self, event: NewEvent) {
+        let event = self.event(event);
         self.state.fold(&event, &mut self.context);
     }
 
-    fn at(&mut self, now_ms: i64) -> Vec<String> {
+    /// The process ends, with all that was not stored; the next one reads the log from `place` on.
+    pub(super) fn restart(&mut self, stored: &State, place: usize) {
+        self.state = stored.clone();
+        for event in &self.log[place..] {
+            match &event.body.detail {
+                Some(Detail::Alarm(_)) => self.state.fold_own(event),
+                _ => self.state.fold(event, &mut self.context),
+            }
+        }
+    }
+
+    pub(super) fn at(&mut self, now_ms: i64) -> Vec<String> {
         let before = self.told.len();
         // Ends follow from what is read of the beginnings.
         for _ in 0..2 {
@@ -103,6 +144,31 @@ fn who_stays_away_is_told_once_and_so_is_the_return() {
     bench.see(EventKind::ClientDisconnected, "b", 502_000);
     bench.see(EventKind::ClientConnected, "b", 503_000);
     assert!(bench.at(900_000).is_empty(), "who comes back in time is not told");
+}
+
+/// What a connection that ended with the server is told by is written at the next start.
+#[test]
+fn an_outage_counts_from_when_the_device_went_and_the_grace_from_when_it_could_come_back() {
+    let mut bench = Bench::new(&offline(""));
+    let mut event = lifecycle(EventKind::ClientDisconnected, "a", 50_000);
+    let end = proto::Disconnection { disconnected_at_ms: 4_000, ..proto::Disconnection::default() };
+    event.body.detail = Some(Detail::Disconnected(end));
+    bench.see_event(event);
+    assert!(bench.at(109_999).is_empty());
+    assert_eq!(bench.at(110_000), ["+a absence 110000"]);
+    bench.see(EventKind::ClientConnected, "a", 120_000);
+    assert_eq!(bench.at(120_000), ["-a absence 110000"]);
+    let times = |at: usize| (bench.told[at].2.since_ms, bench.told[at].2.duration_ms);
+    assert_eq!((times(0), times(1)), ((4_000, 0), (4_000, 116_000)));
+}
+
+#[test]
+fn a_clock_that_is_ahead_for_a_moment_forgets_no_silence() {
+    let board = Board::default();
+    let (by, comment) = ("ops".to_owned(), String::new());
+    board.silence(Silence { id: 1, name: None, clientid: None, until_ms: 100, by, comment });
+    let silent = [50, 200, 50].map(|now_ms| board.is_silent("offline", "a", now_ms));
+    assert_eq!(silent, [true, false, true]);
 }
 
 #[test]
@@ -302,8 +368,7 @@ async fn a_file_that_cannot_be_read_at_the_start_takes_nothing_away_and_misses_n
 }
 
 /// A whole engine over a real log: 100,000 timers armed, two thousand of which fall due over two seconds.
-#[tokio::test(flavor = "multi_thread")]
-async fn deadlines_are_kept_with_100_000_timers() {
+async fn deadlines() -> i64 {
     const ARMED: usize = 100_000;
     const DUE: usize = 2_000;
     let dir = tempfile::tempdir().expect("a folder");
@@ -357,7 +422,22 @@ async fn deadlines_are_kept_with_100_000_timers() {
         errors[DUE - 1]
     );
     assert!(errors[0] >= 0, "never early");
-    assert!(p99 < 1_000, "far beyond what a busy machine excuses: {p99} ms");
+    p99
+}
+
+/// How busy the machine is decides what is seen: the goal is held where nothing else runs, by the best of three.
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_are_kept_with_100_000_timers() {
+    const GOAL_MS: i64 = 100;
+    const LATE_MS_MAX: i64 = 1_000;
+    let mut p99 = deadlines().await;
+    if std::env::var_os("MUSTER_LONG").is_some() {
+        for _ in 1..3 {
+            p99 = p99.min(deadlines().await);
+        }
+        assert!(p99 < GOAL_MS, "{p99} ms");
+    }
+    assert!(p99 < LATE_MS_MAX, "far beyond what a busy machine excuses: {p99} ms");
 }
 
 /// What a timer weighs: a device that is waited for, with a name of sixteen bytes and a user name.

@@ -9,6 +9,10 @@ use rusqlite::{Connection, Transaction, params};
 use serde_json::Value;
 
 use super::store::{int, uint};
+use crate::alarms::SILENCES_MAX;
+
+/// How far a clock may be ahead when silences are read.
+const AHEAD_MS_MAX: i64 = 366 * 86_400_000;
 
 /// An operator has seen an alarm; the object is its id.
 pub const ACKNOWLEDGE: &str = "alarms.acknowledge";
@@ -108,6 +112,9 @@ fn raised(tx: &Transaction<'_>, event: &Event, alarm: &Alarm) -> Result<(), rusq
         )?
         .execute((&alarm.name, &alarm.details, alarm.activated_at_ms, &alarm.message))?;
     }
+    if alarm.kind == "storm" && storm_again(tx, alarm)? {
+        return Ok(());
+    }
     let or = |text: &str, meant: &str| if text.is_empty() { meant.to_owned() } else { text.to_owned() };
     tx.prepare_cached(
         "INSERT OR IGNORE INTO _muster_alarm_history
@@ -127,6 +134,19 @@ fn raised(tx: &Transaction<'_>, event: &Event, alarm: &Alarm) -> Result<(), rusq
         alarm.activated_at_ms,
     ])?;
     Ok(())
+}
+
+/// A storm is told again when it has grown: it is the same alarm. Says whether it was known.
+fn storm_again(tx: &Transaction<'_>, alarm: &Alarm) -> Result<bool, rusqlite::Error> {
+    let sql = "UPDATE _muster_alarm_history SET message = ?3, details = ?4
+         WHERE name = ?1 AND clientid = '' AND activated_at = ?2 AND kind = 'storm'";
+    let known = tx.prepare_cached(sql)?.execute(params![
+        alarm.name,
+        alarm.activated_at_ms,
+        alarm.message,
+        alarm.details
+    ])?;
+    Ok(known > 0)
 }
 
 fn over(tx: &Transaction<'_>, event: &Event, alarm: &Alarm) -> Result<(), rusqlite::Error> {
@@ -175,7 +195,13 @@ fn ordered(tx: &Transaction<'_>, event: &Event, admin: &Admin) -> Result<(), rus
                 until_ms,
                 admin.actor,
                 comment
-            ])?
+            ])?;
+            // No more than can be, by no clock: those that end first go.
+            tx.prepare_cached(
+                "DELETE FROM _muster_alarm_silences WHERE id IN
+                     (SELECT id FROM _muster_alarm_silences ORDER BY until DESC, id DESC LIMIT -1 OFFSET ?1)",
+            )?
+            .execute([int(SILENCES_MAX as u64)])?
         }
         UNSILENCE => tx.execute("DELETE FROM _muster_alarm_silences WHERE id = ?1", [id])?,
         CLEAR => tx.execute("DELETE FROM _muster_alarm_history WHERE deactivated_at IS NOT NULL", [])?,
@@ -199,11 +225,12 @@ pub(super) fn active(db: &Connection) -> Result<Vec<ActiveAlarm>, rusqlite::Erro
     alarms.collect()
 }
 
-/// Everything that is silent after `now_ms`, the oldest first.
+/// Everything that is silent after `now_ms`, the oldest first; and what was silent lately, as a clock that is ahead when
+/// it is asked must not forget it.
 pub(super) fn silences(db: &Connection, now_ms: i64) -> Result<Vec<Silence>, rusqlite::Error> {
     let sql = "SELECT * FROM _muster_alarm_silences WHERE until > ?1 ORDER BY id";
     let mut statement = db.prepare_cached(sql)?;
-    let rows = statement.query_map([now_ms], |row| {
+    let rows = statement.query_map([now_ms.saturating_sub(AHEAD_MS_MAX)], |row| {
         Ok(Silence {
             id: uint(row, "id")?,
             name: row.get("name")?,

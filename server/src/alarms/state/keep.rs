@@ -9,7 +9,8 @@ impl State {
         if held {
             self.held.insert(client.clone());
             self.held_total += 1;
-            self.held_since_ms.get_or_insert(due_ms);
+            let (first_ms, last_ms) = self.held_span_ms.unwrap_or((due_ms, due_ms));
+            self.held_span_ms = Some((first_ms.min(due_ms), last_ms.max(due_ms)));
         } else {
             self.timers.insert((due_ms, client.clone()));
         }
@@ -21,7 +22,7 @@ impl State {
         if active.until_ms.is_some() {
             self.over.insert(client.clone());
         }
-        self.raised.push_back(active.raised_at_ms);
+        self.remember(active.raised_at_ms);
         self.active.insert(client, active);
     }
 
@@ -36,23 +37,41 @@ impl State {
         self.summary = Some(summary);
     }
 
-    /// Everything was put back.
-    pub fn restored(&mut self) {
-        self.raised.make_contiguous().sort_unstable();
+    /// How many are on for `client`, or at all; a storm is one of them.
+    pub fn on(&self, client: Option<&str>) -> usize {
+        let is_on = |it: &&Active| it.until_ms.is_none();
+        match client {
+            Some(client) => self.active.get(client).iter().filter(|it| is_on(it)).count(),
+            None => {
+                let storm = self.summary.as_ref().is_some_and(|it| !it.ending);
+                self.active.values().filter(is_on).count() + usize::from(storm)
+            }
+        }
     }
 
-    /// Ends what is on for `client`, or all of it, because an operator says so; how many that were.
-    pub fn force(&mut self, client: Option<&str>, now_ms: i64) -> usize {
+    /// Ends what is on for `client`, or all of it, because an operator says so.
+    pub fn force(&mut self, client: Option<&str>, now_ms: i64) {
         let named = |it: &ClientId| client.is_none_or(|client| client == it.as_ref());
         let on = self.active.iter_mut().filter(|(it, active)| named(it) && active.until_ms.is_none());
-        let mut ended = 0;
         for (client, active) in on {
             (active.until_ms, active.why) = (Some(now_ms), Some(reason::FORCED));
             self.over.insert(client.clone());
             self.dirty.insert(client.clone());
-            ended += 1;
         }
-        ended
+        if client.is_none() {
+            self.force_storm();
+        }
+    }
+
+    /// Nobody whom it stands for is waited for until they were back.
+    fn force_storm(&mut self) {
+        let Some(summary) = self.summary.as_mut().filter(|it| !it.ending) else { return };
+        summary.why = Some(reason::FORCED);
+        self.dirty.insert(ClientId::from(""));
+        for client in std::mem::take(&mut self.held) {
+            self.armed.remove(&client);
+            self.dirty.insert(client);
+        }
     }
 
     /// Takes another definition. `anew` is the same log folded under it; none where it only says other things.
@@ -72,11 +91,22 @@ impl State {
                 self.dirty.insert(client.clone());
             }
         }
+        if let Some(summary) = &mut self.summary {
+            summary.why = summary.why.or(Some(why));
+            self.dirty.insert(ClientId::from(""));
+        }
+        self.raising = 0;
         self.dirty.extend(self.armed.drain().map(|(client, _)| client));
         self.timers.clear();
         self.held.clear();
-        (self.held_since_ms, self.held_total) = (None, 0);
+        self.nobody_held();
         let before = std::mem::replace(&mut self.flaps, anew.flaps);
+        if let Some(program) = &self.program {
+            // Of those whom nobody counts any more there is nothing to store.
+            let (active, window_ms) = (&self.active, ms(program.grace_ms()));
+            let counts = |times: &VecDeque<i64>| times.back().is_some_and(|last| last + window_ms > now_ms);
+            self.flaps.retain(|client, times| active.contains_key(client) || counts(times));
+        }
         self.dirty.extend(before.into_keys().chain(self.flaps.keys().cloned()));
         for (client, mut armed) in anew.armed.into_iter().filter(|_| waits) {
             if self.active.get(&client).is_some_and(|it| it.until_ms.is_none()) {

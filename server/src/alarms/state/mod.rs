@@ -25,12 +25,15 @@ pub struct State {
     timers: BTreeSet<(i64, ClientId)>,
     /// Those of `armed` who fell due beyond the limits: the summary stands for them.
     held: BTreeSet<ClientId>,
-    held_since_ms: Option<i64>,
+    /// When the first and the last of them came.
+    held_span_ms: Option<(i64, i64)>,
     /// All whom the summary stands for, those who have come back among them.
     held_total: u64,
     summary: Option<Summary>,
-    /// When the alarms of the last minute were raised, in order.
+    /// When the alarms of the last minute were raised, in the order of these times.
     raised: VecDeque<i64>,
+    /// Those of `armed` whose event is on its way.
+    raising: usize,
     dirty: HashSet<ClientId>,
     /// Those of `active` whose end is to be told.
     over: HashSet<ClientId>,
@@ -136,19 +139,7 @@ impl State {
         let Some(Detail::Alarm(alarm)) = &event.body.detail else { return };
         let activated = event.kind == EventKind::AlarmActivated;
         if alarm.kind == "storm" {
-            let ending = self.summary.as_ref().is_some_and(|it| it.ending && activated);
-            self.summary = activated.then(|| Summary {
-                activated_at_ms: alarm.activated_at_ms,
-                severity: alarm.severity.clone(),
-                message: alarm.message.clone(),
-                count: self.held_total,
-                ending,
-            });
-            if !activated {
-                self.held_total = self.held.len() as u64;
-            }
-            self.dirty.insert(ClientId::from(""));
-            return;
+            return self.fold_storm(event, alarm);
         }
         let client: ClientId = event.clientid().into();
         self.dirty.insert(client.clone());
@@ -158,6 +149,57 @@ impl State {
             self.active.remove(&client);
             self.over.remove(&client);
         }
+    }
+
+    fn fold_storm(&mut self, event: &Event, alarm: &proto::Alarm) {
+        self.dirty.insert(ClientId::from(""));
+        if event.kind != EventKind::AlarmActivated {
+            self.summary = None;
+            self.held_total = self.held.len() as u64;
+            return;
+        }
+        let told = detail(alarm, "count").and_then(|it| it.as_u64()).unwrap_or_default();
+        let known = self.summary.take().filter(|it| it.activated_at_ms == alarm.activated_at_ms);
+        let mut summary = known.unwrap_or_else(|| Summary {
+            activated_at_ms: alarm.activated_at_ms,
+            severity: alarm.severity.clone(),
+            message: String::new(),
+            count: self.held_total,
+            told_count: 0,
+            told_at_ms: event.timestamp_ms,
+            why: None,
+            ending: false,
+        });
+        summary.message.clone_from(&alarm.message);
+        summary.count = summary.count.max(told);
+        summary.told_count = summary.told_count.max(told);
+        summary.told_at_ms = summary.told_at_ms.max(event.timestamp_ms);
+        self.summary = Some(summary);
+    }
+
+    /// Takes in the end of an alarm of this name that another definition raised: whom an operator did not want to hear
+    /// of is waited for again once it was back, whatever the definition says by then.
+    pub fn fold_forced(&mut self, event: &Event, alarm: &proto::Alarm) {
+        let is_forced = detail(alarm, "reason").is_some_and(|it| it == reason::FORCED);
+        if !is_forced || event.kind != EventKind::AlarmDeactivated {
+            return;
+        }
+        let is_storm = alarm.kind == "storm";
+        let is_meant = |client: &ClientId, armed: &Armed| match is_storm {
+            true => armed.due_ms <= alarm.deactivated_at_ms,
+            false => client.as_ref() == event.clientid() && armed.since_ms == alarm.since_ms,
+        };
+        let meant = self.armed.extract_if(|client, armed| is_meant(client, armed));
+        for (client, armed) in meant {
+            self.timers.remove(&(armed.due_ms, client.clone()));
+            self.dirty.insert(client);
+        }
+    }
+
+    /// Notes when an alarm was raised.
+    fn remember(&mut self, at_ms: i64) {
+        let at = self.raised.partition_point(|it| *it <= at_ms);
+        self.raised.insert(at, at_ms);
     }
 
     fn began(&mut self, client: ClientId, event: &Event, alarm: &proto::Alarm) {
@@ -175,6 +217,13 @@ impl State {
         if let Some(armed) = &armed {
             self.timers.remove(&(armed.due_ms, client.clone()));
             self.unhold(&client);
+        }
+        if armed.as_ref().is_some_and(|it| it.raising) {
+            self.raising -= 1;
+        } else {
+            // It was raised before the last start.
+            self.forget_before(event.timestamp_ms);
+            self.remember(event.timestamp_ms);
         }
         let mut active = Active {
             username: username(event),
@@ -195,7 +244,7 @@ impl State {
             let is_other = waited != is_wait(&program) || !program.is_about(event);
             if is_other || is_wait(&program) {
                 active.until_ms = (is_other || armed.is_none()).then_some(event.timestamp_ms);
-                active.why = (is_other && armed.is_none()).then_some(reason::CHANGED);
+                active.why = is_other.then_some(reason::CHANGED);
             } else {
                 self.ends_by_time(&program, &client, &active);
             }
@@ -237,6 +286,7 @@ impl State {
         if armed.raising
             && let Some(program) = self.program.clone()
         {
+            self.raising -= 1;
             // Its event is on its way and says the same.
             let said = said(&program, program.kind().name(), Some((&client, &armed)), 0);
             let active = Active {
@@ -259,8 +309,12 @@ impl State {
 
     fn unhold(&mut self, client: &ClientId) {
         if self.held.remove(client) && self.held.is_empty() && self.summary.is_none() {
-            (self.held_since_ms, self.held_total) = (None, 0);
+            self.nobody_held();
         }
+    }
+
+    fn nobody_held(&mut self) {
+        (self.held_span_ms, self.held_total) = (None, 0);
     }
 
     fn arm(&mut self, program: &AlarmProgram, event: &Event) {
@@ -268,7 +322,7 @@ impl State {
         // Who is missed already is raised once; who is waited for is waited for from the first absence on.
         let is_on = self.active.get(client).is_some_and(|it| it.until_ms.is_none());
         if !is_on && !self.armed.contains_key(client) {
-            self.put_armed(event, event.timestamp_ms + ms(program.grace_ms()), event.timestamp_ms);
+            self.put_armed(event, event.timestamp_ms + ms(program.grace_ms()), gone_ms(event));
         }
     }
 
@@ -319,6 +373,18 @@ fn holds(program: &AlarmProgram, event: &Event, ctx: &mut EvalContext) -> bool {
         tracing::warn!(alarm = program.name(), offset = event.offset, %error, "WHERE fails; the event does not count");
         false
     })
+}
+
+/// When a device went. The event of one whose connection ended with the server is written at the next start.
+fn gone_ms(event: &Event) -> i64 {
+    match &event.body.detail {
+        Some(Detail::Disconnected(it)) if it.disconnected_at_ms > 0 => it.disconnected_at_ms,
+        _ => event.timestamp_ms,
+    }
+}
+
+fn detail(alarm: &proto::Alarm, name: &str) -> Option<serde_json::Value> {
+    serde_json::from_str::<serde_json::Value>(&alarm.details).ok()?.get(name).cloned()
 }
 
 fn username(event: &Event) -> Option<Arc<str>> {

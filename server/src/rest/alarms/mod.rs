@@ -15,7 +15,8 @@ use super::reply::{
 };
 use super::{App, audit};
 use crate::access::Caller;
-use crate::presence::{self, CLEAR, WantedAlarms};
+use crate::alarms::FORCE;
+use crate::presence::{self, CLEAR, Told, WantedAlarms};
 
 mod silence;
 mod v1;
@@ -45,7 +46,7 @@ struct Described {
     deactivate_at: String,
 }
 
-/// What else is known of it.
+/// What else is known of it, with the alarm's own, such as `count` and `clientids` of a storm.
 #[derive(utoipa::ToSchema)]
 #[schema(as = AlarmDetails)]
 #[expect(dead_code, reason = "describes what is written as JSON")]
@@ -100,20 +101,29 @@ async fn list(
             "node": &*app.node,
             "name": name,
             "message": it.message,
-            "details": {
-                "alarm": it.name,
-                "kind": it.kind,
-                "severity": it.severity,
-                "clientid": (!it.clientid.is_empty()).then_some(&it.clientid),
-                "username": it.username,
-                "since": (it.since_ms > 0).then(|| rfc3339(it.since_ms)),
-            },
+            "details": details(it),
             "duration": it.duration_ms.unwrap_or_else(lasts_ms),
             "activate_at": rfc3339(it.activated_at_ms),
             "deactivate_at": it.deactivated_at_ms.map_or_else(|| "infinity".into(), rfc3339),
         })
     });
     Ok(page.envelope(shown.collect(), total, false))
+}
+
+/// The alarm's own, such as the number of a storm, with what is known of each.
+fn details(it: &Told) -> Value {
+    let own: Option<serde_json::Map<_, _>> = serde_json::from_str(&it.details).ok();
+    let mut all = own.unwrap_or_default();
+    let known = json!({
+        "alarm": it.name,
+        "kind": it.kind,
+        "severity": it.severity,
+        "clientid": (!it.clientid.is_empty()).then_some(&it.clientid),
+        "username": it.username,
+        "since": (it.since_ms > 0).then(|| rfc3339(it.since_ms)),
+    });
+    all.extend(known.as_object().cloned().unwrap_or_default());
+    Value::Object(all)
 }
 
 /// Forgets the alarms that are over. They stay in the event log and in the alarms' targets.
@@ -124,7 +134,7 @@ async fn clear(State(app): State<App>, caller: Caller) -> Result<StatusCode, Api
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Ends an alarm about a device; it is raised again only after the device was back.
+/// Ends an alarm about a device, or all of a name with its storm; it is raised again only after the device was back.
 #[utoipa::path(post, path = "/alarms/force_deactivate", tag = "Alarms", operation_id = "alarms_force_deactivate",
     request_body = Named,
     responses((status = 204, description = "It ends"), (status = 404, description = "It is not on", body = ErrorBody),
@@ -137,11 +147,12 @@ async fn force_deactivate(
     let Some(name) = fields.get("name").and_then(Value::as_str) else {
         return Err(ApiError::bad_request("name: must be text"));
     };
-    let ended = app.pipelines.board().force_deactivate(name, app.clock.wall_ms());
-    if ended == 0 {
+    let on = app.pipelines.board().on(name);
+    if on == 0 {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "no such alarm is on"));
     }
-    audit::write(&app, &caller, "alarms.force_deactivate", name, json!({"ended": ended})).await;
+    // The engine reads it from the log, so that it is neither lost nor done twice.
+    order(&app, &caller, FORCE, name, json!({"ended": on})).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -11,6 +11,7 @@ use super::super::reply::{ApiError, BodyRefused, ErrorBody, Path, Refused, Typed
 use super::order;
 use super::v1::check_comment;
 use crate::access::Caller;
+use crate::alarms::SILENCES_MAX;
 use crate::config::duration;
 use crate::presence::{self, SILENCE, Silence, UNSILENCE};
 
@@ -68,14 +69,17 @@ pub(super) struct New {
     responses((status = 200, description = "All of them", body = All), (status = 500, body = ErrorBody), Refused))]
 pub(super) async fn list(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     let now_ms = app.clock.wall_ms();
-    let silences = of_table(&app, move |database| presence::silent(database, now_ms)).await?;
+    let mut silences = of_table(&app, move |database| presence::silent(database, now_ms)).await?;
+    silences.retain(|it| now_ms < it.until_ms);
     Ok(Json(json!({"data": silences.iter().map(shown).collect::<Vec<_>>()})))
 }
 
 /// Lists alarms and tells nobody for a while: their notices go to no target. It counts from the next one on.
 #[utoipa::path(post, path = "/alarms/silences", tag = "Alarms", operation_id = "alarms_silence",
     request_body = New,
-    responses((status = 201, description = "It is silent", body = Described), Refused, BodyRefused))]
+    responses((status = 201, description = "It is silent", body = Described),
+        (status = 409, description = "There are too many", body = ErrorBody), (status = 500, body = ErrorBody),
+        Refused, BodyRefused))]
 pub(super) async fn begin(
     State(app): State<App>,
     caller: Caller,
@@ -86,7 +90,13 @@ pub(super) async fn begin(
     let Some(ms) = ms.filter(|ms| (1..=SILENCE_MS_MAX).contains(ms)) else {
         return Err(ApiError::bad_request("for: a time of at most a year, such as 30m, 2h or 7d"));
     };
-    let until_ms = app.clock.wall_ms().saturating_add(ms);
+    let now_ms = app.clock.wall_ms();
+    let silences = of_table(&app, move |database| presence::silent(database, now_ms)).await?;
+    if silences.iter().filter(|it| now_ms < it.until_ms).count() >= SILENCES_MAX {
+        let message = format!("there are {SILENCES_MAX} silences, and there cannot be more");
+        return Err(ApiError::new(StatusCode::CONFLICT, "CONFLICT", message));
+    }
+    let until_ms = now_ms.saturating_add(ms);
     let New { name, clientid, comment, .. } = new;
     let details = json!({"name": name, "clientid": clientid, "until": until_ms, "comment": comment});
     let id = order(&app, &caller, SILENCE, name.as_deref().unwrap_or("*"), details).await?;
@@ -109,7 +119,7 @@ pub(super) async fn end(
 ) -> Result<StatusCode, ApiError> {
     let now_ms = app.clock.wall_ms();
     let silences = of_table(&app, move |database| presence::silent(database, now_ms)).await?;
-    if !silences.iter().any(|it| it.id == id) {
+    if !silences.iter().any(|it| it.id == id && now_ms < it.until_ms) {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "no silence has this id"));
     }
     order(&app, &caller, UNSILENCE, &id.to_string(), json!({})).await?;

@@ -44,7 +44,10 @@ pub(super) fn definition(words: u32) -> String {
 /// From a disconnect to the next connect.
 #[derive(Debug, Clone)]
 struct Absence {
+    /// When it went.
     since_ms: i64,
+    /// When the log tells of it: the same, unless it went with the server.
+    told_ms: i64,
     /// Where and when it came back.
     back: Option<(u64, i64)>,
     /// Since when Muster ran at that moment, or at the end of the log.
@@ -101,13 +104,13 @@ fn judge(clientid: &str, absence: &Absence, raised: &Raised, clock: Clock) -> Op
     if (alarm.kind.as_str(), alarm.severity.as_str()) != ("absence", "critical") {
         return Some("not as it is defined");
     }
-    if alarm.activated_at_ms != alarm.since_ms + GRACE_MS {
+    if alarm.activated_at_ms != absence.told_ms + GRACE_MS {
         return Some("activated_at is not the moment at which it fell due");
     }
     if clock == Clock::Right && raised.at_ms < alarm.activated_at_ms {
         return Some("raised too early");
     }
-    let was_back = absence.back.is_some_and(|(_, at_ms)| at_ms - absence.since_ms < GRACE_MS - APPENDED_MS);
+    let was_back = absence.back.is_some_and(|(_, at_ms)| at_ms - absence.told_ms < GRACE_MS - APPENDED_MS);
     if clock == Clock::Right && was_back {
         return Some("raised after it was back in time");
     }
@@ -129,7 +132,7 @@ fn judge(clientid: &str, absence: &Absence, raised: &Raised, clock: Clock) -> Op
 
 /// Of what was not raised: whether there was time enough to raise it.
 fn missing(absence: &Absence, now_ms: i64) -> Option<&'static str> {
-    let due_ms = (absence.since_ms + GRACE_MS).max(absence.running_since_ms);
+    let due_ms = (absence.told_ms + GRACE_MS).max(absence.running_since_ms);
     let until_ms = absence.back.map_or(now_ms, |(_, at_ms)| at_ms);
     (until_ms - due_ms >= LATE_MS).then_some("not raised")
 }
@@ -147,8 +150,14 @@ fn absences(log: &LogContents) -> Result<BTreeMap<String, Vec<Absence>>, String>
                 open.filter(|it| it.back.is_none()).for_each(|it| it.running_since_ms = at_ms);
             }
             EventKind::ClientDisconnected => {
-                let absence =
-                    Absence { since_ms: at_ms, back: None, running_since_ms: started_ms, raised: None };
+                let Some(Detail::Disconnected(end)) = &event.body.detail else { continue };
+                let absence = Absence {
+                    since_ms: end.disconnected_at_ms,
+                    told_ms: at_ms,
+                    back: None,
+                    running_since_ms: started_ms,
+                    raised: None,
+                };
                 devices.entry(event.clientid().to_owned()).or_default().push(absence);
             }
             EventKind::ClientConnected => {

@@ -9,6 +9,7 @@
 //!   it is taken over between two events, and **stored before anything is said under it**. So an end of this process,
 //!   or of the power, finds it either stored, and nothing is counted twice or missed from its place on; or not, and
 //!   then nobody has heard of it.
+//!   That is stored in the background, as everything is: until then its alarm hears everything and says nothing.
 //! - A definition that the database does not have at the start (it was written while the server was down, or not taken
 //!   over before its end) is taken over at the end of the log: it raises nothing for what PRESENCE and FLAPPING would
 //!   have counted before. Alarms of absence and silence that are on hear of returns in between, so that they end when
@@ -20,7 +21,7 @@
 //! - A state that nothing defines any more stays until the database has forgotten all of it: what is left there would
 //!   come back with the next start.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -39,12 +40,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::checkpoint::{Checkpoint, Stored};
-use super::known::Notice;
+use super::known::{FORCE, Notice};
 use super::scan::{self, CATCH_UP_EVENTS_MAX, Programs, Scan, Scanned};
 use super::state::State;
 use super::store::{Delta, Row, Store};
-use super::{Board, Definitions};
+use super::{Board, Definitions, force};
 use crate::pipelines::eval_context;
+
+mod define;
+mod keep;
+
+use define::scanned;
+use keep::stored;
 
 /// The database.
 const DATABASE: &str = "alarms.db";
@@ -55,6 +62,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What the engine writes.
 const OWN: EventKinds = EventKinds::NONE.with(EventKind::AlarmActivated).with(EventKind::AlarmDeactivated);
+/// What it reads whatever is defined: this, and what operators order.
+const ALWAYS: EventKinds = OWN.with(EventKind::Admin);
+/// The pauses before a look back that broke off is begun anew: the first; each is twice as long as the one before it.
+const LOOK_BACK_AGAIN: Duration = Duration::from_secs(1);
+/// The longest of them.
+const LOOK_BACK_AGAIN_MAX: Duration = Duration::from_secs(300);
 
 /// Why there are no alarms.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +91,8 @@ pub struct Engine {
     definitions: watch::Receiver<Definitions>,
     /// What new definitions know, as long as it is not known.
     scan: Option<Scan>,
+    /// When to look back again after that broke off, and how long the pause was.
+    again: Option<(Duration, Duration)>,
     /// What is being stored.
     checkpoint: Option<Checkpoint>,
     board: Board,
@@ -88,10 +103,14 @@ pub struct Engine {
     stored_cursor: u64,
     identities: BTreeMap<String, String>,
     identities_changed: bool,
+    /// Names whose definition is in force and not stored. Nothing is said under it.
+    unstored: BTreeSet<String>,
     /// What the log has not taken yet.
     unsaid: VecDeque<Notice>,
-    /// The last event of ours.
+    /// The last event of ours that no checkpoint waits for.
     written: Option<u64>,
+    /// The offset after the last event of ours.
+    said_to: u64,
     stored_at: Duration,
 }
 
@@ -118,6 +137,7 @@ impl Engine {
             node: node.to_owned(),
             definitions,
             scan: None,
+            again: None,
             checkpoint: None,
             board,
             reader: journal.reader(cursor),
@@ -127,8 +147,10 @@ impl Engine {
             stored_cursor: cursor,
             identities: stored.identities,
             identities_changed: false,
+            unstored: BTreeSet::new(),
             unsaid: VecDeque::new(),
             written: None,
+            said_to: 0,
             stored_at: clock.monotonic(),
         };
         if stored.cursor.is_none() {
@@ -141,7 +163,7 @@ impl Engine {
         // Who comes back in what follows is heard, as far as the new ones can tell.
         engine.force(&scanned.programs, scanned.waits());
         engine.hear(&scanned.programs);
-        while let Some(events) = scan::next(&mut engine.reader)? {
+        while let Some(events) = scan::next(&mut engine.reader, journal)? {
             engine.fold(&events);
         }
         scanned.read_to(engine.reader.position(), &never)?;
@@ -160,9 +182,9 @@ impl Engine {
 
     /// Learns from the log alone what is on.
     fn fold_own_past(&mut self, end: u64) -> Result<(), EngineError> {
-        let mut reader = self.journal.reader(self.journal.first_offset()).with_kinds(OWN);
+        let mut reader = self.journal.reader(self.journal.first_offset()).with_kinds(ALWAYS);
         while reader.position() < end {
-            let Some(events) = scan::next(&mut reader)? else { break };
+            let Some(events) = scan::next(&mut reader, &self.journal)? else { break };
             self.fold(&events);
         }
         Ok(())
@@ -172,11 +194,13 @@ impl Engine {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut definitions = self.definitions.clone();
         definitions.mark_changed();
-        let asked = self.board.asked.clone();
         loop {
             let wait = self.wait();
-            // What was decided under one definition is said before there is another.
-            let is_said = self.unsaid.is_empty();
+            // What was decided under one definition is said and heard before there is another.
+            let is_said = self.unsaid.is_empty() && self.said_to <= self.reader.position();
+            if self.is_time_to_look_back() {
+                definitions.mark_changed();
+            }
             let read = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -187,15 +211,13 @@ impl Engine {
                     Ok(())
                 }
                 scanned = scanned(&mut self.scan), if is_said => {
-                    let taken = self.scanned(scanned).await;
-                    if taken.is_err() {
-                        definitions.mark_changed();
+                    if let Err(error) = self.scanned(scanned) {
+                        self.look_back_later(&error);
                     }
-                    taken
+                    Ok(())
                 }
                 done = stored(&mut self.checkpoint) => self.stored(done),
                 () = tokio::time::sleep(wait) => Ok(()),
-                () = asked.notified() => Ok(()),
                 read = self.reader.next_batch() => match read {
                     Ok(batch) => {
                         self.fold(batch.events());
@@ -210,8 +232,8 @@ impl Engine {
             };
             match done {
                 Ok(()) => self.begin_checkpoint(false),
-                Err(EngineError::Log(error)) if error.kind() == LogErrorKind::Event => {
-                    scan::pass_over(&mut self.reader, &error);
+                Err(EngineError::Log(error)) if scan::may_be_passed(&error) => {
+                    scan::pass_over(&mut self.reader, &self.journal, &error);
                 }
                 Err(EngineError::Log(error)) if error.kind() == LogErrorKind::Closed => break,
                 Err(error) => {
@@ -228,21 +250,34 @@ impl Engine {
 
     fn wait(&self) -> Duration {
         let now_ms = self.clock.wall_ms();
-        let next = self.board.lock().values().filter_map(State::next_due_ms).min();
+        let next = self.next_due_ms();
         let wait =
             next.map_or(LOOK_EVERY, |at| Duration::from_millis(u64::try_from(at - now_ms).unwrap_or(0)));
         wait.min(LOOK_EVERY)
     }
 
+    /// When something is to be said, under definitions that are stored.
+    fn next_due_ms(&self) -> Option<i64> {
+        let states = self.board.lock();
+        let stored = states.iter().filter(|(name, _)| !self.unstored.contains(*name));
+        stored.filter_map(|(_, state)| state.next_due_ms()).min()
+    }
+
     fn fold(&mut self, events: &[Arc<Event>]) {
         let mut states = self.board.lock();
         for event in events {
-            if let Some(Detail::Alarm(alarm)) = &event.body.detail {
-                if !matches!(alarm.kind.as_str(), "" | "system") {
-                    let new = || State::new(&alarm.name, None);
-                    states.entry(alarm.name.clone()).or_insert_with(new).fold_own(event);
+            match &event.body.detail {
+                Some(Detail::Alarm(alarm)) => {
+                    if !matches!(alarm.kind.as_str(), "" | "system") {
+                        let new = || State::new(&alarm.name, None);
+                        states.entry(alarm.name.clone()).or_insert_with(new).fold_own(event);
+                    }
+                    continue;
                 }
-                continue;
+                Some(Detail::Admin(admin)) if admin.action == FORCE => {
+                    force(&mut states, &admin.object, event.timestamp_ms);
+                }
+                _ => {}
             }
             for state in states.values_mut() {
                 state.fold(event, &mut self.context);
@@ -250,123 +285,23 @@ impl Engine {
         }
     }
 
-    /// Brings what is known in line with what is defined. The answer is those who have to look back first.
-    fn redefine(&mut self, is_start: bool) -> Programs {
-        let Definitions { programs, is_partial } = self.definitions.borrow_and_update().clone();
-        let now_ms = self.clock.wall_ms();
-        let mut new = Programs::new();
-        let mut states = self.board.lock();
-        for (name, program) in &programs {
-            if self.identities.get(name).is_none_or(|it| it != program.identity()) {
-                new.insert(name.clone(), program.clone());
-                continue;
-            }
-            let state = states.entry(name.clone()).or_insert_with(|| State::new(name, None));
-            state.redefine(Some(program.clone()), None, now_ms);
-        }
-        if is_start || !is_partial {
-            // Whose file cannot be read at the start is heard by nobody until it can be.
-            let known = self.identities.len();
-            self.identities.retain(|name, _| programs.contains_key(name));
-            self.identities_changed |= self.identities.len() < known;
-        }
-        for (name, state) in states.iter_mut().filter(|_| !is_partial) {
-            let is_gone = !programs.contains_key(name) && (state.program().is_some() || !state.is_empty());
-            if is_gone {
-                state.redefine(None, None, now_ms);
-            }
-        }
-        drop(states);
-        self.hear(&new);
-        new
-    }
-
-    /// Reads from now on what those need who are heard, and those who will be.
-    fn hear(&mut self, new: &Programs) {
-        let states = self.board.lock();
-        let known = states.values().filter_map(State::program).map(|it| it.kinds());
-        let kinds = known.chain(new.values().map(|it| it.kinds())).fold(OWN, EventKinds::union);
-        drop(states);
-        self.reader.set_kinds(kinds);
-    }
-
-    /// Takes what is defined by now; says whether some of it has to look back first, which is under way then.
-    pub(super) fn begin_definitions(&mut self) -> bool {
-        let new = self.redefine(false);
-        self.look_back(new);
-        self.scan.is_some()
-    }
-
-    /// Begins to fold the past for new definitions. Until that is done, those before them stay.
-    fn look_back(&mut self, new: Programs) {
-        if new.is_empty() {
-            self.scan = None;
-        } else if self.scan.as_ref().is_none_or(|scan| *scan.programs() != new) {
-            let scanned = Scanned::new(&self.journal, &self.clock, new);
-            self.scan = Some(Scan::start(scanned, self.reader.position()));
-        }
-    }
-
-    /// A scan is done: it is taken over, or goes on where there is much that it has not seen.
-    async fn scanned(
-        &mut self,
-        scanned: Result<Result<Scanned, LogError>, JoinError>,
-    ) -> Result<(), EngineError> {
-        self.scan = None;
-        let mut scanned = scanned??;
-        let end = self.reader.position();
-        if end.saturating_sub(scanned.position()) > CATCH_UP_EVENTS_MAX {
-            self.scan = Some(Scan::start(scanned, end));
-            return Ok(());
-        }
-        scanned.read_to(end, &AtomicBool::new(false))?;
-        self.take_over(scanned);
-        self.checkpoint(true).await
-    }
-
-    /// Waits until nobody looks back any more.
-    #[cfg(test)]
-    pub(super) async fn end_definitions(&mut self) -> Result<(), EngineError> {
-        while self.scan.is_some() {
-            let done = scanned(&mut self.scan).await;
-            self.scanned(done).await?;
-        }
-        Ok(())
-    }
-
-    /// From the next event on, new definitions hold. They have seen all events before it.
-    fn take_over(&mut self, scanned: Scanned) {
-        let Scanned { programs, states: anew, .. } = scanned;
-        for (name, program) in &programs {
-            self.identities.insert(name.clone(), program.identity().to_owned());
-            self.identities_changed = true;
-        }
-        self.force(&programs, anew);
-        self.hear(&Programs::new());
-    }
-
-    /// Puts definitions in force with what they know of the log up to here.
-    fn force(&self, programs: &Programs, anew: BTreeMap<String, State>) {
-        let now_ms = self.clock.wall_ms();
-        let mut states = self.board.lock();
-        for (name, anew) in anew {
-            let state = states.entry(name.clone()).or_insert_with(|| State::new(&name, None));
-            state.redefine(programs.get(&name).cloned(), Some(anew), now_ms);
-        }
-    }
-
     /// Says what is due. Who came back before that moment is heard first.
     pub(super) async fn speak(&mut self) -> Result<(), EngineError> {
         self.say().await?;
         let now_ms = self.clock.wall_ms();
-        if self.board.lock().values().filter_map(State::next_due_ms).all(|due| due > now_ms) {
+        if self.next_due_ms().is_none_or(|due| due > now_ms) {
             return Ok(());
         }
         self.read_to_end().await?;
-        let notices: Vec<Notice> =
-            self.board.lock().values_mut().flat_map(|state| state.due(now_ms)).collect();
+        let notices = self.due(now_ms);
         self.unsaid.extend(notices);
         self.say().await
+    }
+
+    fn due(&self, now_ms: i64) -> Vec<Notice> {
+        let mut states = self.board.lock();
+        let stored = states.iter_mut().filter(|(name, _)| !self.unstored.contains(*name));
+        stored.flat_map(|(_, state)| state.due(now_ms)).collect()
     }
 
     /// Hears everything that was appended until now.
@@ -383,7 +318,8 @@ impl Engine {
     async fn say(&mut self) -> Result<(), EngineError> {
         while let Some(notice) = self.unsaid.front() {
             let event = self.event(notice.clone());
-            self.written = Some(self.journal.append(event).await?.offset);
+            let offset = self.journal.append(event).await?.offset;
+            (self.written, self.said_to) = (Some(offset), offset + 1);
             self.unsaid.pop_front();
         }
         Ok(())
@@ -399,99 +335,8 @@ impl Engine {
         }
         notice.event(&self.node, self.clock.wall_ms())
     }
-
-    /// Stores what has changed, once all that it rests on is durable, and waits for that.
-    pub(super) async fn checkpoint(&mut self, now: bool) -> Result<(), EngineError> {
-        self.end_checkpoint().await?;
-        self.begin_checkpoint(now);
-        self.end_checkpoint().await
-    }
-
-    /// Begins to store what has changed, where it is time. What many devices do at once takes long to store, and
-    /// nobody is told late for that.
-    fn begin_checkpoint(&mut self, now: bool) {
-        let at = self.clock.monotonic();
-        let cursor = self.reader.position();
-        let has_changed = cursor != self.stored_cursor || self.identities_changed;
-        let is_due = at.saturating_sub(self.stored_at) >= CHECKPOINT_EVERY || self.identities_changed;
-        let is_time = now || has_changed && is_due;
-        if self.checkpoint.is_some() || !self.unsaid.is_empty() || !is_time {
-            return;
-        }
-        let delta = self.delta(cursor);
-        self.identities_changed = false;
-        self.checkpoint = Some(Checkpoint::begin(&self.journal, &self.store, delta, self.written.take()));
-    }
-
-    async fn end_checkpoint(&mut self) -> Result<(), EngineError> {
-        if self.checkpoint.is_none() {
-            return Ok(());
-        }
-        let done = stored(&mut self.checkpoint).await;
-        self.stored(done)
-    }
-
-    /// Notes what the database has now.
-    fn stored(&mut self, Stored { delta, written, result }: Stored) -> Result<(), EngineError> {
-        self.checkpoint = None;
-        let mut states = self.board.lock();
-        if let Err(error) = result {
-            // The next attempt stores them, too.
-            let rows = delta.rows.iter().map(|it| (&it.name, it.client.clone()));
-            let summaries = delta.summaries.iter().map(|(name, _)| (name, "".into()));
-            for (name, client) in rows.chain(summaries) {
-                if let Some(state) = states.get_mut(name) {
-                    state.mark_dirty(client);
-                }
-            }
-            self.written = self.written.or(written);
-            self.identities_changed |= delta.identities.is_some();
-            return Err(error);
-        }
-        // What nothing defines and nothing knows of, there neither.
-        states.retain(|_, state| state.program().is_some() || !state.is_forgotten());
-        drop(states);
-        self.hold.advance(delta.cursor);
-        (self.stored_cursor, self.stored_at) = (delta.cursor, self.clock.monotonic());
-        Ok(())
-    }
-
-    fn delta(&self, cursor: u64) -> Delta {
-        let mut delta = Delta { cursor, ..Delta::default() };
-        for (name, state) in self.board.lock().iter_mut() {
-            for client in state.take_dirty() {
-                if client.is_empty() {
-                    delta.summaries.push((name.clone(), state.summary().cloned()));
-                    continue;
-                }
-                let (armed, active) =
-                    (state.armed().get(&client).cloned(), state.active().get(&client).cloned());
-                let flaps = state.flaps(&client);
-                delta.rows.push(Row { name: name.clone(), client, armed, active, flaps });
-            }
-        }
-        let all = || self.identities.iter().map(|(name, it)| (name.clone(), it.clone())).collect();
-        delta.identities = self.identities_changed.then(all);
-        delta
-    }
 }
 
 fn changed_is_open(definitions: &watch::Receiver<Definitions>) -> bool {
     definitions.has_changed().is_ok()
-}
-
-/// What has become of a checkpoint, once there is one and it is done.
-async fn stored(checkpoint: &mut Option<Checkpoint>) -> Stored {
-    match checkpoint {
-        Some(checkpoint) => checkpoint.done().await,
-        None => future::pending().await,
-    }
-}
-
-/// What a scan found, once there is one and it is done.
-async fn scanned(scan: &mut Option<Scan>) -> Result<Result<Scanned, LogError>, JoinError> {
-    match scan {
-        Some(scan) => scan.done().await,
-        None => future::pending().await,
-    }
 }
