@@ -9,7 +9,6 @@ use muster_core::event::{Event, EventKinds};
 use muster_core::journal::{EventReader, Journal};
 use muster_core::log::{LogError, LogErrorKind};
 use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -28,9 +27,6 @@ pub trait Projection: Send + Sized + 'static {
     const NAME: &'static str;
     /// The events that it looks at.
     const KINDS: EventKinds;
-    /// After a commit, so long is collected for the next one while the projection follows the log: a transaction costs
-    /// much more than an event in it.
-    const PACE: Duration = Duration::ZERO;
 
     /// The next offset to read after a restart; none before the first commit.
     fn cursor(&self) -> Option<u64>;
@@ -125,18 +121,13 @@ impl<P: Projection> Follower<P> {
     /// Follows the log until `stop`, then folds what is durable by then. The end is the log's end: nothing that a
     /// projection does can stop the platform, it is only late.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut next_commit_at = Instant::now();
         loop {
-            let wait = match self.projection.is_due() {
-                true => next_commit_at.saturating_duration_since(Instant::now()),
-                false => QUIET,
-            };
             let batch = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 batch = self.reader.next_batch() => batch.map(Some),
                 // Nothing more comes: what was taken in is not kept waiting for it.
-                () = tokio::time::sleep(wait), if self.projection.is_behind() => Ok(None),
+                () = tokio::time::sleep(QUIET), if self.projection.is_behind() => Ok(None),
             };
             match batch {
                 Ok(batch) => {
@@ -144,16 +135,12 @@ impl<P: Projection> Follower<P> {
                     if let Some(batch) = batch {
                         self.projection.take(batch.events(), batch.next_offset);
                     }
-                    let is_due = self.projection.is_due() && next_commit_at <= Instant::now();
-                    if !is_quiet && !is_due {
+                    if !is_quiet && !self.projection.is_due() {
                         self.let_go();
                         continue;
                     }
                     self = match self.commit(&stop).await {
-                        Ok(follower) => {
-                            next_commit_at = Instant::now() + P::PACE;
-                            follower
-                        }
+                        Ok(follower) => follower,
                         Err(error) => {
                             error!(error = %chain(&error), "{} stopped", P::NAME);
                             return;

@@ -1,7 +1,6 @@
 //! The table as a projection: how it keeps up with the log.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use muster_core::event::{Event, EventKind, EventKinds};
 use muster_core::journal::Journal;
@@ -50,8 +49,6 @@ impl Projection for Devices {
         .with(EventKind::AlarmActivated)
         .with(EventKind::AlarmDeactivated)
         .with(EventKind::Admin);
-
-    const PACE: Duration = Duration::from_millis(20);
 
     fn cursor(&self) -> Option<u64> {
         self.store.cursor()
