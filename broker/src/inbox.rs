@@ -232,8 +232,10 @@ mod tests {
     fn a_small_payload_does_not_hold_the_buffer_that_it_came_in() {
         let buffer = Bytes::from(vec![7; 64 << 10]);
         let inside = |payload: &Bytes| buffer.as_ptr_range().contains(&payload.as_ptr());
-        let envelope =
-            |bytes| Envelope { payload: buffer.slice(9..9 + bytes), ..Envelope::nothing(Qos::AtLeastOnce) };
+        let envelope = |bytes: usize| Envelope {
+            payload: buffer.slice(9..9 + bytes),
+            ..Envelope::nothing(Qos::AtLeastOnce)
+        };
         for (bytes, is_kept, holds) in [(50, false, false), (32 << 10, false, true), (32 << 10, true, false)]
         {
             let message = Message::published("t", envelope(bytes), is_kept);

@@ -133,7 +133,7 @@ impl Connection {
         self.send(|out, version| encode::suback(out, version, pkid, &codes));
         let backlog = &mut self.actor.session.backlog;
         for filter in retained {
-            // Asked for again, they come from the first on; one entry a filter, so that there are not more than filters.
+            // Asked for again, they come from the first on; one entry a filter, so that their number is bounded.
             backlog.retain(|it| it.filter != filter);
             backlog.push_back(RetainedBacklog { filter, after: None });
         }

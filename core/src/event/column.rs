@@ -280,10 +280,10 @@ impl Event {
 }
 
 impl crate::event::proto::Alarm {
-    /// How long it lasted, when it is over.
+    /// How long it lasted, when it is over. Where nothing is said of when it began to hold, from when it was told.
     pub fn length_ms(&self) -> i64 {
         match self.duration_ms {
-            0 => self.deactivated_at_ms.saturating_sub(self.activated_at_ms).max(0),
+            0 if self.since_ms == 0 => self.deactivated_at_ms.saturating_sub(self.activated_at_ms).max(0),
             length => length,
         }
     }

@@ -225,8 +225,8 @@ pub(super) fn active(db: &Connection) -> Result<Vec<ActiveAlarm>, rusqlite::Erro
     alarms.collect()
 }
 
-/// Everything that is silent after `now_ms`, the oldest first; and what was silent lately, as a clock that is ahead when
-/// it is asked must not forget it.
+/// Everything that is silent after `now_ms`, the oldest first; and what was silent lately, as a clock that is ahead
+/// when it is asked must not forget it.
 pub(super) fn silences(db: &Connection, now_ms: i64) -> Result<Vec<Silence>, rusqlite::Error> {
     let sql = "SELECT * FROM _muster_alarm_silences WHERE until > ?1 ORDER BY id";
     let mut statement = db.prepare_cached(sql)?;
