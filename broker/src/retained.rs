@@ -117,10 +117,10 @@ impl Retained {
         reader.set_kinds(EventKinds::NONE.with(EventKind::MessagePublish));
         while let Some(batch) = reader.try_next_batch()? {
             for event in batch.events() {
-                if let Some(envelope) = Envelope::of(event).filter(|it| it.retain) {
-                    if let Some(retaining) = self.begin().await {
-                        self.apply(retaining, &event.topic, &envelope);
-                    }
+                if let Some(envelope) = Envelope::of(event).filter(|it| it.retain)
+                    && let Some(retaining) = self.begin().await
+                {
+                    self.apply(retaining, &event.topic, &envelope);
                 }
             }
         }

@@ -78,7 +78,7 @@ impl Session {
         let message = Message::new(&topic, envelope);
         let delivery = Delivery { message, qos, retain, subscription_id, debt };
         match stage {
-            StoredStage::Waits | StoredStage::Done => drop(self.outbox.push(delivery)),
+            StoredStage::Waits | StoredStage::Done => self.outbox.push(delivery),
             StoredStage::Sent => self.outbox.at_stage(pkid, Stage::Sent, delivery),
             StoredStage::Released => self.outbox.at_stage(pkid, Stage::Released, delivery),
         }

@@ -293,13 +293,14 @@ impl Writer {
             while ahead.remove(&(reached + 1)) {
                 reached += 1;
             }
-            self.done.send_replace(reached);
             let changes = batch.drain(..).flat_map(|group| group.changes);
             let mark =
                 changes.filter_map(|it| if let Change::Mark(mark) = it { Some(mark) } else { None }).last();
+            // Before whoever waits for the commit is told of it: they may ask for the mark.
             if mark.is_some() {
                 self.marked.send_replace(mark);
             }
+            self.done.send_replace(reached);
         }
     }
 
