@@ -8,6 +8,7 @@ use std::time::Duration;
 use muster_core::event::{Event, EventKinds};
 use muster_core::journal::{EventReader, Journal};
 use muster_core::log::{LogError, LogErrorKind};
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -16,8 +17,8 @@ use crate::error::chain;
 
 /// How long a write that failed waits for the next attempt.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
-/// After so long without an event, what was taken in is committed.
-const QUIET: Duration = Duration::from_millis(500);
+/// Whoever reads what is stored waits so long at most for it to reach what is durable.
+const CATCH_UP_WAIT: Duration = Duration::from_millis(500);
 
 /// State that is made of events alone, and stored with how far it has come.
 pub trait Projection: Send + Sized + 'static {
@@ -27,6 +28,8 @@ pub trait Projection: Send + Sized + 'static {
     const NAME: &'static str;
     /// The events that it looks at.
     const KINDS: EventKinds;
+    /// After so long without an event, what was taken in is committed.
+    const QUIET: Duration;
 
     /// The next offset to read after a restart; none before the first commit.
     fn cursor(&self) -> Option<u64>;
@@ -66,21 +69,58 @@ pub enum FollowError<E: std::error::Error + 'static> {
 pub struct Follower<P> {
     projection: P,
     reader: EventReader,
-    needed: Needed,
+    stored: watch::Sender<u64>,
+    wish: Arc<Wish>,
 }
 
-/// From which offset on a projection still needs the log: everything before it is committed, or nothing to it.
-#[derive(Debug, Clone)]
-pub struct Needed(Arc<AtomicU64>);
+/// What somebody waits for.
+#[derive(Debug, Default)]
+struct Wish {
+    /// The offset to which everything is to be stored.
+    to: AtomicU64,
+    made: Notify,
+}
 
-impl Needed {
-    /// The offset now.
-    pub fn from(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+impl Wish {
+    /// Whether it is for what is not stored, and all of it was read.
+    fn is_for(&self, stored: u64, read_to: u64) -> bool {
+        let to = self.to.load(Ordering::Acquire);
+        stored < to && to <= read_to
     }
 
-    fn move_to(&self, offset: u64) {
-        self.0.store(offset, Ordering::Release);
+    /// Waits until there is such a wish, `at_most` so long.
+    async fn wait(&self, stored: u64, read_to: u64, at_most: Duration) {
+        let made = async {
+            while !self.is_for(stored, read_to) {
+                self.made.notified().await;
+            }
+        };
+        let _in_time = tokio::time::timeout(at_most, made).await;
+    }
+}
+
+/// How far a projection has come, also while it runs.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    stored: watch::Receiver<u64>,
+    wish: Arc<Wish>,
+}
+
+impl Progress {
+    /// From which offset on it still needs the log: everything before it is committed, or nothing to it.
+    pub fn needed_from(&self) -> u64 {
+        *self.stored.borrow()
+    }
+
+    /// Has everything before `offset` committed now, and waits for it, not long: a projection that is far behind, or
+    /// gone, has what it has.
+    pub async fn reach(&mut self, offset: u64) {
+        if self.needed_from() >= offset {
+            return;
+        }
+        self.wish.to.fetch_max(offset, Ordering::AcqRel);
+        self.wish.made.notify_one();
+        let _in_time = tokio::time::timeout(CATCH_UP_WAIT, self.stored.wait_for(|it| *it >= offset)).await;
     }
 }
 
@@ -88,8 +128,8 @@ impl<P: Projection> Follower<P> {
     /// Begins where the projection's cursor stands. What retention has taken meanwhile is passed over.
     pub fn over(projection: P, journal: &Journal) -> Self {
         let from = projection.cursor().unwrap_or_default().max(journal.first_offset());
-        let needed = Needed(Arc::new(AtomicU64::new(from)));
-        Self { projection, reader: journal.reader(from).with_kinds(P::KINDS), needed }
+        let reader = journal.reader(from).with_kinds(P::KINDS);
+        Self { projection, reader, stored: watch::Sender::new(from), wish: Arc::default() }
     }
 
     /// Folds everything that is durable now, and commits.
@@ -108,9 +148,9 @@ impl<P: Projection> Follower<P> {
         Ok(())
     }
 
-    /// Tells from which offset on the log is still needed, also while the projection runs.
-    pub fn needed(&self) -> Needed {
-        self.needed.clone()
+    /// How far it has come, also while it runs.
+    pub fn progress(&self) -> Progress {
+        Progress { stored: self.stored.subscribe(), wish: Arc::clone(&self.wish) }
     }
 
     /// What is projected.
@@ -118,24 +158,34 @@ impl<P: Projection> Follower<P> {
         &self.projection
     }
 
+    /// What is projected, without its place.
+    #[cfg(test)]
+    pub fn into_projection(self) -> P {
+        self.projection
+    }
+
     /// Follows the log until `stop`, then folds what is durable by then. The end is the log's end: nothing that a
     /// projection does can stop the platform, it is only late.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
+            let (stored, read_to) = (*self.stored.borrow(), self.reader.position());
             let batch = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 batch = self.reader.next_batch() => batch.map(Some),
-                // Nothing more comes: what was taken in is not kept waiting for it.
-                () = tokio::time::sleep(QUIET), if self.projection.is_behind() => Ok(None),
+                // Nothing more comes, or somebody wants it: what was taken in is not kept waiting.
+                () = self.wish.wait(stored, read_to, P::QUIET), if self.projection.is_behind() => Ok(None),
             };
             match batch {
                 Ok(batch) => {
-                    let is_quiet = batch.is_none();
+                    let is_over = batch.is_none();
                     if let Some(batch) = batch {
                         self.projection.take(batch.events(), batch.next_offset);
                     }
-                    if !is_quiet && !self.projection.is_due() {
+                    if !(is_over
+                        || self.projection.is_due()
+                        || self.projection.is_behind() && self.is_wanted())
+                    {
                         self.let_go();
                         continue;
                     }
@@ -163,6 +213,11 @@ impl<P: Projection> Follower<P> {
         }
     }
 
+    /// Whether somebody waits for what was taken in, and more of it need not be read first.
+    fn is_wanted(&self) -> bool {
+        self.wish.is_for(*self.stored.borrow(), self.reader.position())
+    }
+
     /// Commits on a thread that may wait for the disk, again and again until it works or the platform stops.
     async fn commit(mut self, stop: &CancellationToken) -> Result<Self, FollowError<P::Error>> {
         loop {
@@ -186,12 +241,110 @@ impl<P: Projection> Follower<P> {
 
     /// Lets go of what is not needed of the log any more.
     fn let_go(&self) {
-        let from = self.projection.cursor().filter(|_| self.projection.is_behind());
-        match from {
-            Some(cursor) => self.needed.move_to(cursor),
+        let place = match self.projection.cursor() {
+            Some(cursor) if self.projection.is_behind() => cursor,
             // Before the first commit everything is needed from where it began.
-            None if self.projection.is_behind() => {}
-            None => self.needed.move_to(self.reader.position()),
+            None if self.projection.is_behind() => return,
+            _ => self.reader.position(),
+        };
+        self.stored.send_if_modified(|stored| std::mem::replace(stored, place) != place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use muster_core::clock::SystemClock;
+    use muster_core::event::{EventKind, NewEvent, proto};
+    use muster_core::log::{LogConfig, RealDisk};
+
+    use super::*;
+
+    /// Commits only when somebody wants it.
+    struct Count {
+        taken: u64,
+        committed: watch::Sender<u64>,
+        next_offset: u64,
+        cursor: Option<u64>,
+    }
+
+    impl Projection for Count {
+        type Error = Infallible;
+        const NAME: &'static str = "a count";
+        const KINDS: EventKinds = EventKinds::NONE.with(EventKind::NodeStarted);
+        const QUIET: Duration = Duration::from_secs(3_600);
+
+        fn cursor(&self) -> Option<u64> {
+            self.cursor
         }
+
+        fn take(&mut self, events: &[Arc<Event>], next_offset: u64) {
+            self.taken += events.len() as u64;
+            self.next_offset = next_offset;
+        }
+
+        fn is_due(&self) -> bool {
+            false
+        }
+
+        fn is_behind(&self) -> bool {
+            *self.committed.borrow() < self.taken
+        }
+
+        fn commit(&mut self) -> Result<(), Infallible> {
+            self.committed.send_replace(self.taken);
+            self.cursor = Some(self.next_offset);
+            Ok(())
+        }
+    }
+
+    async fn append(journal: &Journal, kind: EventKind) -> u64 {
+        let event = NewEvent { timestamp_ms: 1, kind, topic: String::new(), body: proto::Event::default() };
+        let appended = journal.append(event).await.expect("append");
+        journal.durable(appended.offset).await.expect("durable");
+        journal.durable_offset()
+    }
+
+    #[tokio::test]
+    async fn what_somebody_wants_is_committed_and_the_rest_waits() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = LogConfig::new(dir.path().join("log"));
+        let (journal, _) =
+            Journal::open(config, RealDisk::shared(), SystemClock::shared()).expect("a journal");
+        let (committed, commits) = watch::channel(0);
+        let count = Count { taken: 0, committed, next_offset: 0, cursor: None };
+        let follower = Follower::over(count, &journal);
+        let mut progress = follower.progress();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(follower.run(stop.clone()));
+
+        let end = append(&journal, EventKind::NodeStarted).await;
+        progress.reach(end).await;
+        assert_eq!((*commits.borrow(), progress.needed_from()), (1, end));
+        let end = append(&journal, EventKind::NodeStopped).await;
+        progress.reach(end).await;
+        assert_eq!((*commits.borrow(), progress.needed_from()), (1, end), "nothing of that concerns it");
+
+        // Wanted before it is there: it is committed as soon as it is read, and what is not wanted is not.
+        let mut early = progress.clone();
+        let wanted = end + 2;
+        let early = tokio::spawn(async move {
+            while early.needed_from() < wanted {
+                early.reach(wanted).await;
+            }
+        });
+        append(&journal, EventKind::NodeStarted).await;
+        append(&journal, EventKind::NodeStarted).await;
+        early.await.expect("no panic");
+        assert_eq!(*commits.borrow(), 3);
+        append(&journal, EventKind::NodeStarted).await;
+        assert_eq!((*commits.borrow(), progress.needed_from()), (3, wanted), "nobody wants the last one");
+
+        stop.cancel();
+        task.await.expect("the task ends");
+        assert_eq!(*commits.borrow(), 4);
+        progress.reach(journal.durable_offset() + 1).await;
+        assert_eq!(progress.needed_from(), journal.durable_offset(), "nobody waits for what has ended");
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::presence::moment;
 use super::{ConfigArgs, failed_output, time};
 use crate::config::{Config, duration};
 use crate::error::{Error, ErrorKind};
@@ -60,6 +61,15 @@ pub(super) struct DeviceArgs {
     /// How much of its history is shown, the latest first.
     #[arg(long, default_value_t = 20, value_name = "N")]
     limit: usize,
+    /// Only what happened since then, e.g. 2026-01-02T03:04:05Z.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    from: Option<i64>,
+    /// Only what happened before.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    to: Option<i64>,
+    /// Only events of this name, e.g. client.disconnected; may be repeated.
+    #[arg(long, value_name = "NAME", value_parser = kind)]
+    kind: Vec<String>,
     /// One JSON object with the device and its history, as REST shows them.
     #[arg(long)]
     json: bool,
@@ -72,6 +82,11 @@ fn sort(name: &str) -> Result<Sort, String> {
         let names: Vec<_> = Sort::ALL.iter().map(|(_, name)| *name).collect();
         format!("write one of {}", names.join(", "))
     })
+}
+
+fn kind(name: &str) -> Result<String, String> {
+    let is_known = presence::SHOWN.iter().any(|kind| kind.name() == name);
+    is_known.then(|| name.to_owned()).ok_or_else(|| format!("write one of {}", presence::shown_names()))
 }
 
 /// Prints the devices that are wanted.
@@ -126,7 +141,13 @@ pub(super) fn one(args: &DeviceArgs) -> Result<(), Error> {
     let read = || {
         let (devices, _) = presence::list(&database, &wanted)?;
         let Some(known) = described(&database, devices, now_ms)?.pop() else { return Ok(None) };
-        let part = Part { limit: args.limit, ..Part::default() };
+        let part = Part {
+            from_ms: args.from,
+            to_ms: args.to,
+            kinds: args.kind.clone(),
+            limit: args.limit,
+            ..Part::default()
+        };
         let history = presence::history(&database, known.device.number, &part)?;
         Ok(Some((known, history)))
     };

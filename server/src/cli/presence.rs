@@ -58,7 +58,7 @@ pub(super) enum Command {
     },
 }
 
-fn moment(text: &str) -> Result<i64, String> {
+pub(super) fn moment(text: &str) -> Result<i64, String> {
     let at = text.parse::<jiff::Timestamp>();
     at.map(jiff::Timestamp::as_millisecond)
         .map_err(|_| "write a time such as 2026-01-02T03:04:05Z".to_owned())
@@ -174,7 +174,7 @@ async fn fold_anew(config: &Config, forget_older: bool) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::Negative, message));
     }
     store.forget().map_err(|error| Error::because(ErrorKind::Start, failed(), error))?;
-    let mut follower = Follower::new(store, &journal);
+    let mut follower = Follower::new(store, &journal, SystemClock::shared());
     follower.catch_up().map_err(|error| Error::because(ErrorKind::Start, failed(), error))?;
     let counted = follower.store().count();
     let (online, known) = counted.map_err(|error| Error::because(ErrorKind::Start, failed(), error))?;

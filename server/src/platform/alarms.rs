@@ -225,7 +225,7 @@ mod tests {
         let cap = |cap_bytes| Retention { cap_bytes: Some(cap_bytes), ..Retention::default() };
         let restart = || {
             let store = Store::open(&dir.path().join("muster.db"), journal.log_id()).expect("a store");
-            let mut follower = Follower::new(store, &journal);
+            let mut follower = Follower::new(store, &journal, clock.clone());
             follower.catch_up().expect("the log is folded");
             let active = follower.store().alarms().expect("alarms");
             (Alarms::new(&journal, clock.clone(), "n", &active), active)

@@ -17,7 +17,7 @@ use super::alarms::Alarms;
 use crate::config::{self, WhenFull};
 use crate::error::chain;
 use crate::pipelines::{Cursors, Pipelines};
-use crate::projection::Needed;
+use crate::projection::Progress;
 
 /// How often holds follow their cursors.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -28,8 +28,8 @@ pub(super) struct Keeper {
     data: PathBuf,
     pipelines: Arc<Pipelines>,
     registry: Registry,
-    presence: (Needed, Hold),
-    statistics: (Needed, Hold),
+    presence: (Progress, Hold),
+    statistics: (Progress, Hold),
     retained: Hold,
     sessions: (Broker, Hold),
 }
@@ -52,7 +52,7 @@ impl Keeper {
         pipelines: &Arc<Pipelines>,
         registry: Registry,
         broker: Broker,
-        (presence, statistics): (Needed, Needed),
+        (presence, statistics): (Progress, Progress),
     ) -> Self {
         let first = journal.first_offset();
         Self {
@@ -114,8 +114,8 @@ impl Keeper {
         let mark = self.registry.retained_mark()?.filter(|mark| mark.log_id == log_id);
         Ok(Places {
             pipelines: self.pipelines.cursors(),
-            presence: self.presence.0.from(),
-            statistics: self.statistics.0.from(),
+            presence: self.presence.0.needed_from(),
+            statistics: self.statistics.0.needed_from(),
             retained: mark.map_or_else(|| self.journal.first_offset(), |mark| mark.read_from),
             sessions: self.sessions.0.sessions_read_from().unwrap_or_else(|| self.journal.first_offset()),
         })

@@ -38,6 +38,7 @@ use crate::config::{Config, Durability, Mqtt};
 use crate::error::{Error, ErrorKind};
 use crate::pipelines::{Parts, Pipelines};
 use crate::presence::{Follower, Silence, Store};
+use crate::projection::Progress;
 use crate::republish::Republisher;
 use crate::rest::{App, RestServer};
 use crate::statistics::{self, Statistics};
@@ -122,8 +123,8 @@ impl Platform {
         let silences = follower.store().silences(clock.wall_ms());
         let silences = silences.map_err(start("cannot read which alarms are silent".to_owned()))?;
         let engine = alarm_engine(&config, &journal, &pipelines, &clock, silences).await?;
-        let doors =
-            open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone(), &statistics);
+        let told = (&statistics, follower.progress());
+        let doors = open_doors(&config, &journal, &pipelines, registry.clone(), wanted, clock.clone(), told);
         let (broker, rest, access) = match doors.await {
             Ok(doors) => doors,
             Err(error) => {
@@ -146,7 +147,7 @@ impl Platform {
         let following = CancellationToken::new();
         let (bans, stop) = (access.bans, following.clone());
         tokio::spawn(bans::follow(broker.clone(), bans, clock.clone(), stop));
-        let followed = (follower.needed(), counts.needed());
+        let followed = (follower.progress(), counts.progress());
         let keeper = Keeper::new(&journal, data, &pipelines, registry, broker.clone(), followed);
         let limits = keep::retention(&config.journal);
         if let Err(error) = journal.log().set_retention(limits) {
@@ -354,7 +355,7 @@ async fn settle_the_past(config: &Config, journal: &Journal, clock: &SharedClock
     let path = config.data.join(DATABASE);
     let unusable = || format!("cannot bring {} up to the log", path.display());
     let store = Store::open(&path, journal.log_id()).map_err(start(unusable()))?;
-    let mut follower = Follower::new(store, journal);
+    let mut follower = Follower::new(store, journal, clock.clone());
     follower.catch_up().map_err(start(unusable()))?;
     let open = follower.store().online().map_err(start(unusable()))?;
     let unwritten = || "cannot write the first events of this run".to_owned();
@@ -399,11 +400,11 @@ async fn open_doors(
     registry: Registry,
     wanted: Wanted,
     clock: SharedClock,
-    statistics: &Statistics,
+    told: (&Statistics, Progress),
 ) -> Result<(Broker, RestServer, Access), Error> {
     let access = Access::load(config, &registry, journal, &clock)?;
     let broker = start_broker(config, journal, registry, wanted, clock.clone(), &access).await?;
-    let app = App::new(config, &clock, journal, &broker, &access, pipelines, statistics);
+    let app = App::new(config, &clock, journal, &broker, &access, pipelines, told);
     match RestServer::start(&config.http, app).await {
         Ok(rest) => Ok((broker, rest, access)),
         Err(error) => {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use muster_core::event::EventKind;
 use rusqlite::{named_params, params};
 use serde_json::Value;
 
@@ -218,6 +219,21 @@ pub struct Happened {
     pub reason: Option<String>,
     /// What else there is to say, a JSON object.
     pub detail: Value,
+}
+
+/// The events that a device's history has, and by whose names a part of it is asked for.
+pub const SHOWN: [EventKind; 6] = [
+    EventKind::ClientConnected,
+    EventKind::ClientDisconnected,
+    EventKind::SessionSubscribed,
+    EventKind::SessionUnsubscribed,
+    EventKind::AlarmActivated,
+    EventKind::AlarmDeactivated,
+];
+
+/// The names of [`SHOWN`], for a message.
+pub fn shown_names() -> String {
+    SHOWN.map(EventKind::name).join(", ")
 }
 
 /// Which part of a device's history is wanted.

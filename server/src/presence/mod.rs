@@ -18,7 +18,7 @@ pub use alarms::{ACKNOWLEDGE, ActiveAlarm, CLEAR, SILENCE, Silence, UNSILENCE};
 pub use fold::{Device, FLAPPING_DISCONNECTS, FLAPPING_WINDOW_MS, KINDS, fold};
 pub use follow::{Devices, Follower};
 pub use history::HISTORY_DAYS_MAX;
-pub use list::{Happened, Part, Place, Sort, Wanted, history, last_day, list};
+pub use list::{Happened, Part, Place, SHOWN, Sort, Wanted, history, last_day, list, shown_names};
 pub use moment::{BUCKET_MS_MIN, BUCKETS_MAX, Bucket, Present, present, timeline};
 pub use store::{Store, StoreError};
 pub use told::{AlarmOn, Told, WantedAlarms, alarm, alarms, alarms_on, silent};

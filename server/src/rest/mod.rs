@@ -50,6 +50,7 @@ mod v4;
 use crate::access::Access;
 use crate::config::{Config, Durability, Http};
 use crate::pipelines::Pipelines;
+use crate::projection::Progress;
 use crate::statistics::{Sources, Statistics};
 pub(crate) use devices::{device_json, happened_json};
 use reply::ApiError;
@@ -68,6 +69,7 @@ pub struct App {
     pipelines: Arc<Pipelines>,
     durability: Durability,
     statistics: Statistics,
+    presence: Progress,
     trials: rules::Trials,
     meters: rules::Meters,
 }
@@ -81,7 +83,7 @@ impl App {
         broker: &Broker,
         access: &Access,
         pipelines: &Arc<Pipelines>,
-        statistics: &Statistics,
+        (statistics, presence): (&Statistics, Progress),
     ) -> Self {
         let meters = rules::Meters::new(clock.clone(), pipelines.clone());
         let of_rules = meters.clone();
@@ -102,6 +104,7 @@ impl App {
             pipelines: pipelines.clone(),
             durability: config.journal.durability,
             statistics: statistics.clone(),
+            presence,
             trials: rules::Trials::default(),
             meters,
         }

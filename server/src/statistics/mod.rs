@@ -329,6 +329,7 @@ impl Projection for Counts {
     type Error = StoreError;
     const NAME: &'static str = "counting";
     const KINDS: EventKinds = fold::KINDS;
+    const QUIET: Duration = Duration::from_millis(500);
 
     fn cursor(&self) -> Option<u64> {
         self.cursor

@@ -27,6 +27,7 @@ mod model;
 mod openapi;
 mod presence;
 mod publish_rest;
+mod records;
 mod replays;
 mod republish;
 mod rest;

@@ -111,6 +111,18 @@ async fn a_device_s_life_is_told_by_rest_and_by_command() {
     let device = printed(&home, &["device", "boiler", "--limit", "2", "--json"]).await.remove(0);
     assert_eq!(device["device"]["connects"], 3);
     assert_eq!(device["history"], json!([history["data"][0], history["data"][1]]));
+    let went =
+        history["data"].as_array().into_iter().flatten().filter(|it| it["kind"] == "client.disconnected");
+    let last = went.clone().next().expect("it went")["at"].as_str().expect("a time");
+    let part = ["device", "boiler", "--kind", "client.disconnected", "--json"];
+    let ends = printed(&home, &part).await.remove(0);
+    assert_eq!(ends["history"], json!(went.collect::<Vec<_>>()));
+    let since = printed(&home, &[&part[..], &["--from", last]].concat()).await.remove(0);
+    assert_eq!(since["history"], json!([ends["history"][0]]));
+    let before = printed(&home, &[&part[..], &["--to", last]].concat()).await.remove(0);
+    assert_eq!(before["history"].as_array().map(Vec::len), ends["history"].as_array().map(|it| it.len() - 1));
+    let wrong = home.command(&["device", "boiler", "--kind", "conected"]).output().await.expect("it runs");
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("client.connected, client.disconnected"));
     let text = tools::run(&mut home.command(&["device", "boiler"])).await;
     assert!(
         text.contains("boiler is offline (tcp_closed) since") && text.contains("3, 3 in the last day"),

@@ -7,8 +7,9 @@ use crate::alarms::known::{Notice, said};
 pub(in crate::alarms) const SUMMARY_IDS_MAX: usize = 100;
 /// A summary waits so long for others to come, from the last who came on, in milliseconds.
 const SUMMARY_GATHERS_MS: i64 = 300;
-/// It waits no longer than this after the first, as everybody is to be told or counted within a second.
-const SUMMARY_GATHERS_MS_MAX: i64 = 900;
+/// It waits no longer than this after the first, in milliseconds: everybody is to be told or counted within a second,
+/// and where a hundred thousand fall due together, the machine needs its part of that.
+const SUMMARY_GATHERS_MS_MAX: i64 = 700;
 /// A number that has grown since it was told is told again after so long, in milliseconds; sooner if it has doubled.
 const SUMMARY_AGAIN_MS: i64 = 10_000;
 /// The span of the storm guard, in milliseconds.

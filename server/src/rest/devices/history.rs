@@ -2,23 +2,12 @@
 
 use axum::Json;
 use axum::extract::{Query, State};
-use muster_core::event::EventKind;
 use serde_json::{Value, json};
 
 use super::super::App;
 use super::super::reply::{ApiError, ErrorBody, Page, Params, Path, Refused, rfc3339};
 use super::{known, of_table};
 use crate::presence::{self, Happened, Part};
-
-/// What can be asked for by name.
-const KINDS: [EventKind; 6] = [
-    EventKind::ClientConnected,
-    EventKind::ClientDisconnected,
-    EventKind::SessionSubscribed,
-    EventKind::SessionUnsubscribed,
-    EventKind::AlarmActivated,
-    EventKind::AlarmDeactivated,
-];
 
 /// A part of a device's history.
 #[derive(utoipa::ToSchema)]
@@ -114,8 +103,9 @@ pub(super) async fn history(
 
 fn part(params: &Params, limit: u64) -> Result<Part, ApiError> {
     let kinds = params.all("kind");
-    if let Some(unknown) = kinds.iter().find(|name| KINDS.iter().all(|kind| kind.name() != **name)) {
-        let names = KINDS.map(EventKind::name).join(", ");
+    if let Some(unknown) = kinds.iter().find(|name| presence::SHOWN.iter().all(|kind| kind.name() != **name))
+    {
+        let names = presence::shown_names();
         return Err(ApiError::invalid_parameter(format!("kind: {unknown:?} is none of {names}")));
     }
     Ok(Part {

@@ -205,11 +205,12 @@ async fn read(app: &App, wanted: Wanted) -> Result<(Vec<Device>, u64), ApiError>
     of_table(app, move |database| presence::list(database, &wanted)).await
 }
 
-/// What a question to the tables of presence is answered.
+/// What a question to the tables of presence is answered, with all that is durable by now.
 pub(super) async fn of_table<T: Send + 'static>(
     app: &App,
     ask: impl FnOnce(&std::path::Path) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, ApiError> {
+    app.presence.clone().reach(app.journal.durable_offset()).await;
     let database = app.database.clone();
     match tokio::task::spawn_blocking(move || ask(&database)).await {
         Ok(Ok(found)) => Ok(found),

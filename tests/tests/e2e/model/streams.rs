@@ -1,20 +1,16 @@
 //! Targets that keep no tables: Kafka, read as a consumer that sees committed records alone, and InfluxDB, whose points
 //! are found by their time. It must never know what the rows should be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use muster_test_servers::{Proxy, Server};
 use muster_tests::muster::http_client;
 use muster_tests::wait::soon;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
-use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
-/// How long a broker may take to say something.
-const ANSWER: Duration = Duration::from_secs(30);
+use crate::records;
+
 /// The administrator that `tests/servers/influxdb` makes.
 pub(super) const INFLUX_TOKEN: (&str, &str) = ("muster", "muster-secret");
 /// Where the points are.
@@ -33,41 +29,11 @@ pub(super) async fn way_to_kafka(server: &Server) -> Proxy {
 
 /// The values of a topic; where `is_compacted`, only the last one of each key.
 pub(super) fn kafka_rows(broker: SocketAddr, topic: &str, is_compacted: bool) -> Vec<Value> {
-    let records = tokio::task::block_in_place(|| read(broker, topic));
+    let records = tokio::task::block_in_place(|| records::read(broker, topic));
     if !is_compacted {
         return records.into_iter().map(|(_, value)| value).collect();
     }
     records.into_iter().collect::<BTreeMap<_, _>>().into_values().collect()
-}
-
-/// Keys and values of a topic, each partition in its order; none while there is no such topic.
-fn read(broker: SocketAddr, topic: &str) -> Vec<(String, Value)> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", broker.to_string());
-    config.set("group.id", "model").set("isolation.level", "read_committed");
-    config.set("enable.partition.eof", "true").set("enable.auto.commit", "false");
-    let consumer: BaseConsumer = config.create().expect("a consumer");
-    let metadata = consumer.fetch_metadata(Some(topic), ANSWER).expect("metadata");
-    let partitions = metadata.topics()[0].partitions().len();
-    let mut all = TopicPartitionList::new();
-    for partition in 0..partitions {
-        let partition = i32::try_from(partition).expect("few");
-        all.add_partition_offset(topic, partition, Offset::Beginning).expect("a partition");
-    }
-    consumer.assign(&all).expect("an assignment");
-    let (mut records, mut ended) = (Vec::new(), BTreeSet::new());
-    while ended.len() < partitions {
-        match consumer.poll(ANSWER).expect("the end of each partition") {
-            Ok(record) => {
-                let key = String::from_utf8_lossy(record.key().unwrap_or_default()).into_owned();
-                let value = serde_json::from_slice(record.payload().expect("a value")).expect("JSON");
-                records.push((key, value));
-            }
-            Err(KafkaError::PartitionEOF(partition)) => drop(ended.insert(partition)),
-            Err(error) => panic!("{error}"),
-        }
-    }
-    records
 }
 
 /// All points of a measurement as objects.

@@ -1,24 +1,19 @@
 //! Kafka: the topics of the example, made by its script, read and folded by their keys as a consumer does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::process::Stdio;
-use std::time::Duration;
 
 use muster_test_servers::Server;
 use muster_tests::{Home, tools};
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
-use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::store::{Asked, Rows, Store, as_answers, query_file};
 use super::webhook::{RECEIVER, Webhook};
 use super::{alarms, backfill, scene, sqlite};
-
-/// How long the broker may take to say something.
-const ANSWER: Duration = Duration::from_secs(30);
+use crate::records;
 
 /// Kafka's own tools, under the names that they have in its distribution.
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/servers/kafka-tools");
@@ -72,38 +67,8 @@ impl Kafka {
 
     /// The same without waiting for more of them.
     fn lines(&self, topic: &str) -> String {
-        let records = tokio::task::block_in_place(|| self.read(topic));
+        let records = tokio::task::block_in_place(|| records::read(self.0.address(), topic));
         records.iter().map(|(_, value)| format!("{value}\n")).collect()
-    }
-
-    /// Keys and values of a topic, each partition in its order.
-    fn read(&self, topic: &str) -> Vec<(String, Value)> {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", self.0.address().to_string());
-        config.set("group.id", "stores").set("isolation.level", "read_committed");
-        config.set("enable.partition.eof", "true").set("enable.auto.commit", "false");
-        let consumer: BaseConsumer = config.create().expect("a consumer");
-        let metadata = consumer.fetch_metadata(Some(topic), ANSWER).expect("metadata");
-        let partitions = metadata.topics()[0].partitions().len();
-        let mut all = TopicPartitionList::new();
-        for partition in 0..partitions {
-            let partition = i32::try_from(partition).expect("few");
-            all.add_partition_offset(topic, partition, Offset::Beginning).expect("a partition");
-        }
-        consumer.assign(&all).expect("an assignment");
-        let (mut records, mut ended) = (Vec::new(), BTreeSet::new());
-        while ended.len() < partitions {
-            match consumer.poll(ANSWER).expect("the end of each partition") {
-                Ok(record) => {
-                    let key = String::from_utf8_lossy(record.key().unwrap_or_default()).into_owned();
-                    let value = serde_json::from_slice(record.payload().expect("a value")).expect("JSON");
-                    records.push((key, value));
-                }
-                Err(KafkaError::PartitionEOF(partition)) => drop(ended.insert(partition)),
-                Err(error) => panic!("{error}"),
-            }
-        }
-        records
     }
 }
 
@@ -164,7 +129,7 @@ impl Store for Kafka {
     }
 
     async fn rows(&self, _: &Home, table: &str, columns: &[&str]) -> Rows {
-        let records = tokio::task::block_in_place(|| self.read(table));
+        let records = tokio::task::block_in_place(|| records::read(self.0.address(), table));
         let row = |value: &Value| columns.iter().map(|column| cell(&value[*column])).collect::<Vec<_>>();
         match table {
             // As compaction leaves it, or will: the last record of each key.
