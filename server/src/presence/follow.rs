@@ -16,8 +16,8 @@ use crate::projection::{self, Projection};
 /// anew, and an idle device costs no write a publish.
 const EMPTY_COMMIT_EVENTS: u64 = 10_000;
 
-/// Events of so long are one transaction, which costs more than the rows in it; whoever asks over REST has what there is
-/// committed at once.
+/// Events of so long are one transaction, which costs more than the rows in it; whoever asks over REST has what there
+/// is committed at once.
 const PACE: Duration = Duration::from_millis(100);
 /// And no more events than these, so that memory is bounded and others may write to the database in between.
 const PENDING_EVENTS_MAX: usize = 4_096;

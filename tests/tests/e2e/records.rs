@@ -1,4 +1,5 @@
-//! What a consumer of Kafka that sees committed records alone reads of a topic. It must never know what should be in it.
+//! What a consumer of Kafka that sees committed records alone reads of a topic. It must never know what should be in
+//! it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! Thousands of real sockets go at once: the devices' ends all close, and everybody is missed in time; then, with as many
-//! connected again and nobody missed, the whole process is killed.
+//! Thousands of real sockets go at once: the devices' ends all close, and everybody is missed in time; then, with as
+//! many connected again and nobody missed, the whole process is killed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -67,9 +67,8 @@ async fn five_thousand_sockets_at_once() {
     let mib = |bytes: u64| bytes / (1024 * 1024);
     println!(
         "mass drop: {DEVICES} sockets closed at once, presence right after {:.2} s; {NAMED} told by name, \
-         {named_late_ms} ms after their deadline at most, the summary of the others {summary_late_ms} ms after the first of \
-         theirs (goal: {LATE_GOAL_MS} ms); killed with as many connected, up \
-         again and presence right after {:.2} s; memory {} MiB empty, {} MiB with all connected, {} MiB at most",
+         {named_late_ms} ms after their deadline at most, the summary of the others {summary_late_ms} ms after the \
+         first of theirs (goal: {LATE_GOAL_MS} ms); killed with as many connected, up again and presence right after {:.2} s; memory {} MiB empty, {} MiB with all connected, {} MiB at most",
         right.as_secs_f64(),
         again.as_secs_f64(),
         mib(empty),
