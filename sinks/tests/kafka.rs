@@ -299,6 +299,37 @@ async fn a_record_that_is_too_large_is_refused_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_from_the_future_are_refused_and_no_others() {
+    let Some(server) = Server::shared("kafka") else { return };
+    let future_ms = SystemClock::shared().wall_ms() + 7_200_000;
+    for delivery in ["exactly_once", "at_least_once"] {
+        // One alone the broker does not name, several it does.
+        for bad in [&[7][..], &[3, 7, 8, 19]] {
+            let topic = fresh("future");
+            create_topic(server.address(), &topic, 1, &[("message.timestamp.after.max.ms", "3600000")]).await;
+            let log = MemoryLog::default();
+            for at in 0..20 {
+                let at_ms = if bad.contains(&at) { future_ms } else { 1_700_000_000_000 };
+                log.append(publish("a", "text", at_ms));
+            }
+            let running =
+                Running::start(built(server.address(), Some(&topic), &[("delivery", delivery)]), log);
+            until_settled(&running.pipeline, running.log.len()).await;
+            let letters = running.letters().await;
+            assert_eq!(letters.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), bad, "{delivery}");
+            assert!(letters.iter().all(|(_, why)| why.contains("set the clocks right")), "{letters:?}");
+            let seen = read_all(server.address(), &topic);
+            let mut offsets: Vec<u64> =
+                seen.iter().map(|seen| seen.headers["muster-offset"].parse().unwrap()).collect();
+            offsets.sort_unstable();
+            offsets.dedup();
+            let good: Vec<_> = (0..20).filter(|at| !bad.contains(at)).collect();
+            assert_eq!(offsets, good, "{delivery} {bad:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_topic_stalls_and_goes_on_once_it_is_there() {
     let Some(server) = Server::shared("kafka") else { return };
     create_topic(server.address(), "by_hand", 1, &[("cleanup.policy", "compact")]).await;

@@ -66,13 +66,16 @@ pub(super) fn plain(
     }
     let mut error = None;
     let mut untried = Vec::new();
-    let about_records = failed.iter().filter(|(_, code)| errors::is_about_the_record(*code)).count();
+    let are_known = are_known(&failed);
     for (place, code) in failed {
-        if errors::is_about_the_record(code) && about_records == 1 {
+        if errors::is_about_the_record(code) && are_known {
             refused.push((place, refusal(code)));
             continue;
         }
         untried.push(place);
+        if errors::is_innocent(code) {
+            continue;
+        }
         if error.is_none() || !errors::is_consequence(code) {
             error =
                 Some(if errors::is_about_the_record(code) { refused_together(code) } else { failure(code) });
@@ -184,7 +187,8 @@ fn taken_back(
     failed: Vec<(usize, Code)>,
     job: &Job,
 ) -> Result<Outcome, SinkError> {
-    let cause = failed.iter().find(|(_, code)| !errors::is_consequence(*code)).or(failed.first()).copied();
+    let is_cause = |code| !errors::is_consequence(code) && !errors::is_innocent(code);
+    let cause = failed.iter().find(|(_, code)| is_cause(*code)).or(failed.first()).copied();
     let Some((place, code)) = cause else {
         return Err(SinkError::unavailable("records failed without a reason"));
     };
@@ -199,11 +203,18 @@ fn taken_back(
         return Err(failure(code));
     }
     client.abort(job)?;
-    let about_records = failed.iter().filter(|(_, code)| errors::is_about_the_record(*code)).count();
-    if about_records > 1 {
+    if !are_known(&failed) {
         return Ok(per_row(batch, Vec::new(), |_| RowOutcome::Untried, Some(refused_together(code))));
     }
-    Ok(per_row(batch, vec![(place, refusal(code))], |_| RowOutcome::Untried, None))
+    let refused = failed.into_iter().filter(|(_, code)| errors::is_about_the_record(*code));
+    let refused = refused.map(|(place, code)| (place, refusal(code))).collect();
+    Ok(per_row(batch, refused, |_| RowOutcome::Untried, None))
+}
+
+/// Whether it is known which records are to blame, where some are: it is one alone, or the broker has named them.
+fn are_known(failed: &[(usize, Code)]) -> bool {
+    let about_records = failed.iter().filter(|(_, code)| errors::is_about_the_record(*code)).count();
+    about_records == 1 || failed.iter().any(|(_, code)| errors::is_innocent(*code))
 }
 
 fn per_row(
@@ -222,7 +233,15 @@ fn per_row(
 }
 
 fn refusal(code: Code) -> SinkError {
-    SinkError::new(ErrorKind::RejectedRow, format!("Kafka does not take the record: {code}"))
+    let why = match code {
+        // The second stands for any reason where several records of a batch are refused.
+        Code::InvalidTimestamp | Code::InvalidRecord => {
+            "; if its time is further from the broker's clock than the topic's message.timestamp.after.max.ms and \
+             message.timestamp.before.max.ms allow, set the clocks right or raise these; a compacted topic wants a key"
+        }
+        _ => "",
+    };
+    SinkError::new(ErrorKind::RejectedRow, format!("Kafka does not take the record: {code}{why}"))
 }
 
 /// Records travel together, and Kafka does not say which of them it does not like.

@@ -46,6 +46,11 @@ pub(super) fn is_about_the_record(code: Code) -> bool {
     kind(code) == ErrorKind::RejectedRow
 }
 
+/// Whether the broker has named the records that it does not take, and this one only came with them.
+pub(super) fn is_innocent(code: Code) -> bool {
+    code == Code::InvalidDifferentRecord
+}
+
 /// Whether more waiting cannot help: what the operator must see now.
 pub(super) fn is_settled(code: Code) -> bool {
     matches!(code, Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL)
