@@ -73,7 +73,7 @@ pub(super) fn plain(
             continue;
         }
         untried.push(place);
-        if errors::is_innocent(code) {
+        if errors::is_innocent(code) && are_known {
             continue;
         }
         if error.is_none() || !errors::is_consequence(code) {
@@ -211,10 +211,10 @@ fn taken_back(
     Ok(per_row(batch, refused, |_| RowOutcome::Untried, None))
 }
 
-/// Whether it is known which records are to blame, where some are: it is one alone, or the broker has named them.
-fn are_known(failed: &[(usize, Code)]) -> bool {
+/// Whether some records are to blame, and it is known which: it is one alone, or the broker has named them.
+pub(super) fn are_known(failed: &[(usize, Code)]) -> bool {
     let about_records = failed.iter().filter(|(_, code)| errors::is_about_the_record(*code)).count();
-    about_records == 1 || failed.iter().any(|(_, code)| errors::is_innocent(*code))
+    about_records == 1 || about_records > 1 && failed.iter().any(|(_, code)| errors::is_innocent(*code))
 }
 
 fn per_row(

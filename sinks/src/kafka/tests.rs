@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use muster_core::clock::ManualClock;
 
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use super::deliver::are_known;
 use super::encode::topic_error;
 use super::memory::Remembered;
 use crate::database::Databases;
@@ -79,5 +82,23 @@ fn names_of_topics_are_kafkas() {
     }
     for name in ["", ".", "..", "a/b", "ä", &"x".repeat(250)] {
         assert!(topic_error(name.as_bytes()).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn who_is_to_blame_is_known_of_one_alone_and_of_those_that_are_named() {
+    let (bad, other, away) = (Code::InvalidRecord, Code::InvalidDifferentRecord, Code::RequestTimedOut);
+    for (codes, known) in [
+        (&[bad][..], true),
+        (&[bad, away], true),
+        (&[bad, bad], false),
+        (&[bad, other, bad], true),
+        // Nobody to blame: tried again later, and not at once.
+        (&[other, other], false),
+        (&[away], false),
+        (&[], false),
+    ] {
+        let failed: Vec<_> = codes.iter().copied().enumerate().collect();
+        assert_eq!(are_known(&failed), known, "{codes:?}");
     }
 }

@@ -30,6 +30,26 @@ async fn printed(home: &Home, arguments: &[&str]) -> Vec<Value> {
     output.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
+/// Nobody has to ask twice: what a CONNACK says is so, REST says, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_in_is_here_at_once() {
+    const DEVICES: usize = 40;
+    let home = Home::new();
+    let muster = home.start().await;
+    let mut clients = Vec::new();
+    let mut late = 0;
+    for number in 0..DEVICES {
+        let id = format!("device-{number}");
+        clients.push(Client::connect(muster.mqtt, Version::V5, &id).await);
+        let (status, body) = muster.get(&format!("/api/v1/devices/{id}")).await;
+        late += usize::from(status != 200 || !body.contains("\"online\":true"));
+    }
+    // It waits for presence half a second and no longer, which a busy machine may exceed now and then.
+    assert!(late < DEVICES / 4, "{late} of {DEVICES} were not there yet");
+    drop(clients);
+    muster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_s_life_is_told_by_rest_and_by_command() {
     let program = need!("mosquitto_pub");

@@ -68,7 +68,8 @@ async fn five_thousand_sockets_at_once() {
     println!(
         "mass drop: {DEVICES} sockets closed at once, presence right after {:.2} s; {NAMED} told by name, \
          {named_late_ms} ms after their deadline at most, the summary of the others {summary_late_ms} ms after the \
-         first of theirs (goal: {LATE_GOAL_MS} ms); killed with as many connected, up again and presence right after {:.2} s; memory {} MiB empty, {} MiB with all connected, {} MiB at most",
+         first of theirs (goal: {LATE_GOAL_MS} ms); killed with as many connected, up again and presence right after \
+         {:.2} s; memory {} MiB empty, {} MiB with all connected, {} MiB at most",
         right.as_secs_f64(),
         again.as_secs_f64(),
         mib(empty),
