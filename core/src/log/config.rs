@@ -21,6 +21,9 @@ pub enum Durability {
     Os,
 }
 
+/// The longest time for which a sync may be put off.
+pub const GATHER_MAX: Duration = Duration::from_millis(100);
+
 /// How sealed segments are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compress {
@@ -53,6 +56,9 @@ pub struct LogConfig {
     pub dir: PathBuf,
     /// When an append counts as durable.
     pub durability: Durability,
+    /// With [`Durability::Always`]: how soon a sync may begin after another one began while records wait for it, so that
+    /// more of them share it. Zero syncs as soon as the disk is free; at most [`GATHER_MAX`].
+    pub gather: Duration,
     /// A segment that would grow beyond this is sealed and the next one begun.
     pub segment_bytes_max: u64,
     /// The largest record, with header and topic.
@@ -78,6 +84,7 @@ impl LogConfig {
         Self {
             dir: dir.into(),
             durability: Durability::Always,
+            gather: Duration::from_millis(1),
             segment_bytes_max: 64 * 1024 * 1024,
             record_bytes_max: 16 * 1024 * 1024,
             queue_bytes_max: 32 * 1024 * 1024,
@@ -102,6 +109,9 @@ impl LogConfig {
         }
         if self.queue_bytes_max > u32::MAX as usize {
             return wrong("queue_bytes_max", "larger than 4 GiB");
+        }
+        if self.gather > GATHER_MAX {
+            return wrong("gather", "longer than 100 ms");
         }
         if self.segment_bytes_max < 4096 {
             return wrong("segment_bytes_max", "smaller than 4 KiB");

@@ -36,7 +36,8 @@ mod writer;
 pub use batch::{Record, RecordBatch, RecordRef};
 pub use compress::Packer;
 pub use config::{
-    COMPRESS_BLOCK_BYTES_MIN, COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN, Compress, Durability, LogConfig,
+    COMPRESS_BLOCK_BYTES_MIN, COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN, Compress, Durability, GATHER_MAX,
+    LogConfig,
 };
 pub use disk::{Access, Disk, DiskFile, DiskLock, FileEntry, RealDisk};
 pub use error::{LogError, LogErrorKind};

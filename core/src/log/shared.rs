@@ -21,6 +21,8 @@ use crate::clock::SharedClock;
 
 /// What a group in memory costs beyond its bytes.
 const TAIL_GROUP_OVERHEAD_BYTES: usize = 160;
+/// With so many records, those that were committed and those that wait, a sync is well used: nothing is gathered.
+const GATHER_RECORDS_MAX: u64 = 256;
 /// A queue buffer grows from the size of the group before it, but is never begun larger than this.
 const QUEUE_BUFFER_START_BYTES_MAX: usize = 1024 * 1024;
 
@@ -80,7 +82,8 @@ struct Queue {
     closing: bool,
     finished: bool,
     nudged: bool,
-    writer_waits: bool,
+    /// The writer waits until this offset would be given next.
+    writer_waits: Option<u64>,
     last_group_bytes: usize,
 }
 
@@ -126,7 +129,7 @@ impl Shared {
             closing: false,
             finished: false,
             nudged: false,
-            writer_waits: false,
+            writer_waits: None,
             last_group_bytes: 0,
         };
         Self {
@@ -221,9 +224,9 @@ impl Shared {
         let unsynced = u32::try_from(offset - synced_end).unwrap_or(u32::MAX);
         record.encode(content_crc, offset, unsynced, &mut queue.bytes);
         queue.next_offset = offset + 1;
-        let wake = std::mem::take(&mut queue.writer_waits);
+        let wake = queue.writer_waits.take_if(|wanted| *wanted <= offset + 1);
         drop(queue);
-        if wake {
+        if wake.is_some() {
             self.work.notify_one();
         }
         Ok(offset)
@@ -253,7 +256,7 @@ impl Shared {
             if is_nudged || (matches!(queue.health, Health::Running) && !queue.bytes.is_empty()) {
                 return Work::Commit;
             }
-            queue.writer_waits = true;
+            queue.writer_waits = Some(0);
             match at_most {
                 None => queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
                 Some(at_most) => {
@@ -261,12 +264,30 @@ impl Shared {
                     let (woken, result) = waited.unwrap_or_else(PoisonError::into_inner);
                     queue = woken;
                     if result.timed_out() && !queue.closing {
-                        queue.writer_waits = false;
+                        queue.writer_waits = None;
                         return Work::Commit;
                     }
                 }
             }
         }
+    }
+
+    /// Blocks the writer, which has just committed so many records, while the group that has begun meanwhile may grow:
+    /// until as many more have come as it committed, whose appenders have been told and may come again, or for
+    /// `at_most`. Does nothing where nobody waits for the disk, or enough do.
+    pub(super) fn gather(&self, committed: u64, at_most: Duration) {
+        let mut queue = lock(&self.queue);
+        let waiting = queue.next_offset - queue.first_offset;
+        if queue.bytes.is_empty() || waiting + committed >= GATHER_RECORDS_MAX {
+            return;
+        }
+        let enough = queue.next_offset + committed;
+        queue.writer_waits = Some(enough);
+        let waited = self.work.wait_timeout_while(queue, at_most, |queue| {
+            queue.next_offset < enough && !queue.closing && matches!(queue.health, Health::Running)
+        });
+        let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        queue.writer_waits = None;
     }
 
     /// Has the writer look for work, whatever it waits for.
@@ -353,6 +374,12 @@ impl Shared {
         let at = tail.groups.partition_point(|group| group.next_offset() <= offset);
         tail.groups.get(at).filter(|group| group.first_offset() <= offset).cloned()
     }
+
+    /// Whether the writer waits for more.
+    #[cfg(test)]
+    fn is_awaited(&self) -> bool {
+        lock(&self.queue).writer_waits.is_some()
+    }
 }
 
 impl Queue {
@@ -369,5 +396,76 @@ impl Queue {
 impl Counters {
     pub(super) fn add(counter: &AtomicU64, more: u64) {
         counter.fetch_add(more, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::log::RealDisk;
+
+    const FOREVER: Duration = Duration::from_secs(86_400);
+
+    fn shared() -> Arc<Shared> {
+        let config = LogConfig::new("unused");
+        Arc::new(Shared::new(config, RealDisk::shared(), SystemClock::shared(), 7, Vec::new()))
+    }
+
+    fn enqueue(shared: &Shared, records: u64) {
+        for _ in 0..records {
+            let record = NewRecord { timestamp_ms: 1, kind: 1, topic: "a".into(), body: "b".into() };
+            shared.enqueue(&record).unwrap();
+        }
+    }
+
+    /// How many records are queued when a writer that committed so many stops gathering; `meanwhile` happens while it
+    /// waits.
+    fn gathered(shared: &Arc<Shared>, committed: u64, meanwhile: impl FnOnce()) -> u64 {
+        let writer = std::thread::spawn({
+            let shared = Arc::clone(shared);
+            move || {
+                shared.gather(committed, FOREVER);
+                shared.next_offset()
+            }
+        });
+        while !shared.is_awaited() {
+            std::thread::yield_now();
+        }
+        meanwhile();
+        writer.join().unwrap()
+    }
+
+    #[test]
+    fn a_group_grows_by_as_many_as_the_last_one_had() {
+        let shared = shared();
+        enqueue(&shared, 1);
+        let queued = gathered(&shared, 3, || {
+            enqueue(&shared, 2);
+            assert!(shared.is_awaited(), "two of three have come");
+            enqueue(&shared, 1);
+            assert!(!shared.is_awaited());
+        });
+        assert_eq!(queued, 4);
+    }
+
+    #[test]
+    fn nobody_waits_for_who_may_not_come() {
+        let shared = shared();
+        // Each of these would wait for a day.
+        shared.gather(3, FOREVER);
+        enqueue(&shared, 2);
+        shared.gather(GATHER_RECORDS_MAX - 2, FOREVER);
+        enqueue(&shared, GATHER_RECORDS_MAX);
+        shared.gather(1, FOREVER);
+    }
+
+    #[test]
+    fn it_waits_no_longer_than_it_may_nor_beyond_the_end() {
+        let shared = shared();
+        enqueue(&shared, 1);
+        shared.gather(3, Duration::from_millis(1));
+        assert!(!shared.is_awaited());
+        assert_eq!(gathered(&shared, 3, || shared.begin_close()), 1);
     }
 }

@@ -328,3 +328,29 @@ async fn at_the_cap_goes_what_nobody_needs_and_stays_what_somebody_needs() {
     log.durable(n).await.unwrap();
     assert!(log.first_offset() > first);
 }
+
+#[tokio::test]
+async fn those_who_wait_for_the_disk_share_a_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LogConfig { gather: config::GATHER_MAX, ..LogConfig::new(dir.path()) };
+    let (log, _) = Log::open(config, RealDisk::shared(), SystemClock::shared()).unwrap();
+    let log = Arc::new(log);
+    let appenders: Vec<_> = (0..8)
+        .map(|_| {
+            let log = Arc::clone(&log);
+            tokio::spawn(async move {
+                for n in 0..25 {
+                    let offset = log.append(record(n)).await.unwrap();
+                    log.durable(offset).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for appender in appenders {
+        appender.await.unwrap();
+    }
+    let stats = log.stats();
+    // The disk alone would make of 200 records some 130 groups; eight to a group are 25.
+    assert!(stats.records_total == 200 && stats.groups_total < 60, "{stats:?}");
+    assert_eq!(stats.syncs_total, stats.groups_total);
+}

@@ -43,13 +43,16 @@ pub struct Writer {
     packer: Option<JoinHandle<()>>,
     /// Since when something was written and not synced, by the monotonic clock.
     dirty_since: Option<Duration>,
+    /// How many records the last group had that was synced, and when its commit began.
+    synced: Option<(u64, Duration)>,
     /// What retention was last applied, and when.
     retained: Option<(Retention, Duration)>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, active: Active, lock: Box<dyn DiskLock>) -> Self {
-        Self { shared, active, held: None, lock: Some(lock), packer: None, dirty_since: None, retained: None }
+        let (held, packer, dirty_since, synced, retained) = (None, None, None, None, None);
+        Self { shared, active, held, lock: Some(lock), packer, dirty_since, synced, retained }
     }
 
     /// Has it wait for this thread too, which compresses, before it lets go of the directory.
@@ -61,8 +64,20 @@ impl Writer {
     pub(super) fn run(mut self) {
         while self.shared.wait_for_work(self.patience()) == Work::Commit {
             self.step();
+            self.gather();
         }
         self.finish();
+    }
+
+    /// Waits a little after a sync if others wait for the next one already: a sync costs as much for one record as for
+    /// hundreds, and wakes every reader of the log. Who appends alone never waits for that: when its record is synced,
+    /// nothing else is queued.
+    fn gather(&mut self) {
+        let Some((records, begun)) = self.synced.take() else { return };
+        let left = (begun + self.shared.config.gather).saturating_sub(self.shared.clock.monotonic());
+        if !left.is_zero() {
+            self.shared.gather(records, left);
+        }
     }
 
     /// Commits what is queued as one group, tries again what found no room, and syncs if that is due. Says whether
@@ -81,8 +96,11 @@ impl Writer {
             self.save_index_if_due();
             return has_synced;
         };
+        let (records, begun) = (group.end_offset - group.first_offset, self.shared.clock.monotonic());
         match self.commit(&mut group) {
             Ok(()) => {
+                self.synced =
+                    (self.shared.config.durability == Durability::Always).then_some((records, begun));
                 Counters::add(&self.shared.counters.groups, 1);
                 self.shared.room.add_permits(group.bytes.len());
                 if was_held {

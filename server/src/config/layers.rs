@@ -315,6 +315,7 @@ mod tests {
                 "when_full = 'panic'",
                 "muster.toml:2: `journal.when_full`: `panic` is none of refuse, drop_oldest",
             ),
+            ("gather = '1s'", "muster.toml:2: `journal.gather` = `1s`: is longer than 100ms"),
             ("compress = 'gzip'", "muster.toml:2: `journal.compress`: `gzip` is none of none, zstd"),
             (
                 "compress_level = 20",

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use muster_core::log::{COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN};
+use muster_core::log::{COMPRESS_LEVEL_MAX, COMPRESS_LEVEL_MIN, GATHER_MAX};
 
 mod http;
 mod layers;
@@ -73,6 +73,8 @@ impl AllowAnonymous {
 pub struct Journal {
     /// When an event counts as written.
     pub durability: Durability,
+    /// How soon a sync may begin after another began while events wait for it.
+    pub gather: Duration,
     /// Size at which a new segment is started.
     pub segment_bytes_max: u64,
     /// Whether and how full segments are compressed.
@@ -222,6 +224,7 @@ impl Config {
             journal: Journal {
                 durability: Durability::parse(layers.text("journal.durability")?)
                     .map_err(|why| layers.wrong("journal.durability", &why))?,
+                gather: layers.duration("journal.gather")?,
                 segment_bytes_max: layers.size("journal.segment_bytes_max")?,
                 compress: Compress::from_layers(layers)?,
                 queue_bytes_max: layers.bytes("journal.queue_bytes_max")?,
@@ -242,6 +245,9 @@ impl Config {
         let Journal { segment_bytes_max, retention_bytes, cap_bytes, when_full, .. } = self.journal;
         if self.journal.heartbeat < HEARTBEAT_MIN {
             return Err(layers.wrong("journal.heartbeat", "is shorter than 100ms"));
+        }
+        if self.journal.gather > GATHER_MAX {
+            return Err(layers.wrong("journal.gather", "is longer than 100ms"));
         }
         match cap_bytes {
             Some(cap) if cap < segment_bytes_max.saturating_mul(2) => Err(layers.wrong(

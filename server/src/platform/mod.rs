@@ -281,6 +281,7 @@ where
 /// waited for.
 pub(crate) async fn open_journal(config: &Config, clock: SharedClock) -> Result<Journal, Error> {
     let mut log = LogConfig::new(config.data.join("log"));
+    log.gather = config.journal.gather;
     log.segment_bytes_max = config.journal.segment_bytes_max;
     log.queue_bytes_max = config.journal.queue_bytes_max;
     log.compress = config.journal.compress.map(|it| Compress {
