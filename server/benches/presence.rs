@@ -17,8 +17,8 @@ use rand::{Rng as _, SeedableRng as _};
 
 /// Devices of the fleet.
 const DEVICES: usize = 100_000;
-/// Events in one transaction, as the platform has them under load.
-const BATCH_EVENTS: usize = 1_000;
+/// Events in one transaction, as the platform has them when it is behind.
+const BATCH_EVENTS: usize = 4_096;
 const START_MS: i64 = 1_750_000_000_000;
 /// Events unless the environment says how many.
 const EVENTS: u64 = 10_000_000;

@@ -56,8 +56,8 @@ pub struct LogConfig {
     pub dir: PathBuf,
     /// When an append counts as durable.
     pub durability: Durability,
-    /// With [`Durability::Always`]: how soon a sync may begin after another one began while records wait for it, so that
-    /// more of them share it. Zero syncs as soon as the disk is free; at most [`GATHER_MAX`].
+    /// With [`Durability::Always`]: how soon a sync may begin after another one began while records wait for it, so
+    /// that more of them share it. Zero syncs as soon as the disk is free; at most [`GATHER_MAX`].
     pub gather: Duration,
     /// A segment that would grow beyond this is sealed and the next one begun.
     pub segment_bytes_max: u64,

@@ -134,3 +134,51 @@ impl Drop for Scan {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_core::clock::ManualClock;
+    use muster_core::log::{LogConfig, RealDisk, Retention};
+
+    use super::super::tests::{lifecycle, offline};
+    use super::*;
+
+    /// Some twenty events.
+    const SEGMENT_BYTES_MAX: u64 = 4_096;
+    /// What is still in memory can be read although its file is gone: of these events, next to nothing.
+    const TAIL_BYTES_MAX: usize = 1_024;
+
+    #[tokio::test]
+    async fn what_retention_removes_meanwhile_is_passed_over() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let clock: SharedClock = ManualClock::at(1_000);
+        let log = LogConfig {
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+            tail_bytes_max: TAIL_BYTES_MAX,
+            ..LogConfig::new(dir.path().join("log"))
+        };
+        let (journal, _) = Journal::open(log, RealDisk::shared(), clock.clone()).expect("a journal");
+        let programs = [("offline".to_owned(), offline(""))].into();
+        let mut scanned = Scanned::new(&journal, &clock, programs);
+        let gone = |n: i64| journal.append(lifecycle(EventKind::ClientDisconnected, &format!("d-{n}"), n));
+        let mut last = 0;
+        for n in 0..200 {
+            last = gone(n).await.expect("append").offset;
+            journal.durable(last).await.expect("durable");
+        }
+        let retention = Retention { bytes_max: Some(2 * SEGMENT_BYTES_MAX), ..Retention::default() };
+        journal.log().set_retention(retention).expect("a retention");
+        while journal.first_offset() == 0 {
+            last = gone(200).await.expect("append").offset;
+            journal.durable(last).await.expect("durable");
+        }
+        let error = scanned.reader.try_next_batch().expect_err("the beginning is gone");
+        assert_eq!(error.kind(), LogErrorKind::Trimmed);
+        scanned.read_to(last, &AtomicBool::new(false)).expect("the rest");
+        assert_eq!(scanned.position(), last);
+        // Of those whose end is still there, the first is the first to be missed.
+        let due_ms = scanned.states.get("offline").and_then(State::next_due_ms);
+        let first = i64::try_from(journal.first_offset()).expect("small");
+        assert_eq!(due_ms, Some(first + 60_000));
+    }
+}

@@ -12,6 +12,15 @@ use super::store::{StoreError, open_reader, uint};
 /// Levels of the tree that are looked at: times up to the year 36,000.
 const LEVELS: u32 = 50;
 
+// What these ask for stands in indexes alone: a row a session, far apart from one another, is what would take the time.
+
+/// Who came before a moment and is here still.
+const OPEN: &str = "SELECT device FROM _muster_sessions WHERE fork IS NULL AND came <= ?1";
+/// Of the sessions at one place of the tree: who went after a moment.
+const ENDED: &str = "SELECT device FROM _muster_sessions WHERE fork = ?1 AND went > ?2";
+/// And who came before one.
+const BEGUN: &str = "SELECT device FROM _muster_sessions WHERE fork = ?1 AND came <= ?2";
+
 /// Buckets of one timeline at most.
 pub const BUCKETS_MAX: i64 = 10_000;
 
@@ -73,14 +82,14 @@ pub(super) fn numbers_at(db: &Connection, at_ms: i64) -> Result<Vec<u64>, rusqli
         }
         Ok::<_, rusqlite::Error>(())
     };
-    read("SELECT device FROM _muster_sessions WHERE fork IS NULL AND came <= ?1", &[at_ms])?;
+    read(OPEN, &[at_ms])?;
     for level in 0..LEVELS {
         let fork = ((at_ms >> (level + 1)) << (level + 1)) | (1 << level);
         if fork <= at_ms {
             // It began before its fork; what counts is when it ended.
-            read("SELECT device FROM _muster_sessions WHERE fork = ?1 AND went > ?2", &[fork, at_ms])?;
+            read(ENDED, &[fork, at_ms])?;
         } else {
-            read("SELECT device FROM _muster_sessions WHERE fork = ?1 AND came <= ?2", &[fork, at_ms])?;
+            read(BEGUN, &[fork, at_ms])?;
         }
     }
     // Around a step of the clock a device may have been here twice.
@@ -141,4 +150,28 @@ pub fn timeline(path: &Path, from_ms: i64, to_ms: i64, bucket_ms: i64) -> Result
         Ok(buckets.collect())
     };
     read().map_err(|source| StoreError::Sqlite { path: path.display().to_string(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::Store;
+    use super::*;
+
+    #[test]
+    fn who_was_here_is_read_from_indexes_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("muster.db");
+        drop(Store::open(&path, 7).expect("a store"));
+        let db = open_reader(&path).expect("a reader");
+        for sql in [OPEN, ENDED, BEGUN] {
+            let mut plan = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a plan");
+            let values: Vec<i64> = vec![0; plan.parameter_count()];
+            let steps = plan.query_map(rusqlite::params_from_iter(values), |row| row.get("detail"));
+            let steps: Vec<String> = steps.expect("steps").collect::<Result<_, _>>().expect("texts");
+            assert!(
+                matches!(steps.as_slice(), [step] if step.contains("USING COVERING INDEX")),
+                "{sql}: {steps:?}"
+            );
+        }
+    }
 }

@@ -146,3 +146,38 @@ pub(super) async fn scanned(scan: &mut Option<Scan>) -> Result<Result<Scanned, L
         None => future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_core::clock::ManualClock;
+    use muster_core::log::{LogConfig, RealDisk};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_back_that_breaks_off_is_tried_again_after_pauses_that_grow_to_a_limit() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let clock = ManualClock::at(1_000);
+        let log = LogConfig::new(dir.path().join("log"));
+        let (journal, _) = Journal::open(log, RealDisk::shared(), clock.clone()).expect("a journal");
+        let (_definitions, defined) = watch::channel(Definitions::default());
+        let shared: SharedClock = clock.clone();
+        let mut engine =
+            Engine::open(&journal, dir.path(), &shared, "n", (defined, Board::default())).expect("an engine");
+        assert!(!engine.is_time_to_look_back(), "nothing has broken off");
+        for seconds in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+            engine.look_back_later(&EngineError::Log(LogError::Closed));
+            clock.advance(Duration::from_secs(seconds) - Duration::from_millis(1));
+            assert!(!engine.is_time_to_look_back(), "after less than {seconds} s");
+            clock.advance(Duration::from_millis(1));
+            assert!(engine.is_time_to_look_back(), "after {seconds} s");
+        }
+        // One that succeeds ends this, and the next one that breaks off begins with the shortest pause.
+        let nothing = Scanned::new(&journal, &shared, Programs::new());
+        engine.scanned(Ok(Ok(nothing))).expect("taken over");
+        assert!(!engine.is_time_to_look_back());
+        engine.look_back_later(&EngineError::Log(LogError::Closed));
+        clock.advance(LOOK_BACK_AGAIN);
+        assert!(engine.is_time_to_look_back());
+    }
+}
