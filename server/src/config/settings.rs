@@ -261,8 +261,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "journal.gather",
         Kind::Duration,
         "1ms",
-        "with journal.durability = always: while events wait for the disk, a sync begins so long after the last one began, \
-         so that more of them share it; 0 for as soon as the disk is free, at most 100ms",
+        "with journal.durability = always: while events wait for the disk, a sync begins up to so long after the last one \
+         began, so that more of them share it; 0 for as soon as the disk is free, at most 100ms",
     ),
     setting(
         "journal.segment_bytes_max",
