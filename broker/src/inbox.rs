@@ -173,7 +173,8 @@ impl Inbox {
         }
     }
 
-    fn take(&self) -> Option<Arrived> {
+    /// The next message, if there is one.
+    pub(crate) fn take(&self) -> Option<Arrived> {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 }

@@ -47,6 +47,14 @@ impl Mailbox {
             Self::Passing(inbox) => inbox.next().await,
         }
     }
+
+    /// The next message, if it may be had at once.
+    pub(crate) fn try_next(&self) -> Option<Arrived> {
+        match self {
+            Self::Kept(kept) => kept.try_next(),
+            Self::Passing(inbox) => inbox.take(),
+        }
+    }
 }
 
 /// Who gets the messages of a filter.

@@ -162,6 +162,14 @@ impl Kept {
         }
     }
 
+    /// The next message, if it may be given to the session's task now, as [`Self::next`] says it.
+    pub(crate) fn try_next(&self) -> Option<Arrived> {
+        match self.take(self.keeper.journal.durable_offset()) {
+            Next::Message(owed) => Some(*owed),
+            Next::Nothing | Next::NotDurable(_) => None,
+        }
+    }
+
     fn take(&self, durable_offset: u64) -> Next {
         let mut ledger = self.ledger();
         let not_durable = |arrived: &Arrived| {

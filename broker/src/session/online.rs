@@ -28,6 +28,13 @@ use crate::listener::Socket;
 /// Longest wait in one piece for credentials to expire: the wall clock may be set meanwhile.
 const LIFETIME_MAX: Duration = Duration::from_secs(3_600);
 
+/// Packets of a client that are taken one after another, if they were read together: what they have to say to it goes
+/// out in one write.
+const TURN_PACKETS_MAX: usize = 64;
+
+/// Messages to a client that are taken one after another, if they are there already, for the same reason.
+const TURN_MESSAGES_MAX: usize = 64;
+
 /// A client's connection with its session.
 pub(crate) struct Connection {
     pub(crate) actor: Actor,
@@ -153,11 +160,9 @@ impl Connection {
             let step = self.step(silence.as_mut(), expiry.as_mut()).await;
             // Whatever is large lives only while it happens, so that a quiet client costs little.
             let done = match step {
-                Step::Frame(frame) => Box::pin(self.on_frame(frame)).await,
+                Step::Frame(frame) => Box::pin(self.on_frames(frame)).await,
                 Step::Arrived(arrived) => {
-                    Box::pin(self.actor.arrived(arrived)).await;
-                    // Whoever is sent very much lets others have their turn.
-                    tokio::task::coop::consume_budget().await;
+                    Box::pin(self.on_arrived(arrived)).await;
                     Ok(())
                 }
                 Step::Stored => {
@@ -195,9 +200,7 @@ impl Connection {
         silence: Option<&mut Pin<Box<Sleep>>>,
         expiry: Option<&mut Pin<Box<Sleep>>>,
     ) -> Step {
-        // A client that does not take its answers is not asked for more.
-        let may_read =
-            !self.is_window_full() && self.out.len() < self.actor.hub.config.limits.write_bytes_max;
+        let may_read = self.may_read();
         let must_write = self.is_unflushed || !self.out.is_empty();
         let Self { actor, reader, writer, out, pending_acks, pending_stored, .. } = self;
         let Actor { control, session, hub, .. } = actor;
@@ -210,6 +213,41 @@ impl Connection {
             control = control.recv() => Step::Control(control.map(|it| *it)),
             () = until(silence) => Step::Silence,
             () = until(expiry) => Step::Expiry,
+        }
+    }
+
+    /// A client that does not take its answers is not asked for more.
+    fn may_read(&self) -> bool {
+        !self.is_window_full() && self.out.len() < self.actor.hub.config.limits.write_bytes_max
+    }
+
+    /// Takes a packet, and those that were read with it.
+    async fn on_frames(&mut self, first: Result<Frame, ReadError>) -> Result<(), End> {
+        self.on_frame(first).await?;
+        for _ in 1..TURN_PACKETS_MAX {
+            if !self.may_read() {
+                break;
+            }
+            let Some(next) = self.reader.buffered() else { break };
+            // Whoever says very much lets others have their turn.
+            tokio::task::coop::consume_budget().await;
+            self.on_frame(next).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a message, and those that have arrived by then.
+    async fn on_arrived(&mut self, first: Arrived) {
+        self.actor.arrived(first).await;
+        for _ in 1..TURN_MESSAGES_MAX {
+            // Whoever is sent very much lets others have their turn.
+            tokio::task::coop::consume_budget().await;
+            // Before the next needs room in the queue.
+            if !self.is_deaf && self.may_pump() {
+                self.pump().await;
+            }
+            let Some(next) = self.actor.session.mailbox.try_next() else { break };
+            self.actor.arrived(next).await;
         }
     }
 

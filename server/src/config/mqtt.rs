@@ -40,6 +40,12 @@ pub struct Mqtt {
     pub sessions_max: usize,
     /// Largest packet that is read.
     pub packet_bytes_max: usize,
+    /// Most messages that a client is sent and has not acknowledged.
+    pub inflight_max: u16,
+    /// Most messages that wait for a client.
+    pub queue_messages_max: usize,
+    /// Most bytes of topics and payloads that wait for a client.
+    pub queue_bytes_max: usize,
     /// Whether clients that nobody knows are let in.
     pub allow_anonymous: AllowAnonymous,
 }
@@ -61,6 +67,10 @@ impl Mqtt {
             connections_max: layers.count("mqtt.connections_max")?,
             sessions_max: layers.count("mqtt.sessions_max")?,
             packet_bytes_max: layers.bytes("mqtt.packet_bytes_max")?,
+            inflight_max: u16::try_from(layers.count("mqtt.inflight_max")?)
+                .map_err(|_| layers.wrong("mqtt.inflight_max", "is more than MQTT has identifiers for: 65535"))?,
+            queue_messages_max: layers.count("mqtt.queue_messages_max")?,
+            queue_bytes_max: layers.bytes("mqtt.queue_bytes_max")?,
             allow_anonymous: AllowAnonymous::parse(layers.text("mqtt.allow_anonymous")?)
                 .map_err(|why| layers.wrong("mqtt.allow_anonymous", &why))?,
         };
@@ -144,6 +154,8 @@ mod tests {
     fn listeners_that_cannot_be_are_refused_with_what_is_missing() {
         for (text, want) in [
             ("listen = 'none'", "no device could connect"),
+            ("inflight_max = 65536", "more than MQTT has identifiers for"),
+            ("queue_messages_max = 0", "no whole number above 0"),
             ("tls_listen = '127.0.0.1:8883'", "needs mqtt.tls_certificates and mqtt.tls_key"),
             ("tls_certificates = 'c.pem'", "go together"),
             ("tls_client_certificates = 'required'", "goes with mqtt.tls_client_ca"),

@@ -191,6 +191,25 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("mqtt.sessions_max", Kind::Count, "100000", "most sessions, with or without a connection"),
     setting("mqtt.packet_bytes_max", Kind::Size, "1MiB", "largest MQTT packet that is read"),
     setting(
+        "mqtt.inflight_max",
+        Kind::Count,
+        "32",
+        "most messages with QoS 1 and 2 that a client is sent and has not acknowledged, unless it asks for fewer; at \
+         most 65535. More where one client takes a great deal from afar",
+    ),
+    setting(
+        "mqtt.queue_messages_max",
+        Kind::Count,
+        "1000",
+        "most messages that wait for a client, connected or not; beyond it the oldest is dropped and counted",
+    ),
+    setting(
+        "mqtt.queue_bytes_max",
+        Kind::Size,
+        "16MiB",
+        "most bytes of topics and payloads that wait for a client; beyond it the oldest message is dropped and counted",
+    ),
+    setting(
         "mqtt.allow_anonymous",
         Kind::AllowAnonymous,
         "auto",

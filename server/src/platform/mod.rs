@@ -459,6 +459,9 @@ async fn start_broker(
     broker.limits.connections_max = config.mqtt.connections_max;
     broker.limits.sessions_max = config.mqtt.sessions_max;
     broker.limits.packet_bytes_max = config.mqtt.packet_bytes_max;
+    broker.limits.inflight_max = config.mqtt.inflight_max;
+    broker.limits.queue_messages_max = config.mqtt.queue_messages_max;
+    broker.limits.queue_bytes_max = config.mqtt.queue_bytes_max;
     let path = config.data.join(SESSIONS);
     let sessions = SessionStore::open(&path)
         .map_err(|error| Error::because(ErrorKind::Start, "cannot open the store of sessions", error))?;
