@@ -48,7 +48,7 @@ enum Command {
     Pipeline(Piped),
     /// Everything beside its peers, several rounds in turns; writes bench/RESULTS.md
     ///
-    /// Five rounds of two seconds take about twenty minutes. What takes less is `--rounds 3 --seconds 1`, about ten, or
+    /// Five rounds of three seconds take about forty minutes. What takes less is `--rounds 3 --seconds 1`, about fifteen, or
     /// `--only` with the scenarios that matter. With fewer than five rounds the report says that its figures are
     /// provisional.
     Suite(suite::Options),

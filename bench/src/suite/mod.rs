@@ -36,7 +36,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5, value_parser = count)]
     rounds: usize,
     /// How long each run is measured, in seconds
-    #[arg(long, default_value_t = 2.0, value_parser = some_seconds)]
+    #[arg(long, default_value_t = 3.0, value_parser = some_seconds)]
     seconds: f64,
     /// Only these scenarios, by their names; `publish-*` is all whose names begin with `publish-`, and `limits` the
     /// limits of the machine
@@ -122,7 +122,7 @@ const MANY: usize = 10_000;
 
 fn scenarios(options: &Options) -> Vec<Scenario> {
     let time = options.time();
-    let base = Load { time, warm_up: Duration::from_millis(500), subscribers: 0, ..Load::default() };
+    let base = Load { time, warm_up: Duration::from_secs(1), subscribers: 0, ..Load::default() };
     let load = |change: &dyn Fn(&mut Load)| {
         let mut load = base.clone();
         change(&mut load);

@@ -67,8 +67,9 @@ impl Mqtt {
             connections_max: layers.count("mqtt.connections_max")?,
             sessions_max: layers.count("mqtt.sessions_max")?,
             packet_bytes_max: layers.bytes("mqtt.packet_bytes_max")?,
-            inflight_max: u16::try_from(layers.count("mqtt.inflight_max")?)
-                .map_err(|_| layers.wrong("mqtt.inflight_max", "is more than MQTT has identifiers for: 65535"))?,
+            inflight_max: u16::try_from(layers.count("mqtt.inflight_max")?).map_err(|_| {
+                layers.wrong("mqtt.inflight_max", "is more than MQTT has identifiers for: 65535")
+            })?,
             queue_messages_max: layers.count("mqtt.queue_messages_max")?,
             queue_bytes_max: layers.bytes("mqtt.queue_bytes_max")?,
             allow_anonymous: AllowAnonymous::parse(layers.text("mqtt.allow_anonymous")?)

@@ -231,6 +231,36 @@ async fn what_waits_for_a_client_can_be_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_the_way_and_what_waits_is_bounded_as_it_is_set() {
+    let home = Home::new();
+    home.configure("[mqtt]\ninflight_max = 2\nqueue_messages_max = 3\nqueue_bytes_max = '1KiB'\n");
+    let muster = home.start().await;
+    let mut device = Client::connect(muster.mqtt, Version::V4, "bounded").await;
+    device.subscribe("q/#", 1).await;
+    let mut publisher = Client::connect(muster.mqtt, Version::V4, "publisher").await;
+    let held = async |which: &str| -> Vec<Value> {
+        let page = muster.json(&format!("/api/v5/clients/bounded/{which}_messages?payload=plain")).await;
+        page["data"].as_array().expect("a list").iter().map(|it| it["payload"].clone()).collect()
+    };
+    for n in 0..7 {
+        publisher.publish("q/1", format!("sent {n}").as_bytes(), 1, false).await;
+    }
+    until("two are on the way and the newest three wait", PATIENCE, async || {
+        let waits = held("mqueue").await == ["sent 4", "sent 5", "sent 6"];
+        (waits && held("inflight").await == ["sent 0", "sent 1"]).then_some(())
+    })
+    .await;
+    // Beside a thousand bytes there is room for one of the small ones.
+    let large = "l".repeat(1_010);
+    publisher.publish("q/1", large.as_bytes(), 1, false).await;
+    until("bytes are bounded, too", PATIENCE, async || {
+        (held("mqueue").await == ["sent 6", large.as_str()]).then_some(())
+    })
+    .await;
+    muster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_and_cursors_meet_everybody_once() {
     let home = Home::new();
     let muster = home.start().await;
