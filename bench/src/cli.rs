@@ -48,9 +48,9 @@ enum Command {
     Pipeline(Piped),
     /// Everything beside its peers, several rounds in turns; writes bench/RESULTS.md
     ///
-    /// Five rounds of three seconds take about forty minutes. What takes less is `--rounds 3 --seconds 1`, about fifteen, or
-    /// `--only` with the scenarios that matter. With fewer than five rounds the report says that its figures are
-    /// provisional.
+    /// Five rounds of three seconds take about forty minutes. What takes less is `--rounds 3 --seconds 1`, about
+    /// fifteen, or `--only` with the scenarios that matter. With fewer than five rounds the report says that its
+    /// figures are provisional.
     Suite(suite::Options),
     /// Writes bench/RESULTS.md again from bench/results/results.json
     Report,
